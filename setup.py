@@ -1,7 +1,7 @@
 """Finds the packages; everything else is declared in pyproject.toml.
 
-The folders ``passes/`` and ``backends/`` install as ``graphopt.passes`` and ``graphopt.backends``, which the
-declarative package finder cannot express. Finding them here means that a new subpackage needs no entry anywhere.
+The folders ``passes/`` and ``backends/`` install as ``graphopt.passes`` and ``graphopt.backends``, which
+the declarative package finder cannot express. Finding them here means that a new subpackage needs no entry.
 """
 
 from __future__ import annotations
@@ -20,4 +20,5 @@ def packages() -> list[str]:
     return sorted(set(found))
 
 
-setup(packages=packages(), package_dir=ROOTS)
+if __name__ == "__main__":
+    setup(packages=packages(), package_dir=ROOTS)
