@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from graphopt.errors import GraphOptError
 
-class DimError(ValueError):
+
+class DimError(GraphOptError, ValueError):
     """A dimension expression was built, evaluated or parsed wrongly."""
 
 

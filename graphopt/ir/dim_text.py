@@ -48,10 +48,12 @@ class DimParseError(DimError):
 def format_expr(expr: Expr) -> str:
     """The canonical text of an expression; `parse_dim` reads it back."""
     pieces = _pieces(expr)
-    sign, text = pieces[0]
+    lead = next((piece for piece in pieces if piece[0] > 0), pieces[0])
+    pieces.remove(lead)
+    sign, text = lead
     if sign < 0:  # the sign binds tighter than // and %
         text = f"-({text})" if "//" in text or "%" in text else f"-{text}"
-    for sign, piece in pieces[1:]:
+    for sign, piece in pieces:
         text += (" - " if sign < 0 else " + ") + piece
     return text
 

@@ -245,10 +245,12 @@ def _evaluate_atom(atom: Atom, bindings: Mapping[str, int]) -> int:
     if atom.name not in bindings:
         bound = ", ".join(bindings) or "none"
         raise UnboundSymbolError(f"no value for symbol {atom.name} (bound: {bound})")
-    unit, remainder = divmod(bindings[atom.name], atom.multiple_of)
-    if remainder:
-        raise DimError(f"{atom.name}={bindings[atom.name]} is not a multiple of {atom.multiple_of}")
-    return unit
+    value = bindings[atom.name]
+    if atom.multiple_of == 1:
+        return value
+    if isinstance(value, int) and value % atom.multiple_of:
+        raise DimError(f"{atom.name}={value} is not a multiple of {atom.multiple_of}")
+    return value // atom.multiple_of
 
 
 def substitute(dim: Dim, mapping: Mapping[str, Dim]) -> Dim:

@@ -1,0 +1,142 @@
+"""The interpreter: the reference semantics of a graph, node by node, on torch tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from graphopt.analysis.bindings import bind_fresh, bind_sizes
+from graphopt.errors import GraphOptError, InputError
+from graphopt.ir import DType, Expr, Graph, Node, Trait, Value
+from graphopt.ir.dims import evaluate
+from graphopt.ops import torch_arguments
+
+Observer = Callable[[Node, Sequence[Any]], None]
+
+_WIDE = {DType.F16: DType.F64, DType.BF16: DType.F64, DType.F32: DType.F64, DType.C64: DType.C128}
+_WIDE_TORCH = {narrow.torch: wide.torch for narrow, wide in _WIDE.items()}
+
+
+class Interpreter:
+    """Runs a graph.
+
+    float64: compute every floating-point tensor in double precision (integers and bools unchanged). There rounding
+        is about 1e-12, so a larger difference between two graphs is a bug in a rewrite, not rounding.
+    contiguous: give every operator contiguous operands, so that a kernel's choice by layout cannot change bits.
+    observer: called with each node and its results.
+
+    >>> from graphopt.ops.text import parse
+    >>> g = parse('''input %x: f32[2]
+    ... %y = aten.relu(%x)
+    ... return %y''')
+    >>> Interpreter(g).run(torch.tensor([-1.0, 2.0]))
+    [tensor([0., 2.])]
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        float64: bool = False,
+        contiguous: bool = False,
+        observer: Observer | None = None,
+    ) -> None:
+        self.graph = graph
+        self.float64 = float64
+        self.contiguous = contiguous
+        self.observer = observer
+        self._constants: dict[Value, torch.Tensor] = {}
+
+    def run(self, *inputs: Any) -> list[Any]:
+        """Return all returned values: the outputs, then the new values of what the graph mutates.
+
+        Raises:
+            InputError: the number or shapes of the inputs don't fit.
+        """
+        if len(inputs) != len(self.graph.inputs):
+            raise InputError(f"the graph takes {len(self.graph.inputs)} inputs, got {len(inputs)}")
+        with torch.no_grad():
+            return self._run(self.graph, [self._widen(i) for i in inputs], bind_sizes(self.graph.inputs, inputs))
+
+    def _run(self, graph: Graph, inputs: Sequence[Any], bindings: dict[str, int]) -> list[Any]:
+        values: dict[Value, Any] = dict(zip(graph.inputs, inputs))
+        remaining = {node: None for node in graph}
+        last_use = _last_uses(graph)
+        for node in remaining:
+            operands = [None if v is None else self._value(v, values) for v in node.operands]
+            results = self._evaluate(node, operands, bindings)
+            if self.observer is not None:
+                self.observer(node, results)
+            for value, result in zip(node.results, results):
+                values[value] = result
+                bind_fresh(bindings, value.type, result)
+            for value in last_use.get(node, ()):
+                values.pop(value, None)
+        return [self._value(v, values) for v in graph.returned]
+
+    def _value(self, value: Value, values: Mapping[Value, Any]) -> Any:
+        if value.constant is None:
+            return values[value]
+        if value not in self._constants:
+            self._constants[value] = self._widen(value.constant.tensor.detach())
+        return self._constants[value]
+
+    def _widen(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            if self.float64 and value.dtype in _WIDE_TORCH:
+                value = value.to(_WIDE_TORCH[value.dtype])
+            if self.contiguous:
+                value = value.contiguous()
+        return value
+
+    def _evaluate(self, node: Node, operands: list[Any], bindings: dict[str, int]) -> Sequence[Any]:
+        if node.op.evaluate is None:
+            raise GraphOptError(f"{node.op.name} has no reference semantics (from {node.location})")
+        if node.op.has(Trait.REGION):
+            regions = [self._region(region, bindings) for region in node.regions]
+            return tuple(node.op.evaluate(regions, *operands))
+        attributes = self._attributes(node)
+
+        def size(expression: Expr) -> int:
+            return evaluate(expression, bindings)
+
+        args, kwargs = torch_arguments(node.op, operands, attributes, size)
+        try:
+            result = node.op.evaluate(*args, **kwargs)
+        except RuntimeError as error:
+            raise GraphOptError(f"{node.op.name} failed: {error} (from {node.location})") from error
+        results = tuple(result) if isinstance(result, list | tuple) else (result,)
+        return tuple(self._widen(r) if self.contiguous else r for r in results)
+
+    def _attributes(self, node: Node) -> Mapping[str, Any]:
+        if not self.float64:
+            return node.attributes
+        wide = {k: _WIDE[v] for k, v in node.attributes.items() if isinstance(v, DType) and v in _WIDE}
+        return node.attributes.updated(**wide) if wide else node.attributes
+
+    def _region(self, region: Graph, bindings: dict[str, int]) -> Callable[..., list[Any]]:
+        return lambda *inputs: self._run(region, inputs, dict(bindings))
+
+
+def _last_uses(graph: Graph) -> dict[Node, list[Value]]:
+    """For each node, the values that nothing after it uses."""
+    last: dict[Value, Node] = {}
+    for node in graph:
+        for value in node.results:
+            last[value] = node
+        for value in node.inputs:
+            if value.constant is None:
+                last[value] = node
+    for value in graph.returned:
+        last.pop(value, None)
+    by_node: dict[Node, list[Value]] = {}
+    for value, node in last.items():
+        by_node.setdefault(node, []).append(value)
+    return by_node
+
+
+def run_graph(graph: Graph, *inputs: Any, float64: bool = False) -> list[Any]:
+    """Run a graph once. See `Interpreter`."""
+    return Interpreter(graph, float64=float64).run(*inputs)

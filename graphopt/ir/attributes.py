@@ -1,0 +1,81 @@
+"""Attributes of a node: an immutable mapping whose equality tells 1, True and 1.0 apart, and 0.0 from -0.0."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+from graphopt.ir.dims import Expr
+from graphopt.ir.dtypes import DType
+
+Attribute: TypeAlias = "None | bool | int | float | complex | str | Expr | DType | tuple[Attribute, ...]"
+
+
+class Attributes(Mapping[str, Any]):
+    """Named attributes, shared between a node and its clones.
+
+    >>> Attributes({"alpha": 1}) == Attributes({"alpha": True})
+    False
+    """
+
+    __slots__ = ("_items", "_key", "_hash")
+
+    def __init__(self, items: Mapping[str, Any] | None = None) -> None:
+        self._items: dict[str, Any] = dict(items) if items else {}
+        self._key: Hashable | None = None
+        self._hash: int | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        return self._items[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return f"Attributes({self._items!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Attributes):
+            return NotImplemented
+        return self.key == other.key
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = hash(self.key)
+        return self._hash
+
+    @property
+    def key(self) -> Hashable:
+        """A hashable key in which every value carries its type."""
+        if self._key is None:
+            self._key = tuple((name, attribute_key(self._items[name])) for name in sorted(self._items))
+        return self._key
+
+    def updated(self, **changes: Any) -> Attributes:
+        """Return a copy with some attributes changed."""
+        return Attributes({**self._items, **changes})
+
+
+EMPTY = Attributes()
+
+
+def attribute_key(value: Any) -> Hashable:
+    """Return a key under which two attributes are equal only if they are the same value of the same type."""
+    kind = type(value)
+    if kind is float:
+        return ("f", struct.pack("<d", value))
+    if kind is complex:
+        return ("c", struct.pack("<dd", value.real, value.imag))
+    if kind is tuple:
+        return ("t", tuple(attribute_key(item) for item in value))
+    if kind is DType:
+        return ("d", value.value)
+    if value is None:
+        return ("n",)
+    return (kind.__name__, value)

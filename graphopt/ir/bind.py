@@ -1,0 +1,94 @@
+"""Binding the arguments of an operator to its schema: operands in order, attributes complete and normal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graphopt.errors import VerificationError, unknown_name
+from graphopt.ir.attributes import Attributes
+from graphopt.ir.op import MISSING, SEGMENTS, Op, Param, ParamKind
+
+
+def bind(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], Attributes]:
+    """Split a call into operands and attributes, as the schema says.
+
+    Operands may be anything but numbers, strings and dims (values, types, tensors); an absent optional is None.
+
+    Raises:
+        VerificationError: an argument is missing, or there are too many.
+        UnknownNameError: a keyword that the schema does not have.
+    """
+    named = dict(kwargs)
+    if len(args) > len(op.params):
+        raise VerificationError(f"{op.name} takes {len(op.params)} arguments, got {len(args)}")
+    for param, arg in zip(op.params, args):
+        if param.name in named:
+            raise VerificationError(f"{op.name} got two values for argument {param.name!r}")
+        named[param.name] = arg
+    operands: list[Any] = []
+    segments: list[int] = []
+    attributes: dict[str, Any] = {}
+    for param in op.params:
+        given = named.pop(param.name, MISSING)
+        if param.kind is ParamKind.ATTRIBUTE:
+            attributes[param.name] = normalize(op, param, given)
+        else:
+            bound = _bind_operand(op, param, given)
+            operands += bound
+            segments.append(len(bound))
+    if named:
+        raise unknown_name("argument", next(iter(named)), (p.name for p in op.params), f"It was given to {op.name}.")
+    if sum(p.kind is ParamKind.VARIADIC for p in op.operand_params) > 1:
+        attributes[SEGMENTS] = tuple(segments)
+    return operands, Attributes(attributes)
+
+
+def complete(op: Op, attributes: Mapping[str, Any]) -> Attributes:
+    """Fill in defaults and bring each attribute into normal form.
+
+    Raises:
+        UnknownNameError: an attribute that the schema does not have.
+    """
+    left = dict(attributes)
+    full = {p.name: normalize(op, p, left.pop(p.name, MISSING)) for p in op.attribute_params}
+    if SEGMENTS in left:
+        full[SEGMENTS] = left.pop(SEGMENTS)
+    if left:
+        raise unknown_name("attribute", next(iter(left)), full, f"It was given to {op.name}.")
+    return Attributes(full)
+
+
+def normalize(op: Op, param: Param, value: Any) -> Any:
+    """Bring one attribute into normal form: lists are tuples, `int[2]` given as 3 is (3, 3), floats are floats."""
+    if value is MISSING:
+        if param.default is MISSING:
+            raise VerificationError(f"{op.name} needs argument {param.name!r}")
+        return param.default
+    kind = param.type.rstrip("?")
+    if isinstance(value, list | tuple):
+        return tuple(_scalar(kind.partition("[")[0], v) if not isinstance(v, list) else tuple(v) for v in value)
+    if kind.endswith("]") and value is not None:
+        size = kind[kind.index("[") + 1 : -1]
+        return (_scalar(kind.partition("[")[0], value),) * (int(size) if size else 1)
+    return _scalar(kind, value)
+
+
+def _scalar(kind: str, value: Any) -> Any:
+    if kind == "float" and type(value) in (int, bool):
+        return float(value)
+    if kind == "int" and type(value) is bool:
+        return int(value)
+    return value
+
+
+def _bind_operand(op: Op, param: Param, given: Any) -> list[Any]:
+    if param.kind is ParamKind.VARIADIC:
+        if given is MISSING or given is None:
+            return []
+        return list(given)
+    if given is MISSING or given is None:
+        if param.kind is ParamKind.OPERAND:
+            raise VerificationError(f"{op.name} needs operand {param.name!r}")
+        return [None]
+    return [given]

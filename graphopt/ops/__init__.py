@@ -1,0 +1,21 @@
+"""Operators: the registry, the dialects, type inference and reference semantics."""
+
+from graphopt.ops import control_flow, torch_dialects
+from graphopt.ops.registry import OpRegistry, get_op, registry
+from graphopt.ops.schema import attribute_from_torch, attribute_to_torch, torch_arguments
+from graphopt.ops.text import parse
+from graphopt.ops.torch_dialects import find_overload, ir_name
+
+__all__ = [
+    "OpRegistry",
+    "attribute_from_torch",
+    "attribute_to_torch",
+    "control_flow",
+    "find_overload",
+    "get_op",
+    "ir_name",
+    "parse",
+    "registry",
+    "torch_arguments",
+    "torch_dialects",
+]

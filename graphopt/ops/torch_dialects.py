@@ -1,0 +1,53 @@
+"""The `aten.*` dialect, and every other PyTorch namespace (custom operators), resolved from PyTorch's own schemas."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from graphopt.ir import Op, Trait
+from graphopt.ops.fake import infer_by_fake
+from graphopt.ops.registry import registry
+from graphopt.ops.schema import op_from_torch
+from graphopt.ops.traits import EXTRA_TRAITS
+
+
+def resolve_torch_op(name: str) -> Op | None:
+    """Make the operator `namespace.name[.overload]`, or return None if PyTorch has no such operator.
+
+    The overload `default` is not part of an IR name: `aten.relu`, `aten.add.Tensor`.
+    """
+    overload = find_overload(name)
+    if overload is None:
+        return None
+    parts = name.split(".")
+    extra = EXTRA_TRAITS.get(parts[1], frozenset()) if parts[0] == "aten" else frozenset()
+    op = op_from_torch(name, overload, extra)
+    removed = {Trait.DATA_DEPENDENT} if name == "aten.index.Tensor" else set()
+    return replace(op, infer=infer_by_fake, traits=op.traits - removed)
+
+
+def find_overload(name: str) -> torch._ops.OpOverload | None:
+    """Return PyTorch's overload of an IR operator name, or None."""
+    namespace, _, rest = name.partition(".")
+    base, _, overload = rest.partition(".")
+    if not base or not hasattr(torch.ops, namespace):
+        return None
+    packet = getattr(getattr(torch.ops, namespace), base, None)
+    if packet is None:
+        return None
+    return getattr(packet, overload or "default", None) if not overload.startswith("__") else None
+
+
+def ir_name(overload: torch._ops.OpOverload) -> str:
+    """Return the IR name of a PyTorch overload.
+
+    >>> ir_name(torch.ops.aten.relu.default)
+    'aten.relu'
+    """
+    suffix = "" if overload._overloadname == "default" else f".{overload._overloadname}"
+    return f"{overload.namespace}.{overload._opname}{suffix}"
+
+
+registry.register_dialect("*", resolve_torch_op)

@@ -1,0 +1,27 @@
+"""Traits of ATen operators that PyTorch's tags do not say."""
+
+from __future__ import annotations
+
+from graphopt.ir import Trait
+
+_COMMUTATIVE = "add mul maximum minimum eq ne logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor"
+_IDEMPOTENT = "relu relu6 abs floor ceil round trunc sign clamp clamp_min clamp_max hardtanh relu_ contiguous"
+_INVOLUTION = "neg logical_not bitwise_not"
+_VIEW = """view reshape _unsafe_view permute transpose t squeeze unsqueeze expand slice select split split_with_sizes chunk
+unbind narrow flatten unflatten alias detach expand_as view_as diagonal movedim swapaxes contiguous clone"""
+
+
+def _table() -> dict[str, frozenset[Trait]]:
+    found: dict[str, set[Trait]] = {}
+    for trait, names in (
+        (Trait.COMMUTATIVE, _COMMUTATIVE),
+        (Trait.IDEMPOTENT, _IDEMPOTENT),
+        (Trait.INVOLUTION, _INVOLUTION),
+        (Trait.VIEW, _VIEW),
+    ):
+        for name in names.split():
+            found.setdefault(name, set()).add(trait)
+    return {name: frozenset(traits) for name, traits in found.items()}
+
+
+EXTRA_TRAITS = _table()
