@@ -1,0 +1,39 @@
+"""What the pass manager and the API need of an engine. Backends implement it; nothing here names one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from graphopt.ir import Graph
+
+
+class Executable(Protocol):
+    """A loaded graph. State (mutated buffers) lives inside."""
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """Run on flat inputs in graph order; return the flat outputs (updates of buffers are applied, not returned)."""
+        ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Something that runs graphs: PyTorch eager, inductor, ONNX Runtime, …"""
+
+    name: str
+
+    def missing(self) -> str | None:
+        """Return why the engine cannot run on this machine and what remedies it, or None."""
+        ...
+
+    def unsupported(self, graph: Graph) -> str | None:
+        """Return why the engine cannot run this graph, or None."""
+        ...
+
+    def load(self, graph: Graph) -> Executable:
+        """Emit and load a graph.
+
+        Raises:
+            EmissionError: the graph has something that the engine cannot express.
+        """
+        ...
