@@ -13,7 +13,6 @@ from graphopt.ir.dim_expr import (
     FloorDiv,
     Monomial,
     Term,
-    dim_key,
     from_atom,
     from_terms,
     monomial_order,
@@ -303,11 +302,11 @@ def _dominates(a: Dim, b: Dim, largest: bool) -> bool:
     return low is not None and low >= 0
 
 
-def _operand_order(dim: Dim) -> tuple[bool, str, int]:
-    """Ints last, and the same order whatever constant is added to all operands."""
+def _operand_order(dim: Dim) -> tuple[bool, list[tuple[tuple[int, list[str]], int]], int]:
+    """Ints last; the order stays the same if a constant is added to all operands, or all are scaled up."""
     if isinstance(dim, int):
-        return True, "", dim
-    return False, dim_key(Expr(dim.variable_terms())), dim.constant()
+        return True, [], dim
+    return False, [(monomial_order(m), c) for m, c in dim.variable_terms()], dim.constant()
 
 
 def _build_extremum(args: list[Dim], largest: bool) -> Dim:

@@ -36,6 +36,7 @@ class Graph:
         self._tail: Node | None = None
         self._count = 0
         self._ordered = True
+        self._suffixes: dict[str, int] = {}
 
     # Nodes
 
@@ -77,11 +78,20 @@ class Graph:
         """Add a node after `anchor`."""
         return self._link(node, anchor, anchor._next)
 
+    def move_before(self, node: Node, anchor: Node) -> None:
+        """Move a node of this graph before `anchor`."""
+        if node is not anchor:
+            self._unlink(node)
+            self.insert_before(node, anchor)
+
     def erase(self, node: Node) -> None:
         """Remove a node without uses. Its own links stay, so an iteration standing on it goes on."""
         if any(result._uses for result in node.results):
             raise ValueError(f"cannot erase {node!r}: its results are still used")
         node.drop_operands()
+        self._unlink(node)
+
+    def _unlink(self, node: Node) -> None:
         before, after = node._prev, node._next
         if before is None:
             self._head = after
@@ -129,10 +139,10 @@ class Graph:
 
     def add_constant(self, name: str, type: Type, constant: Constant) -> Value:
         """Store a tensor under `name`, made unique by a suffix if it is taken."""
-        unique, number = name, 0
+        unique = name
         while unique in self.constants:
-            number += 1
-            unique = f"{name}_{number}"
+            self._suffixes[name] = self._suffixes.get(name, 0) + 1
+            unique = f"{name}_{self._suffixes[name]}"
         value = Value(type, unique, constant=constant)
         self.constants[unique] = value
         return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphopt.ir import Trait
+from graphopt.ir import Node, Trait
 
 _COMMUTATIVE = "add mul maximum minimum eq ne logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor"
 _IDEMPOTENT = "relu relu6 abs floor ceil round trunc sign clamp clamp_min clamp_max hardtanh relu_ contiguous"
@@ -25,3 +25,8 @@ def _table() -> dict[str, frozenset[Trait]]:
 
 
 EXTRA_TRAITS = _table()
+
+
+def is_commutative(node: Node) -> bool:
+    """True if the first two operands of this node may be swapped: `add` with `alpha != 1` may not."""
+    return Trait.COMMUTATIVE in node.op.traits and node.attributes.get("alpha", 1) == 1

@@ -1,0 +1,246 @@
+"""The greedy driver: applies rules until none fires, in time linear in nodes + rewrites."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from time import perf_counter
+
+from graphopt.errors import RewriteLimitError
+from graphopt.ir import Graph, Node, Op, Trait, Value
+from graphopt.rewrite.listener import Listener
+from graphopt.rewrite.pattern import Match, OpPattern, base_name
+from graphopt.rewrite.rewriter import Rewriter
+from graphopt.rewrite.rule import Rule, type_reason
+from graphopt.rewrite.statistics import RewriteStatistics
+from graphopt.rewrite.worklist import Worklist
+
+Fold = Callable[[Node, Rewriter], "Sequence[Value] | None"]
+Gate = Callable[[str, Node], bool]
+"""Asked before each application with the rule's name and the root; False skips it (bisection)."""
+
+REWRITES_PER_NODE = 16
+MINIMUM_BUDGET = 256
+RECENT = 20
+
+
+class RuleSet:
+    """Rules indexed by root operator, in the order given."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self.rules = tuple(rules)
+        self._by_base: dict[str, list[tuple[Rule, OpPattern]]] = {}
+        for rule in self.rules:
+            for pattern in rule.patterns:
+                self._by_base.setdefault(pattern.base, []).append((rule, pattern))
+        self._by_op: dict[Op, tuple[tuple[Rule, OpPattern], ...]] = {}
+
+    def candidates(self, op: Op) -> tuple[tuple[Rule, OpPattern], ...]:
+        """The rules whose root may be `op`."""
+        found = self._by_op.get(op)
+        if found is None:
+            names = dict.fromkeys((op.name, base_name(op.name)))
+            found = tuple(pair for name in names for pair in self._by_base.get(name, ()))
+            self._by_op[op] = found
+        return found
+
+
+class _Feed(Listener):
+    """Re-enqueues what a rewrite touched, and remembers what it created."""
+
+    def __init__(self, worklist: Worklist) -> None:
+        self.worklist = worklist
+        self.created: list[Node] = []
+
+    def inserted(self, node: Node) -> None:
+        self.created.append(node)
+        self.worklist.push(node)
+        self._producers(node)
+
+    def removed(self, node: Node) -> None:
+        self.worklist.discard(node)
+        self._producers(node)
+
+    def modified(self, node: Node) -> None:
+        if node.op.name != "ir.return":
+            self.worklist.push(node)
+        self._users(node)
+
+    def replaced(self, node: Node, values: Sequence[Value]) -> None:
+        for value in values:
+            if value.producer is not None:
+                self.worklist.push(value.producer)
+
+    def _producers(self, node: Node) -> None:
+        """A producer that loses a use may be dead, or have a single use now."""
+        for operand in node.inputs:
+            if operand.producer is not None and operand.num_uses <= 2:
+                self.worklist.push(operand.producer)
+                self._siblings(operand, node)
+
+    def _siblings(self, operand: Value, node: Node) -> None:
+        for use in operand.uses:
+            if use.node is not node and use.node.graph is not None and use.node.op.name != "ir.return":
+                self.worklist.push(use.node)
+
+    def _users(self, node: Node) -> None:
+        for result in node.results:
+            if result.num_uses <= 4:
+                for use in result.uses:
+                    if use.node.op.name != "ir.return":
+                        self.worklist.push(use.node)
+
+
+def apply_rules(
+    graph: Graph,
+    rules: RuleSet | Iterable[Rule],
+    *,
+    fold: Fold | None = None,
+    removable: Callable[[Node], bool] | None = None,
+    listeners: Sequence[Listener] = (),
+    gate: Gate | None = None,
+    budget: int | None = None,
+) -> RewriteStatistics:
+    """Apply rules greedily until none fires, and return what they did.
+
+    For each node taken from the worklist: drop it if it is dead, else fold it, else try its rules in order. Only what
+    a rewrite touched is tried again, so the cost is linear in nodes + rewrites.
+
+    fold: returns existing values or constants in place of the node's results, or None.
+    removable: whether a node without uses may be dropped (by default, if its operator is pure).
+    gate: see `Gate`.
+    budget: the largest number of rewrites (16 a node by default).
+
+    Raises:
+        RewriteLimitError: the budget is spent; the message names the rules that undo each other.
+    """
+    rule_set = rules if isinstance(rules, RuleSet) else RuleSet(rules)
+    return _Driver(graph, rule_set, fold, removable or _pure, listeners, gate, budget).run()
+
+
+def _pure(node: Node) -> bool:
+    return node.op.is_removable and Trait.REGION not in node.op.traits
+
+
+class _Driver:
+    def __init__(
+        self,
+        graph: Graph,
+        rules: RuleSet,
+        fold: Fold | None,
+        removable: Callable[[Node], bool],
+        listeners: Sequence[Listener],
+        gate: Gate | None,
+        budget: int | None,
+    ) -> None:
+        self.graph = graph
+        self.rules = rules
+        self.fold = fold
+        self.removable = removable
+        self.gate = gate
+        self.worklist = Worklist(reversed(graph))
+        self.feed = _Feed(self.worklist)
+        self.rewriter = Rewriter(graph, [self.feed, *listeners])
+        self.statistics = RewriteStatistics()
+        for rule in rules.rules:
+            self.statistics.rule(rule.label)
+        self.budget = budget if budget is not None else MINIMUM_BUDGET + REWRITES_PER_NODE * len(graph)
+        self.recent: deque[tuple[str, str]] = deque(maxlen=RECENT)
+        self.applications = 0
+
+    def run(self) -> RewriteStatistics:
+        while self.worklist:
+            node = self.worklist.pop()
+            if node.graph is not self.graph:
+                continue
+            self.statistics.visits += 1
+            if not (self._drop(node) or self._fold(node)):
+                self._rewrite(node)
+        return self.statistics
+
+    def _drop(self, node: Node) -> bool:
+        if any(r.num_uses for r in node.results) or not self.removable(node):
+            return False
+        self.rewriter.erase(node)
+        self.statistics.erased += 1
+        return True
+
+    def _fold(self, node: Node) -> bool:
+        if self.fold is None:
+            return False
+        with self.rewriter.at(node, "fold"):
+            values = self.fold(node, self.rewriter)
+        if values is None or type_reason(node.results, values) is not None:
+            return False
+        if not self._allowed("fold", node):
+            return False
+        self.rewriter.replace(node, values)
+        self.statistics.folded += 1
+        return True
+
+    def _rewrite(self, node: Node) -> None:
+        for rule, pattern in self.rules.candidates(node.op):
+            counts = self.statistics.rule(rule.label)
+            start = perf_counter()
+            applied = self._try(rule, pattern, node)
+            counts.seconds += perf_counter() - start
+            if applied:
+                counts.applied += 1
+                self._spend(rule.label, node)
+                return
+
+    def _try(self, rule: Rule, pattern: OpPattern, node: Node) -> bool:
+        counts = self.statistics.rule(rule.label)
+        counts.attempts += 1
+        match = Match(node)
+        if not pattern.match_node(node, match):
+            return False
+        counts.matches += 1
+        reason = rule.check(match)
+        if reason is not None:
+            self.statistics.decline(rule.label, node, reason)
+            return False
+        if not self._allowed(rule.label, node):
+            return False
+        return self._apply(rule, match, node)
+
+    def _apply(self, rule: Rule, match: Match, node: Node) -> bool:
+        self.feed.created.clear()
+        with self.rewriter.at(node, rule.label):
+            replacement = rule.rewrite(match, self.rewriter)
+        if replacement is None:
+            return True
+        values = [replacement] if isinstance(replacement, Value) else list(replacement)
+        reason = type_reason(node.results, values)
+        if reason is not None:
+            self._undo()
+            self.statistics.decline(rule.label, node, reason)
+            return False
+        self.rewriter.replace(node, values)
+        return True
+
+    def _undo(self) -> None:
+        """Remove what a declined rewrite created; nothing uses it yet."""
+        for created in reversed(self.feed.created):
+            if created.graph is self.graph:
+                self.rewriter.erase(created)
+
+    def _allowed(self, rule: str, node: Node) -> bool:
+        return self.gate is None or self.gate(rule, node)
+
+    def _spend(self, rule: str, node: Node) -> None:
+        self.applications += 1
+        self.recent.append((rule, repr(node)))
+        if self.applications > self.budget:
+            raise RewriteLimitError(_overrun(self.applications, self.recent))
+
+
+def _overrun(count: int, recent: Iterable[tuple[str, str]]) -> str:
+    events = list(recent)
+    names = list(dict.fromkeys(rule for rule, _ in events))
+    verb = "undo each other" if len(names) > 1 else "applies to its own result for ever"
+    log = "\n".join(f"  {rule}: {node}" for rule, node in events)
+    return (
+        f"{count} rewrites and no end: {' and '.join(map(repr, names))} {verb}. "
+        f"Give one of them a condition that its result does not meet. The last applications:\n{log}"
+    )

@@ -1,0 +1,281 @@
+"""Patterns over the producers of a value, and the match that they bind.
+
+    x, w = var("x"), var("w")
+    aten.add(x, 0)                          # any overload of aten.add; 0 is a number or a uniform constant tensor
+    aten.relu(aten.conv2d(x, w, ...))       # `...` accepts the arguments that are not written
+    optional(aten.relu, x)                  # relu(x) or x itself
+
+Arguments stand in schema order, operands and attributes alike; keywords name them. Commutative operators match in
+both orders. A pattern says nothing of uses unless `single_use` asks for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import EllipsisType
+from typing import Any
+
+from graphopt.ir import Node, ParamKind, Value
+from graphopt.ops.traits import is_commutative
+from graphopt.rewrite.uniform import uniform_value
+
+Guard = Callable[[Any], bool]
+
+
+@dataclass(slots=True)
+class Match:
+    """What a pattern bound: values and attributes by name, and the nodes that it covered, root first."""
+
+    root: Node
+    bindings: dict[str, Any] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.bindings[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.bindings
+
+    def node(self, name: str) -> Node:
+        """The node that an operator pattern named `name` matched."""
+        node = self.bindings[name]
+        assert isinstance(node, Node)
+        return node
+
+    def mark(self) -> tuple[int, int]:
+        """A point to return to with `reset`."""
+        return len(self.bindings), len(self.nodes)
+
+    def reset(self, mark: tuple[int, int]) -> None:
+        """Forget what was bound since `mark`."""
+        while len(self.bindings) > mark[0]:
+            self.bindings.popitem()
+        del self.nodes[mark[1] :]
+
+
+class Pattern:
+    """Matches a value (an operand) or an attribute."""
+
+    def match(self, value: Any, match: Match) -> bool:
+        """Match `value`, adding to `match`; on failure `match` may hold leftovers that the caller resets."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Var(Pattern):
+    """Any value or attribute; a name that occurs twice must match the same one."""
+
+    name: str
+    where: Guard | None = None
+
+    def match(self, value: Any, match: Match) -> bool:
+        if self.name in match.bindings:
+            bound = match.bindings[self.name]
+            return bound is value if isinstance(value, Value) else bound == value
+        if self.where is not None and not self.where(value):
+            return False
+        match.bindings[self.name] = value
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Number(Pattern):
+    """A number: an attribute that equals it, or a constant tensor whose every element does. −0.0 is not 0.0."""
+
+    number: float
+
+    def match(self, value: Any, match: Match) -> bool:
+        if isinstance(value, Value):
+            found = uniform_value(value)
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        else:
+            found = value
+        return found is not None and found == self.number and math.copysign(1, found) == math.copysign(1, self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Literal(Pattern):
+    """An attribute with exactly this value (or an absent operand, for None)."""
+
+    value: Any
+
+    def match(self, value: Any, match: Match) -> bool:
+        return not isinstance(value, Value) and type(value) is type(self.value) and value == self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Optional(Pattern):
+    """`op(inner)` or, failing that, `inner` itself."""
+
+    op: OpPattern
+    inner: Pattern
+
+    def match(self, value: Any, match: Match) -> bool:
+        mark = match.mark()
+        if self.op.match(value, match):
+            return True
+        match.reset(mark)
+        return self.inner.match(value, match)
+
+
+@dataclass(frozen=True, slots=True)
+class Either(Pattern):
+    """The first of several patterns that matches."""
+
+    choices: tuple[Pattern, ...]
+
+    def match(self, value: Any, match: Match) -> bool:
+        mark = match.mark()
+        for choice in self.choices:
+            if choice.match(value, match):
+                return True
+            match.reset(mark)
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class OpPattern(Pattern):
+    """A result of an operator. `base` is `dialect.name` (any overload) or a full name.
+
+    rest: whether arguments that are not written are free; else they must have their defaults.
+    single_use: the matched result must have no other use.
+    """
+
+    base: str
+    args: tuple[Pattern, ...] = ()
+    kwargs: tuple[tuple[str, Pattern], ...] = ()
+    rest: bool = False
+    name: str = ""
+    single_use: bool = False
+    result: int = 0
+
+    def named(self, name: str) -> OpPattern:
+        """Bind the matched node under `name`."""
+        return OpPattern(self.base, self.args, self.kwargs, self.rest, name, self.single_use, self.result)
+
+    @property
+    def once(self) -> OpPattern:
+        """Require that the result has a single use."""
+        return OpPattern(self.base, self.args, self.kwargs, self.rest, self.name, True, self.result)
+
+    def match(self, value: Any, match: Match) -> bool:
+        if not isinstance(value, Value) or value.producer is None or value.index != self.result:
+            return False
+        if self.single_use and value.num_uses != 1:
+            return False
+        return self.match_node(value.producer, match)
+
+    def match_node(self, node: Node, match: Match) -> bool:
+        """Match a node as the root."""
+        if node.op.name != self.base and base_name(node.op.name) != self.base:
+            return False
+        match.nodes.append(node)
+        if self.name:
+            match.bindings[self.name] = node
+        mark = match.mark()
+        for arguments in self._orders(node):
+            if self._match_arguments(node, arguments, match):
+                return True
+            match.reset(mark)
+        return False
+
+    def _orders(self, node: Node) -> Iterator[dict[str, Any]]:
+        arguments = node.arguments()
+        yield arguments
+        if len(self.args) >= 2 and is_commutative(node):
+            first, second = list(arguments)[:2]
+            yield {**arguments, first: arguments[second], second: arguments[first]}
+
+    def _match_arguments(self, node: Node, arguments: dict[str, Any], match: Match) -> bool:
+        names = [p.name for p in node.op.params]
+        if len(self.args) > len(names):
+            return False
+        for name, pattern in zip(names, self.args):
+            if not pattern.match(arguments[name], match):
+                return False
+        for name, pattern in self.kwargs:
+            if name not in arguments or not pattern.match(arguments[name], match):
+                return False
+        return self.rest or self._rest_is_default(node, arguments)
+
+    def _rest_is_default(self, node: Node, arguments: dict[str, Any]) -> bool:
+        written = {name for name, _ in self.kwargs}
+        for param in node.op.params[len(self.args) :]:
+            if param.name not in written:
+                default = None if param.kind is ParamKind.OPTIONAL else param.default
+                if arguments.get(param.name) != default:
+                    return False
+        return True
+
+
+def base_name(name: str) -> str:
+    """Return an operator's name without its overload: `aten.add.Tensor` → `aten.add`."""
+    first = name.find(".")
+    second = name.find(".", first + 1)
+    return name if second < 0 else name[:second]
+
+
+def var(name: str, where: Guard | None = None) -> Var:
+    """A pattern that binds a value or attribute under `name`, if `where` accepts it."""
+    return Var(name, where)
+
+
+def constant(name: str) -> Var:
+    """A pattern that binds a stored tensor."""
+    return Var(name, lambda v: isinstance(v, Value) and v.is_constant)
+
+
+def to_pattern(value: Any) -> Pattern:
+    """Turn a number, string, tuple or None in a pattern into a pattern."""
+    if isinstance(value, Pattern):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Number(value)
+    return Literal(value)
+
+
+class _Op:
+    """Builds patterns of one operator: calling it gives an `OpPattern`."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+
+    def __call__(self, *args: Any, **kwargs: Any) -> OpPattern:
+        rest = bool(args) and isinstance(args[-1], EllipsisType)
+        given = args[:-1] if rest else args
+        named = tuple((name, to_pattern(value)) for name, value in kwargs.items())
+        return OpPattern(self.base, tuple(map(to_pattern, given)), named, rest)
+
+    def __getattr__(self, overload: str) -> _Op:
+        if overload.startswith("__"):
+            raise AttributeError(overload)
+        return _Op(f"{self.base}.{overload}")
+
+
+class Dialect:
+    """Builds patterns of a dialect's operators: `aten.relu(x)`, `aten.add.Scalar(x, 1)`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getattr__(self, op: str) -> _Op:
+        if op.startswith("__"):
+            raise AttributeError(op)
+        return _Op(f"{self.name}.{op}")
+
+
+aten = Dialect("aten")
+
+
+def optional(op: Callable[..., OpPattern], inner: Any, *args: Any, **kwargs: Any) -> Optional:
+    """`op(inner, …)` or `inner`."""
+    pattern = to_pattern(inner)
+    return Optional(op(pattern, *args, **kwargs), pattern)
+
+
+def either(*choices: Any) -> Either:
+    """The first that matches."""
+    return Either(tuple(map(to_pattern, choices)))

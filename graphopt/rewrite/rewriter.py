@@ -1,0 +1,213 @@
+"""The rewriter: the only way to mutate a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from graphopt.errors import GraphOptError
+from graphopt.ir import (
+    UNKNOWN,
+    Constant,
+    ConstantKind,
+    Graph,
+    Location,
+    Node,
+    Op,
+    TensorType,
+    Type,
+    Value,
+    bind,
+    from_torch,
+    infer_node,
+    infer_types,
+)
+from graphopt.ops import get_op
+from graphopt.rewrite.listener import Listener
+
+
+class Rewriter:
+    """Creates, changes and removes nodes, keeps result types true, and tells listeners.
+
+    Nodes are inserted before the current anchor (the terminator unless `at` says otherwise) and take its location,
+    with the current rule's name added to its provenance.
+
+    >>> from graphopt.ops import parse
+    >>> g = parse('''input %x: f32[2]
+    ... %y = aten.neg(%x)
+    ... %z = aten.neg(%y)
+    ... return %z''')
+    >>> rewriter = Rewriter(g)
+    >>> first, second = g.nodes
+    >>> rewriter.replace(second, [first.operands[0]])
+    >>> rewriter.erase(first)
+    >>> print(g)
+    graph main {
+      input %x: f32[2]
+      return %x
+    }
+    """
+
+    def __init__(self, graph: Graph, listeners: Sequence[Listener] = ()) -> None:
+        self.graph = graph
+        self.listeners: list[Listener] = list(listeners)
+        self.changed = False
+        self._anchor: Node = graph.terminator
+        self._location: Location = UNKNOWN
+        self._rule = ""
+
+    @contextmanager
+    def at(self, node: Node, rule: str = "") -> Iterator[Rewriter]:
+        """Insert before `node`, with its location, in the name of `rule`."""
+        saved = self._anchor, self._location, self._rule
+        self._anchor, self._location, self._rule = node, node.location, rule
+        try:
+            yield self
+        finally:
+            self._anchor, self._location, self._rule = saved
+
+    # Creation
+
+    def create(self, op: str | Op, *args: Any, regions: tuple[Graph, ...] = (), name: str = "", **kwargs: Any) -> Node:
+        """Insert a node, called as the operator's schema says: `create("aten.conv2d", x, w, b, stride=2)`.
+
+        Raises:
+            UnknownNameError: no such operator or argument.
+            TypeInferenceError: the operands don't fit.
+        """
+        op_object = get_op(op) if isinstance(op, str) else op
+        operands, attributes = bind(op_object, args, kwargs)
+        types = infer_types(op_object, operands, attributes, regions)
+        location = self._location.via(self._rule)
+        node = Node(op_object, operands, attributes, types, regions=regions, location=location, names=(name,))
+        return self.insert(node)
+
+    def insert(self, node: Node) -> Node:
+        """Insert a node that was built by hand before the anchor."""
+        self.graph.insert_before(node, self._anchor)
+        self.changed = True
+        for listener in self.listeners:
+            listener.inserted(node)
+        return node
+
+    def constant(
+        self,
+        tensor: torch.Tensor,
+        name: str = "constant",
+        kind: ConstantKind = ConstantKind.CONSTANT,
+        *,
+        names: tuple[str, ...] = (),
+        requires_grad: bool = False,
+        device: str = "cpu",
+    ) -> Value:
+        """Store a tensor and return its value. `names` are its qualified names if it stands for a parameter."""
+        tensor = tensor.detach()
+        type_ = TensorType(from_torch(tensor.dtype), tuple(tensor.shape), device)
+        version = -1 if tensor.is_inference() else tensor._version
+        constant = Constant(tensor, kind, names, requires_grad, True, version)
+        self.changed = True
+        return self.graph.add_constant(name, type_, constant)
+
+    def constant_like(self, original: Value, tensor: torch.Tensor) -> Value:
+        """Store `tensor` in the role of `original` (same kind, names and trainability), as when a weight is folded.
+
+        Where `original` keeps other uses, both claim the names; the one that is unused in the end is dropped.
+        """
+        constant = original.constant
+        if constant is None:
+            raise GraphOptError(f"%{original.name} is not a constant")
+        return self.constant(
+            tensor,
+            original.name,
+            constant.kind,
+            names=constant.names if original.num_uses <= 1 else (),
+            requires_grad=constant.requires_grad,
+        )
+
+    # Change
+
+    def replace(self, node: Node, values: Sequence[Value]) -> None:
+        """Make every use of the node's results a use of `values`, then remove the node."""
+        if len(values) != len(node.results):
+            raise GraphOptError(f"{node.op.name} has {len(node.results)} results, got {len(values)} replacements")
+        for listener in self.listeners:
+            listener.replaced(node, values)
+        for old, new in zip(node.results, values):
+            self.replace_value(old, new)
+        self.erase(node)
+
+    def replace_value(self, old: Value, new: Value) -> None:
+        """Make every use of `old` a use of `new`. The types of the users follow."""
+        if old is new:
+            return
+        if not new.name and new.producer is not None:
+            new.name = old.name
+        same_type = old.type == new.type
+        for use in old.uses:
+            use.node.set_operand(use.index, new)
+            self._modified(use.node, retype=not same_type)
+
+    def set_operand(self, node: Node, index: int, value: Value | None) -> None:
+        """Replace one operand."""
+        old = node.operands[index]
+        if old is value:
+            return
+        node.set_operand(index, value)
+        self._modified(node, retype=old is None or value is None or old.type != value.type)
+
+    def set_attributes(self, node: Node, **changes: Any) -> None:
+        """Change attributes; result types follow."""
+        node.attributes = node.attributes.updated(**changes)
+        node.location = node.location.via(self._rule)
+        self._modified(node, retype=True)
+
+    def erase(self, node: Node) -> None:
+        """Remove a node whose results are unused."""
+        for listener in self.listeners:
+            listener.removed(node)
+        self.graph.erase(node)
+        self.changed = True
+
+    def move_before(self, node: Node, anchor: Node) -> None:
+        """Move a node before `anchor`. The caller sees to it that its operands are defined there."""
+        self.graph.move_before(node, anchor)
+        self._modified(node, retype=False)
+
+    def drop_constant(self, value: Value) -> None:
+        """Remove an unused constant."""
+        if value.num_uses:
+            raise GraphOptError(f"constant {value.name!r} still has {value.num_uses} uses")
+        del self.graph.constants[value.name]
+        self.changed = True
+
+    def _modified(self, node: Node, *, retype: bool) -> None:
+        self.changed = True
+        for listener in self.listeners:
+            listener.modified(node)
+        if retype and node is not self.graph.terminator and node.op.infer is not None:
+            self._retype(node)
+
+    def _retype(self, node: Node) -> None:
+        """Bring result types up to date and follow what changed downstream."""
+        pending = [node]
+        while pending:
+            current = pending.pop()
+            if current is self.graph.terminator or current.op.infer is None:
+                continue
+            for result, type_ in zip(current.results, infer_node(current)):
+                if result.type != type_:
+                    result.type = type_
+                    for user in result.users:
+                        for listener in self.listeners:
+                            listener.modified(user)
+                        pending.append(user)
+
+
+def result_types(op: str, *args: Any, **kwargs: Any) -> tuple[Type, ...]:
+    """Return the types that `create` would give, without creating anything."""
+    op_object = get_op(op)
+    operands, attributes = bind(op_object, args, kwargs)
+    return infer_types(op_object, operands, attributes)

@@ -1,0 +1,45 @@
+"""A worklist of nodes: a stack with constant-time membership and removal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from graphopt.ir import Node
+
+
+class Worklist:
+    """Last in, first out; a node is in it at most once."""
+
+    __slots__ = ("_stack", "_index")
+
+    def __init__(self, nodes: Iterable[Node] = ()) -> None:
+        self._stack: list[Node | None] = []
+        self._index: dict[Node, int] = {}
+        for node in nodes:
+            self.push(node)
+
+    def __bool__(self) -> bool:
+        return bool(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def push(self, node: Node) -> None:
+        """Add a node on top, unless it is there."""
+        if node not in self._index:
+            self._index[node] = len(self._stack)
+            self._stack.append(node)
+
+    def pop(self) -> Node:
+        """Remove and return the top node."""
+        while True:
+            node = self._stack.pop()
+            if node is not None:
+                del self._index[node]
+                return node
+
+    def discard(self, node: Node) -> None:
+        """Remove a node, leaving a gap that `pop` skips."""
+        position = self._index.pop(node, None)
+        if position is not None:
+            self._stack[position] = None
