@@ -1,0 +1,30 @@
+"""What a pass may ask of its surroundings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from graphopt.ir import Node
+from graphopt.rewrite import Listener
+from graphopt.rewrite.driver import Gate
+
+
+@dataclass
+class PassContext:
+    """The surroundings of a pass: the target, sample inputs, and hooks of the manager.
+
+    target: the name of the target that the graph is compiled for.
+    trainable: whether the result is to be trained; batch norms are then left unfolded.
+    samples: flat example inputs in graph order, for passes that need data.
+    listeners: told of every mutation. gate: asked before each rule application.
+    removable: whether a node without uses may be dropped; None means the driver's own test (a pure operator).
+    """
+
+    target: str = "cpu"
+    trainable: bool = False
+    samples: Sequence[Sequence[Any]] = ()
+    listeners: list[Listener] = field(default_factory=list)
+    gate: Gate | None = None
+    removable: Callable[[Node], bool] | None = None
