@@ -99,7 +99,17 @@ def _intersect(left: Interval, right: Interval) -> Interval:
 
 
 def _times(a: Number, b: Number) -> Number:
-    return 0 if a == 0 or b == 0 else a * b  # 0 * infinity is 0 here: the infinite end is never reached
+    if a == 0 or b == 0:
+        return 0  # also times infinity: the infinite end is never reached
+    if isinstance(a, float) or isinstance(b, float):  # no arithmetic: an int may be too large for a float
+        return INFINITY if (a > 0) == (b > 0) else -INFINITY
+    return a * b
+
+
+def _plus(a: Number, b: Number) -> Number:
+    if isinstance(a, float):
+        return a
+    return b if isinstance(b, float) else a + b
 
 
 def _multiply(left: Interval, right: Interval) -> Interval:
@@ -127,7 +137,7 @@ def _plain_interval(expr: Expr) -> Interval:
             count = monomial.count(atom)
             product = _multiply(product, _power(atom_interval(atom), count))
             position += count
-        low, high = low + product[0], high + product[1]
+        low, high = _plus(low, product[0]), _plus(high, product[1])
     return low, high
 
 

@@ -15,6 +15,7 @@ Two choices make the normal form strong:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import gcd
 
 from graphopt.errors import GraphOptError
 
@@ -334,6 +335,23 @@ def symbol(name: str, min: int = 0, max: int | None = None, multiple_of: int = 1
 def from_symbol(sym: Symbol) -> Expr:
     """The expression whose value is the symbol's."""
     return Expr((((sym,), sym.multiple_of),))
+
+
+def split_units(monomial: Monomial, coefficient: int) -> tuple[int, list[tuple[Atom, int]]]:
+    """(scale, [(atom, divisor)]): `coefficient*monomial` as scale times the product of `atom // divisor`.
+
+    The units that symbols with a divisor stand for become the symbols again, whole where the coefficient
+    allows, else divided exactly; all other divisors are 1. The coefficient must be positive.
+    """
+    factors = []
+    for atom in monomial:
+        divisor = 1
+        if isinstance(atom, Symbol) and atom.multiple_of > 1:
+            part = gcd(coefficient, atom.multiple_of)
+            coefficient //= part
+            divisor = atom.multiple_of // part
+        factors.append((atom, divisor))
+    return coefficient, factors
 
 
 def replace_atoms(dim: Dim, replacements: dict[Atom, Dim]) -> Dim:

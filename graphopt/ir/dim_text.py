@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from math import gcd
 
 from graphopt.ir.dim_bounds import remainder_multiple
 from graphopt.ir.dim_expr import (
@@ -26,6 +25,7 @@ from graphopt.ir.dim_expr import (
     Monomial,
     Symbol,
     from_symbol,
+    split_units,
 )
 from graphopt.ir.dim_ops import dim_max, dim_min, floordiv, mod
 
@@ -64,7 +64,7 @@ def format_symbol(sym: Symbol) -> str:
 
 
 def _pieces(expr: Expr) -> list[tuple[int, str]]:
-    """The summands as (sign, text without sign)."""
+    """The summands as (number with the sign, text without it)."""
     rest: Dim = expr
     pieces = []
     for monomial, _ in expr.terms:
@@ -96,17 +96,8 @@ def _find_remainder(rest: Dim, atom: Atom) -> tuple[Dim, int, str] | None:
 
 
 def _format_term(monomial: Monomial, coefficient: int) -> str:
-    scale = abs(coefficient)
-    factors = []
-    for atom in monomial:
-        if isinstance(atom, Symbol) and atom.multiple_of > 1:
-            part = gcd(scale, atom.multiple_of)
-            scale //= part
-            divisor = atom.multiple_of // part
-            factors.append(format_symbol(atom) if divisor == 1 else f"{format_symbol(atom)}//{divisor}")
-        else:
-            factors.append(_format_atom(atom))
-    return _scaled(scale, factors)
+    scale, factors = split_units(monomial, abs(coefficient))
+    return _scaled(scale, [_format_atom(a) if d == 1 else f"{_format_atom(a)}//{d}" for a, d in factors])
 
 
 def _scaled(scale: int, factors: list[str]) -> str:

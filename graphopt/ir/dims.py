@@ -35,6 +35,7 @@ from graphopt.ir.dim_expr import (
     symbol,
     terms_of,
 )
+from graphopt.ir.dim_lower import DimOperation, lower_dim
 from graphopt.ir.dim_ops import ceildiv, dim_max, dim_min, floordiv, mod, product
 from graphopt.ir.dim_ops import exact_div as _exact_div
 from graphopt.ir.dim_text import DimParseError, format_symbol, parse_dim, parse_dim_prefix
@@ -42,6 +43,7 @@ from graphopt.ir.dim_text import DimParseError, format_symbol, parse_dim, parse_
 __all__ = [
     "Dim",
     "DimError",
+    "DimOperation",
     "DimParseError",
     "Expr",
     "Symbol",
@@ -61,6 +63,7 @@ __all__ = [
     "less",
     "less_equal",
     "linear_in",
+    "lower_dim",
     "mod",
     "parse_dim",
     "parse_dim_prefix",

@@ -13,6 +13,15 @@ from graphopt.passmanager.context import PassContext
 from graphopt.rewrite import Contract, RewriteStatistics, Rewriter, Rule, RuleSet, apply_rules
 
 
+def kebab_case(name: str) -> str:
+    """Return `FoldBatchNorm` as `fold-batch-norm`.
+
+    >>> kebab_case("FoldBatchNorm")
+    'fold-batch-norm'
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|_|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
+
+
 @dataclass(slots=True)
 class PassResult:
     """What a pass did.
@@ -134,12 +143,3 @@ def as_pass(rules: Rule | Sequence[Rule], name: str = "") -> Rewrites:
     """Make a pass from rules."""
     given = (rules,) if isinstance(rules, Rule) else tuple(rules)
     return Rewrites(given, name or "+".join(rule.label for rule in given))
-
-
-def kebab_case(name: str) -> str:
-    """Return `FoldBatchNorm` as `fold-batch-norm`.
-
-    >>> kebab_case("FoldBatchNorm")
-    'fold-batch-norm'
-    """
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|_|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
