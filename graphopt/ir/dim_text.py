@@ -137,7 +137,7 @@ def parse_dim(text: str, symbols: Mapping[str, Symbol]) -> Dim:
 
     >>> from graphopt.ir.dims import Symbol
     >>> parse_dim("(s0 + 3)//2 + 1", {"s0": Symbol("s0")})
-    Expr((s0 + 5)//2)
+    Expr((s0 + 1)//2 + 2)
     """
     dim, end = parse_dim_prefix(text, symbols)
     if text[end:].strip():
