@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from graphopt.errors import GraphOptError, TypeInferenceError
 from graphopt.ir.attributes import Attributes
+from graphopt.ir.dims import Expr, symbol
 from graphopt.ir.graph import Graph
 from graphopt.ir.op import Call, Op, Trait
 from graphopt.ir.types import Type
@@ -51,3 +52,8 @@ def _infer(call: Call) -> tuple[Type, ...]:
     except Exception as error:
         shown = ", ".join(map(repr, call.operand_types))
         raise TypeInferenceError(f"{call.op.name} cannot take ({shown}) with {dict(call.attributes)}: {error}") from error
+
+
+def placeholder(index: int, low: int = 0, high: int | None = None) -> Expr:
+    """The symbol of a size that depends on data, before the graph has named it."""
+    return symbol(f"?{index}", low, high)

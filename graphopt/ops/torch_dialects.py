@@ -8,6 +8,7 @@ import torch
 
 from graphopt.ir import Op, Trait
 from graphopt.ops.fake import infer_by_fake
+from graphopt.ops.inference import RuleInference, find_rule
 from graphopt.ops.registry import registry
 from graphopt.ops.schema import op_from_torch
 from graphopt.ops.traits import EXTRA_TRAITS
@@ -25,7 +26,9 @@ def resolve_torch_op(name: str) -> Op | None:
     extra = EXTRA_TRAITS.get(parts[1], frozenset()) if parts[0] == "aten" else frozenset()
     op = op_from_torch(name, overload, extra)
     removed = {Trait.DATA_DEPENDENT} if name == "aten.index.Tensor" else set()
-    return replace(op, infer=infer_by_fake, traits=op.traits - removed)
+    rule = find_rule(name)
+    infer = infer_by_fake if rule is None else RuleInference(op.params, rule)
+    return replace(op, infer=infer, traits=op.traits - removed)
 
 
 def find_overload(name: str) -> torch._ops.OpOverload | None:
