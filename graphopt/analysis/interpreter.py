@@ -62,7 +62,7 @@ class Interpreter:
 
     def _run(self, graph: Graph, inputs: Sequence[Any], bindings: dict[str, int]) -> list[Any]:
         values: dict[Value, Any] = dict(zip(graph.inputs, inputs))
-        remaining = {node: None for node in graph}
+        remaining = dict.fromkeys(graph)
         last_use = _last_uses(graph)
         for node in remaining:
             operands = [None if v is None else self._value(v, values) for v in node.operands]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from graphopt.ir import Graph, Node, verify
 from graphopt.passmanager.context import PassContext
-from graphopt.rewrite import Contract, RewriteStatistics, Rewriter, Rule, RuleSet, apply_rules
+from graphopt.rewrite import Contract, Rewriter, RewriteStatistics, Rule, RuleSet, apply_rules
 
 
 def kebab_case(name: str) -> str:

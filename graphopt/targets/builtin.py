@@ -1,0 +1,12 @@
+"""The built-in targets, as data. `pyproject.toml` enters each as a `graphopt.targets` entry point."""
+
+from __future__ import annotations
+
+from graphopt.targets.target import Target
+
+CPU = Target("cpu", "the fastest engine on this machine's CPU, chosen by measuring", ("onnxruntime", "inductor", "eager"))
+FX = Target("fx", "a trainable FX module", (), trainable=True)
+EAGER = Target("eager", "an FX module run by PyTorch eager", ("eager",))
+INDUCTOR = Target("inductor", "torch.compile with frozen weights", ("inductor",))
+ONNX = Target("onnx", "an ONNX graph, run by ONNX Runtime", ("onnxruntime",))
+ONNXRUNTIME = Target("onnxruntime", "an ONNX graph in ONNX Runtime", ("onnxruntime",))
