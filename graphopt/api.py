@@ -1,0 +1,169 @@
+"""The public functions: `compile`, `trace`, `load`."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import IO, Any
+
+import torch
+from torch import nn
+
+from graphopt.compiled import CompiledModel
+from graphopt.engine_choice import require_available
+from graphopt.errors import GraphOptError
+from graphopt.ir import Graph
+from graphopt.lazy import CaptureCache
+from graphopt.options import CompileOptions, OnFailure, Validate, make_options
+from graphopt.passmanager import Pass
+from graphopt.program import Program, build_program, load_program
+from graphopt.serialization import load_graph
+from graphopt.targets import Target
+
+Model = nn.Module | torch.export.ExportedProgram | str | os.PathLike[str]
+
+
+def trace(
+    model: Model,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    trust: bool = False,
+) -> Graph:
+    """Trace a model into an IR graph. The model is left as it was; the graph shares its tensors.
+
+    model: an `nn.Module`, an `fx.GraphModule`, a `torch.export.ExportedProgram`, or a path to a `.pt2` file.
+    args, kwargs: example inputs, as `torch.export.export` takes them.
+    dynamic_shapes: what torch.export takes, or one word: `"batch"` (the first dim of every input is one dynamic
+        dim) or `"auto"` (every dim is dynamic unless the model fixes it).
+    trust: read a `.pt2` file even where PyTorch's loader would unpickle.
+
+    Raises:
+        CaptureError: what cannot be captured, with the source line and the remedy.
+
+    >>> import torch
+    >>> print(trace(torch.nn.ReLU(), (torch.ones(2, 3),), dynamic_shapes="batch").outputs[0].type)
+    f32[batch, 3]
+    """
+    from graphopt.frontends import capture
+
+    return capture(model, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, trust=trust)
+
+
+def compile(
+    model: Model,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    target: str | Target = "cpu",
+    passes: str | Sequence[Pass] = "default",
+    dynamic_shapes: Any = None,
+    engines: Sequence[str] | None = None,
+    trainable: bool | None = None,
+    validate: Validate = "each",
+    on_failure: OnFailure = "rollback",
+    budget: float | None = None,
+    calibration: Iterable[Any] | None = None,
+    opset: int | None = None,
+    share_weights: bool = False,
+    instruments: Iterable[Any] = (),
+    trust: bool = False,
+) -> CompiledModel:
+    """Compile a model: trace it, run passes over the graph with every rewrite checked, and emit it for a target.
+
+    model: an `nn.Module`, an `fx.GraphModule`, a `torch.export.ExportedProgram`, or a path to a `.pt2` file. It is
+        not changed.
+    args, kwargs: example inputs, as `torch.export.export` takes them. Without them the model is captured at its
+        first call, and again for each new kind of arguments.
+    target: `"cpu"` measures the engines at hand and takes the fastest; `"fx"` gives a trainable FX module; `"onnx"`
+        and `"onnxruntime"` an ONNX graph; `graphopt passes --targets` lists all.
+    passes: `"default"` (lossless), the name of another pipeline, pipeline text, or a list of passes.
+    dynamic_shapes: see `trace`.
+    engines: the candidates for `target="cpu"`, in place of all that are installed.
+    trainable: whether the result is to be trained (default: what the target says).
+    validate: `"each"` checks the numbers after each pass, `"end"` once, `False` never.
+    on_failure: `"rollback"` undoes a pass that breaks its promise and goes on; `"raise"` raises.
+    budget: the largest relative error that lossy passes may add up to; naming lossy passes without one is consent.
+    calibration: an iterable of inputs for passes that need data.
+    opset: the ONNX opset to emit.
+    share_weights: let the FX module share the model's tensors in place of copying them once.
+    instruments: `graphopt.passmanager` instruments, such as timing or printing.
+
+    Returns:
+        A `CompiledModel`: an `nn.Module` with the original's calling convention.
+
+    Raises:
+        CaptureError, UnknownNameError, ParseError, PassError, ValidationError, EmissionError, TargetError: see each.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU())
+    >>> x = torch.randn(2, 4)
+    >>> fast = compile(model, (x,), target="fx")
+    >>> torch.allclose(fast(x), model(x))
+    True
+    """
+    options = make_options(
+        target,
+        trainable,
+        engines,
+        passes=passes,
+        dynamic_shapes=dynamic_shapes,
+        validate=validate,
+        on_failure=on_failure,
+        budget=budget,
+        calibration=calibration,
+        opset=opset,
+        share_weights=share_weights,
+        instruments=instruments,
+        trust=trust,
+    )
+    require_available(options.target.name, options.engines)
+    if args is None and kwargs is None and isinstance(model, nn.Module):
+        return CompiledModel(options, None, _lazy(model, options))
+    _check_arguments(args, kwargs)
+    return CompiledModel(options, _build(model, args or (), kwargs or {}, options, dynamic_shapes))
+
+
+def load(source: str | os.PathLike[str] | IO[bytes], *, target: str | Target | None = None) -> CompiledModel:
+    """Load a saved model. Nothing is unpickled, and no engine is measured again.
+
+    target: load it for another target than the one it was saved for.
+
+    Raises:
+        SerializationError: not a saved model, damaged, or of an incompatible version.
+    """
+    graph, manifest = load_graph(source)
+    if target is not None:
+        options = make_options(target, None, None, **_DEFAULTS)
+        return CompiledModel(options, load_program(graph, options, None, manifest))
+    options = make_options(manifest["target"], manifest["trainable"], None, **_DEFAULTS)
+    return CompiledModel(options, load_program(graph, options, manifest["engine"], manifest))
+
+
+_DEFAULTS: dict[str, Any] = {"validate": "each", "on_failure": "rollback", "instruments": ()}
+
+
+def _build(
+    model: Model, args: Sequence[Any], kwargs: Mapping[str, Any], options: CompileOptions, dynamic_shapes: Any
+) -> Program:
+    graph = trace(model, args, kwargs, dynamic_shapes=dynamic_shapes, trust=options.trust)
+    given = (tuple(args), dict(kwargs)) if args or kwargs else None
+    return build_program(graph, options, given)
+
+
+def _lazy(model: nn.Module, options: CompileOptions) -> CaptureCache:
+    def build(args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> Program:
+        return _build(model, args, kwargs, options, dynamic_shapes)
+
+    return CaptureCache(build, inspect.signature(model.forward), options.dynamic_shapes)
+
+
+def _check_arguments(args: Any, kwargs: Any) -> None:
+    if args is not None and not isinstance(args, tuple | list):
+        raise GraphOptError(f"args must be a tuple of example inputs, got {type(args).__name__}; write (x,) for one input")
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise GraphOptError(f"kwargs must be a mapping of names to example inputs, got {type(kwargs).__name__}")
+
+
