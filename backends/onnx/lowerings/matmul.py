@@ -1,0 +1,97 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphopt.backends.onnx.emitter import Emitter
+from graphopt.backends.onnx.records import Tensor
+from graphopt.backends.onnx.registry import Call, lowers
+from graphopt.backends.onnx.shaping import reshape, transpose
+from graphopt.ir import Value
+
+
+def _weight_transposed(e: Emitter, weight: Tensor, value: Value) -> Tensor:
+    """`weight` transposed: ahead of time if it is stored for this use alone, else by an operation that runtimes fold
+    (a tied weight is not stored twice)."""
+    if weight.data is not None and all(user.op.name == "aten.linear" for user in value.users):
+        return e.derived(weight, "transposed", lambda data: data.t().contiguous())
+    return transpose(e, weight, [1, 0])
+
+
+@lowers("aten.linear")
+def lower_linear(e: Emitter, a: Call) -> Tensor:
+    """`x @ W.T + b`: one Gemm for a matrix; for more dims a MatMul by the transposed weight."""
+    x, weight, bias = a.input, a.weight, a.bias
+    if weight.rank == 1:
+        y = e.op("MatMul", x, weight)
+        return y if bias is None else e.op("Add", y, bias)
+    if x.rank == 2 and x.dtype.is_floating:
+        return e.op("Gemm", x, weight, bias, transB=1)
+    y = e.op("MatMul", x, _weight_transposed(e, weight, a.node.operands[1]), shape=a.out.shape)
+    return y if bias is None else e.op("Add", y, bias)
+
+
+@lowers("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot")
+def lower_matmul(e: Emitter, a: Call) -> Tensor:
+    other = a.mat2 if hasattr(a, "mat2") else a.vec if hasattr(a, "vec") else None
+    if other is None:
+        other = a.tensor if hasattr(a, "tensor") else a.other
+    return e.op("MatMul", a.self, other)
+
+
+@lowers("aten.addmm")
+def lower_addmm(e: Emitter, a: Call) -> Tensor:
+    if a.out.dtype.is_floating:
+        return e.op("Gemm", a.mat1, a.mat2, a.self, alpha=float(a.alpha), beta=float(a.beta))
+    return _scaled_sum(e, e.op("MatMul", a.mat1, a.mat2), a.self, a.alpha, a.beta)
+
+
+@lowers("aten.baddbmm", "aten.addbmm", "aten.addmv")
+def lower_baddbmm(e: Emitter, a: Call) -> Tensor:
+    left, right = (a.mat, a.vec) if a.node.op.name == "aten.addmv" else (a.batch1, a.batch2)
+    product = e.op("MatMul", left, right)
+    if a.node.op.name == "aten.addbmm":
+        product = e.op("ReduceSum", product, [0], keepdims=0)
+    return _scaled_sum(e, product, a.self, a.alpha, a.beta)
+
+
+def _scaled_sum(e: Emitter, product: Tensor, bias: Tensor, alpha: Any, beta: Any) -> Tensor:
+    """`beta*bias + alpha*product`; with beta 0 the bias is not read, so that its NaNs don't count."""
+    if alpha != 1:
+        product = e.op("Mul", product, e.scalar(alpha, product.dtype))
+    if beta == 0:
+        return product
+    if beta != 1:
+        bias = e.op("Mul", bias, e.scalar(beta, bias.dtype))
+    return e.op("Add", product, bias)
+
+
+@lowers("aten.outer", "aten.ger")
+def lower_outer(e: Emitter, a: Call) -> Tensor:
+    other = a.vec2
+    dtype = a.out.dtype
+    column = reshape(e, e.cast(a.self, dtype), (*a.self.dims, 1))
+    return e.op("Mul", column, e.cast(other, dtype))
+
+
+@lowers("aten.einsum")
+def lower_einsum(e: Emitter, a: Call) -> Tensor:
+    return e.op("Einsum", *a.tensors, equation=a.equation.replace(" ", ""))
+
+
+@lowers("aten.bilinear")
+def lower_bilinear(e: Emitter, a: Call) -> Tensor:
+    y = e.op("Einsum", a.input1, a.weight, a.input2, equation="...i,oij,...j->...o")
+    return y if a.bias is None else e.op("Add", y, a.bias)
+
+
+@lowers("aten.linalg_cross", "aten.cross")
+def lower_cross(e: Emitter, a: Call) -> Tensor:
+    """`(a × b)_i = a_{i+1} b_{i+2} - a_{i+2} b_{i+1}`, indices modulo 3."""
+    dim = a.dim if a.dim is not None else next(i for i, d in enumerate(a.out.shape) if d == 3)
+    ahead, behind = e.ints([1, 2, 0]), e.ints([2, 0, 1])
+    turned = [e.op("Gather", t, i, axis=dim) for t in (a.self, a.other) for i in (ahead, behind)]
+    return e.op("Sub", e.op("Mul", turned[0], turned[3]), e.op("Mul", turned[1], turned[2]))
+
+

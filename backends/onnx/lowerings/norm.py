@@ -1,0 +1,152 @@
+"""Normalization layers and softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from graphopt.backends.onnx.emitter import Emitter
+from graphopt.backends.onnx.lowerings.common import FALSE_STRINGS
+from graphopt.backends.onnx.records import Tensor
+from graphopt.backends.onnx.registry import Call, Declined, lowers
+from graphopt.backends.onnx.shaping import normal_axis, reshape, unsqueeze
+from graphopt.ir import DType
+from graphopt.ir.dims import Dim, product
+
+
+def _vector(e: Emitter, x: Tensor | None, like: Tensor, size: Dim, fill: float) -> Tensor:
+    """A per-channel parameter, or a constant in the place of one that is absent."""
+    if x is not None:
+        return e.cast(x, like.dtype)
+    if not isinstance(size, int):
+        raise Declined("the number of channels is not static")
+    return e.constant(torch.full((size,), fill, dtype=like.dtype.torch), "ones" if fill else "zeros")
+
+
+@lowers("aten.batch_norm", "aten._native_batch_norm_legit_no_training", "aten.native_batch_norm",
+        "aten._batch_norm_no_update")
+def lower_batch_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
+    """Batch normalization by the running statistics."""
+    x = a.input
+    if getattr(a, "training", False) not in FALSE_STRINGS or a.running_mean is None:
+        raise Declined("batch_norm in training mode")
+    channels = x.dims[1]
+    y = e.op(
+        "BatchNormalization",
+        x,
+        _vector(e, a.weight, x, channels, 1.0),
+        _vector(e, a.bias, x, channels, 0.0),
+        _vector(e, a.running_mean, x, channels, 0.0),
+        _vector(e, a.running_var, x, channels, 1.0),
+        epsilon=float(a.eps),
+    )
+    if len(a.node.results) == 1:
+        return y
+    empty = e.constant(torch.zeros(0, dtype=x.dtype.torch), "empty")
+    return y, *(empty for _ in a.node.results[1:])
+
+
+@lowers("aten.layer_norm", "aten.native_layer_norm")
+def lower_layer_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
+    x = a.input
+    axis = x.rank - len(a.normalized_shape)
+    weight = a.weight
+    if weight is None:
+        shape = [d for d in a.normalized_shape if isinstance(d, int)]
+        if len(shape) != len(a.normalized_shape):
+            raise Declined("the normalized shape is not static")
+        weight = e.constant(torch.ones(shape, dtype=x.dtype.torch), "ones")
+    wanted = len(a.node.results)
+    results = e.ops(
+        "LayerNormalization",
+        x,
+        weight,
+        a.bias,
+        dtypes=(None, DType.F32, DType.F32)[:wanted],
+        axis=axis,
+        epsilon=float(a.eps),
+    )
+    return results[0] if wanted == 1 else results
+
+
+@lowers("aten.rms_norm")
+def lower_rms_norm(e: Emitter, a: Call) -> Tensor:
+    """`x / sqrt(mean(x²) + eps) * weight`, in f32 for half precision."""
+    x = a.input
+    eps = a.eps if a.eps is not None else torch.finfo(x.dtype.torch).eps
+    axes = list(range(x.rank - len(a.normalized_shape), x.rank))
+    wide = e.cast(x, DType.F32) if x.dtype in (DType.F16, DType.BF16) else x
+    mean = e.op("ReduceMean", e.op("Pow", wide, 2.0), axes, keepdims=1)
+    y = e.cast(e.op("Div", wide, e.op("Sqrt", e.op("Add", mean, float(eps)))), x.dtype)
+    return y if a.weight is None else e.op("Mul", y, a.weight)
+
+
+@lowers("aten.group_norm", "aten.native_group_norm")
+def lower_group_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
+    """Each group of channels of each example is normalized: an instance norm over `[N, groups, rest]`, then the
+    scale and shift of each channel."""
+    if len(a.node.results) > 1:
+        x, groups, channels = a.input, a.group, a.C
+    else:
+        x, groups, channels = a.input, a.num_groups, a.input.dims[1]
+    flat = reshape(e, x, (x.dims[0], groups, product(x.dims[1:]) // groups))
+    y = _instance(e, flat, groups, a.eps)
+    y = _affine(e, reshape(e, y, x.dims), a.weight, a.bias, channels)
+    if len(a.node.results) == 1:
+        return y
+    return y, *_group_statistics(e, flat, float(a.eps))
+
+
+def _instance(e: Emitter, x: Tensor, channels: int, eps: float) -> Tensor:
+    ones, zeros = (_vector(e, None, x, channels, fill) for fill in (1.0, 0.0))
+    return e.op("InstanceNormalization", x, ones, zeros, epsilon=float(eps), shape=x.shape)
+
+
+def _affine(e: Emitter, x: Tensor, weight: Tensor | None, bias: Tensor | None, channels: Dim) -> Tensor:
+    spread = (channels, *(1,) * (x.rank - 2))
+    if weight is not None:
+        x = e.op("Mul", x, reshape(e, weight, spread), shape=x.shape)
+    return x if bias is None else e.op("Add", x, reshape(e, bias, spread))
+
+
+def _group_statistics(e: Emitter, flat: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    mean = e.op("ReduceMean", flat, [2], keepdims=1)
+    centred = e.op("Sub", flat, mean)
+    variance = e.op("ReduceMean", e.op("Mul", centred, centred), [2], keepdims=0)
+    return e.op("Squeeze", mean, [2]), e.op("Reciprocal", e.op("Sqrt", e.op("Add", variance, eps)))
+
+
+@lowers("aten.instance_norm")
+def lower_instance_norm(e: Emitter, a: Call) -> Tensor:
+    x, channels = a.input, a.input.dims[1]
+    if a.use_input_stats in FALSE_STRINGS and a.running_mean is not None:
+        stats = [a.running_mean, a.running_var]
+    else:
+        stats = []
+    scale = _vector(e, a.weight, x, channels, 1.0)
+    bias = _vector(e, a.bias, x, channels, 0.0)
+    if stats:
+        return e.op("BatchNormalization", x, scale, bias, *stats, epsilon=float(a.eps))
+    return e.op("InstanceNormalization", x, scale, bias, epsilon=float(a.eps))
+
+
+def _softmax(op_type: str, e: Emitter, a: Call) -> Tensor:
+    dtype = a.out.dtype
+    x = e.cast(a.self, dtype)
+    if not x.dims:  # the only element is the whole distribution
+        return e.op("Squeeze", e.op(op_type, unsqueeze(e, x, [0]), axis=0), [0])
+    return e.op(op_type, x, axis=normal_axis(a.dim, x.rank))
+
+
+@lowers("aten.softmax.int", "aten._softmax", "aten._safe_softmax")
+def lower_softmax(e: Emitter, a: Call) -> Tensor:
+    y = _softmax("Softmax", e, a)
+    if a.node.op.name != "aten._safe_softmax":
+        return y
+    return e.op("Where", e.op("IsNaN", y, dtype=DType.BOOL), e.scalar(0.0, y.dtype), y)
+
+
+@lowers("aten.log_softmax.int", "aten._log_softmax")
+def lower_log_softmax(e: Emitter, a: Call) -> Tensor:
+    return _softmax("LogSoftmax", e, a)

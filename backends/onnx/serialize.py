@@ -1,0 +1,196 @@
+"""From finished bodies to an `onnx.ModelProto`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import onnx
+import torch
+
+from graphopt.backends.onnx.dtypes import ONNX_CODES, raw_bytes
+from graphopt.backends.onnx.names import assign_names
+from graphopt.backends.onnx.records import Body, Operation, Tensor
+from graphopt.ir import UNKNOWN, from_torch
+
+WriteData = Callable[[onnx.TensorProto, torch.Tensor], None]
+
+# The lowest IR version with which a runtime takes each operator set.
+_IR_VERSIONS = {19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
+_FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _FLOATS, _INTS, _STRINGS = 1, 2, 3, 4, 5, 6, 7, 8
+
+
+def to_model(body: Body, opset: int, name: str, write_data: WriteData | None = None) -> onnx.ModelProto:
+    """Write a finished body as a model. Unused operations and initializers are left out.
+
+    write_data: fills in the elements of an initializer; by default they go into the model.
+    """
+    drop_dead(body)
+    initializers = used_initializers(body)
+    assign_names(body, initializers)
+    model = onnx.ModelProto()
+    model.ir_version = _IR_VERSIONS.get(opset, 13)
+    model.producer_name = "graphopt"
+    model.producer_version = _version()
+    for domain, version in _domains(body, opset).items():
+        entry = model.opset_import.add()
+        entry.domain, entry.version = domain, version
+    graph = model.graph
+    graph.name = name
+    for tensor in initializers:
+        write_initializer(graph.initializer.add(), tensor, write_data or write_raw)
+    _write_body(graph, body)
+    return model
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("graphopt")
+    except PackageNotFoundError:
+        return ""
+
+
+def drop_dead(body: Body) -> None:
+    """Remove the operations that no output depends on."""
+    live = {id(t) for t in body.outputs}
+    _sweep(body, live)
+
+
+def _sweep(body: Body, live: set[int]) -> None:
+    kept: list[Operation] = []
+    for operation in reversed(body.operations):
+        if not any(id(out) in live for out in operation.outputs):
+            continue
+        kept.append(operation)
+        live.update(id(t) for t in operation.inputs if t is not None)
+        for inner in operation.bodies():
+            live.update(id(t) for t in inner.outputs)
+            _sweep(inner, live)
+    body.operations = kept[::-1]
+
+
+def used_initializers(body: Body) -> list[Tensor]:
+    """The initializers in order of first use, those of subgraphs included."""
+    found: dict[int, Tensor] = {}
+
+    def visit(tensors: Iterable[Tensor | None]) -> None:
+        for tensor in tensors:
+            if tensor is not None and tensor.data is not None:
+                found.setdefault(id(tensor), tensor)
+
+    def walk(current: Body) -> None:
+        for operation in current.operations:
+            visit(operation.inputs)
+            for inner in operation.bodies():
+                walk(inner)
+        visit(current.outputs)
+
+    walk(body)
+    return list(found.values())
+
+
+def _domains(body: Body, opset: int) -> dict[str, int]:
+    found = {"": opset}
+    for operation in body.operations:
+        if operation.domain:
+            found[operation.domain] = 1
+        for inner in operation.bodies():
+            found.update({d: v for d, v in _domains(inner, opset).items() if d})
+    return found
+
+
+def _write_body(graph: onnx.GraphProto, body: Body) -> None:
+    for tensor in body.inputs:
+        write_type(graph.input.add(), tensor)
+    for tensor in body.outputs:
+        write_type(graph.output.add(), tensor)
+    outputs = {id(t) for t in body.outputs}
+    for operation in body.operations:
+        _write_operation(graph.node.add(), operation)
+        for tensor in operation.outputs:
+            if tensor.shape is not None and id(tensor) not in outputs:
+                write_type(graph.value_info.add(), tensor)
+
+
+def write_type(info: onnx.ValueInfoProto, tensor: Tensor) -> None:
+    """Write a tensor's name, element type and shape; symbolic dims by their text."""
+    info.name = tensor.name
+    type_ = info.type.tensor_type
+    type_.elem_type = ONNX_CODES[tensor.dtype]
+    if tensor.shape is None:
+        return
+    type_.shape.SetInParent()
+    for dim in tensor.shape:
+        entry = type_.shape.dim.add()
+        if isinstance(dim, int):
+            entry.dim_value = dim
+        else:
+            entry.dim_param = str(dim)
+
+
+def _write_operation(proto: onnx.NodeProto, operation: Operation) -> None:
+    proto.op_type = operation.op_type
+    proto.name = operation.outputs[0].name
+    if operation.domain:
+        proto.domain = operation.domain
+    inputs = [t.name if t is not None else "" for t in operation.inputs]
+    while inputs and not inputs[-1]:
+        inputs.pop()
+    proto.input.extend(inputs)
+    proto.output.extend([t.name for t in operation.outputs])
+    for name in operation.attributes:
+        write_attribute(proto.attribute.add(), name, operation.attributes[name])
+    if operation.origin is not None and operation.origin.location != UNKNOWN:
+        proto.doc_string = str(operation.origin.location)
+
+
+def write_attribute(proto: onnx.AttributeProto, name: str, value: Any) -> None:
+    """Write an attribute of any kind that lowerings use."""
+    proto.name = name
+    if isinstance(value, bool | int):
+        proto.type, proto.i = _INT, int(value)
+    elif isinstance(value, float):
+        proto.type, proto.f = _FLOAT, value
+    elif isinstance(value, str):
+        proto.type, proto.s = _STRING, value.encode()
+    elif isinstance(value, torch.Tensor):
+        proto.type = _TENSOR
+        write_initializer(proto.t, Tensor(from_torch(value.dtype), tuple(value.shape), "", value), write_raw)
+    elif isinstance(value, Body):
+        proto.type = _GRAPH
+        proto.g.name = value.name
+        _write_body(proto.g, value)
+    elif isinstance(value, onnx.TensorProto):
+        proto.type = _TENSOR
+        proto.t.CopyFrom(value)
+    else:
+        _write_list(proto, list(value))
+
+
+def _write_list(proto: onnx.AttributeProto, values: list[Any]) -> None:
+    if values and isinstance(values[0], float):
+        proto.type = _FLOATS
+        proto.floats.extend(values)
+    elif values and isinstance(values[0], str):
+        proto.type = _STRINGS
+        proto.strings.extend(v.encode() for v in values)
+    else:
+        proto.type = _INTS
+        proto.ints.extend(values)
+
+
+def write_initializer(proto: onnx.TensorProto, tensor: Tensor, write_data: WriteData) -> None:
+    """Write an initializer's name, type and elements."""
+    assert tensor.data is not None
+    if tensor.name:
+        proto.name = tensor.name
+    proto.data_type = ONNX_CODES[tensor.dtype]
+    proto.dims.extend(tensor.data.shape)
+    write_data(proto, tensor.data)
+
+
+def write_raw(proto: onnx.TensorProto, data: torch.Tensor) -> None:
+    """Put the elements into the model."""
+    proto.raw_data = raw_bytes(data)
