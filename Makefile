@@ -51,7 +51,7 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	mkdir -p build/benchmarks
-	set -e; for file in benchmarks/bench_*.py; do \
+	set -e; for file in $(filter-out benchmarks/common.py benchmarks/__init__.py,$(wildcard benchmarks/*.py)); do \
 		echo "== $$file"; \
 		$(BIN)/python $$file --json build/benchmarks/$$(basename $$file .py).json; \
 	done

@@ -110,7 +110,8 @@ def cached(name: str, make: Callable[[], nn.Module], data: Dataset, epochs: int,
     recipe = inspect.getsource(train) + inspect.getsource(split) + inspect.getsource(nets_cnn) + str(epochs)
     key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
     path = cache_folder() / f"{name}-{seed}-{key}.safetensors"
-    with seeded(seed):
+    # Models are built under no_grad.
+    with seeded(seed), torch.enable_grad():
         model = make()
         if path.is_file():
             model.load_state_dict(load_file(path))
