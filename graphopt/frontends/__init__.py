@@ -1,0 +1,5 @@
+"""Front ends: models into IR graphs."""
+
+from graphopt.frontends.torch_export import capture
+
+__all__ = ["capture"]

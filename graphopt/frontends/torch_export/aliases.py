@@ -1,0 +1,105 @@
+"""Which memory the result of an operator is: new, or that of one of its operands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from graphopt.frontends.torch_export.context import storage_key
+from graphopt.frontends.torch_export.overloads import Overload
+from graphopt.frontends.torch_export.storage import Storage, TensorRef, View
+from graphopt.frontends.torch_export.views import SameStep, ViewStep
+from graphopt.ir import Attributes, TensorType, Value
+from graphopt.ir.dims import Dim
+from graphopt.ops import registry
+
+if TYPE_CHECKING:
+    from graphopt.frontends.torch_export.importer import Importer
+
+_SPLITS = {"split", "split_with_sizes", "chunk", "tensor_split", "hsplit", "vsplit", "dsplit"}
+
+
+def result_view(
+    importer: Importer,
+    overload: Overload,
+    value: Value,
+    traced: torch.Tensor,
+    bound: tuple[list[Any], Attributes],
+    refs: Sequence[TensorRef],
+) -> View:
+    """Return the view that a result is: of an operand whose memory it shares, or of new memory.
+
+    What shares memory is read from the traced tensors, so operators that sometimes copy (`reshape`, `contiguous`,
+    dropout in eval) are told apart from case to case.
+    """
+    type_: TensorType = value.type  # type: ignore[assignment]
+    if not importer.context.tracking:
+        return View(Storage(), type_, value)
+    key = storage_key(traced)
+    parent = next((r.view for r in refs if r.view.storage.key == key), None)
+    if parent is None:
+        return View(Storage(key), type_, value)
+    return view_of(importer, overload, value, bound, parent)
+
+
+def view_of(
+    importer: Importer, overload: Overload, value: Value, bound: tuple[list[Any], Attributes], parent: View
+) -> View:
+    """Return `value`, a result of `overload`, as a view of `parent`, one of its operands."""
+    type_: TensorType = value.type  # type: ignore[assignment]
+    if type_ == parent.type and overload.base in _SAME:
+        return View(parent.storage, type_, value, parent, SameStep())
+    return View(parent.storage, type_, value, parent, _step(importer, overload, value, bound, parent))
+
+
+_SAME = {"dropout", "feature_dropout", "alpha_dropout", "contiguous", "alias", "pad", "type_as", "expand", "slice"}
+"""Operators that, where result and operand share memory and type, are the identity."""
+
+
+def _step(
+    importer: Importer, overload: Overload, value: Value, bound: tuple[list[Any], Attributes], parent: View
+) -> ViewStep:
+    arguments = overload.op.bind_names(*bound)
+    name = _parent_name(arguments, parent)
+    arguments.pop(name)
+    assert value.producer is not None
+    types = tuple(r.type for r in value.producer.results)
+    location = importer.builder.location
+    if overload.base in _SPLITS:
+        return _piece(importer, overload.base, arguments, parent, types, value.index)
+    if overload.base == "unbind":
+        select = {"dim": arguments["dim"], "index": value.index}
+        return ViewStep(
+            importer.builder, registry.get("aten.select.int"), "self", select, parent.type, (value.type,), location
+        )
+    return ViewStep(importer.builder, overload.op, name, arguments, parent.type, types, location, value.index)
+
+
+def _parent_name(arguments: dict[str, Any], parent: View) -> str:
+    for name, argument in arguments.items():
+        if argument is parent.value:
+            return name
+    return next(name for name, argument in arguments.items() if isinstance(argument, Value))
+
+
+def _piece(
+    importer: Importer, base: str, arguments: dict[str, Any], parent: View, types: tuple[Any, ...], index: int
+) -> ViewStep:
+    """One piece of a split is a slice: regenerating it need not split again."""
+    rank = parent.type.rank
+    dim = {"vsplit": 0, "dsplit": 2, "hsplit": 1 if rank > 1 else 0}.get(base, arguments.get("dim", 0)) % rank
+    start: Dim = 0
+    for type_ in types[:index]:
+        start = start + type_.shape[dim]
+    piece = {"dim": dim, "start": start, "end": start + types[index].shape[dim], "step": 1}
+    return ViewStep(
+        importer.builder,
+        registry.get("aten.slice.Tensor"),
+        "self",
+        piece,
+        parent.type,
+        (types[index],),
+        importer.builder.location,
+    )

@@ -1,0 +1,62 @@
+"""What all importers of one exported program share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from graphopt.frontends.torch_export.autocast import Autocast
+from graphopt.frontends.torch_export.locations import Locations
+from graphopt.frontends.torch_export.overloads import Overload
+from graphopt.frontends.torch_export.storage import Storage, TensorRef, View
+from graphopt.frontends.torch_export.symbols import SymbolTable
+from graphopt.frontends.torch_export.training import TRAINING_ATTRIBUTES, TrainingModes
+from graphopt.ir import Attributes, Constant, Graph, Location, TensorType, Value, from_torch
+
+
+@dataclass
+class Context:
+    """Symbols, locations and modes of one exported program.
+
+    tracking: whether aliases matter, that is, whether anything is written in place.
+    """
+
+    symbols: SymbolTable
+    modes: TrainingModes
+    tracking: bool
+    locations: Locations = field(default_factory=Locations)
+    autocast: Autocast = field(default_factory=Autocast)
+
+    def root(self, value: Value, traced: Any = None, differentiable: bool = False) -> TensorRef:
+        """Return a tensor with memory of its own."""
+        key = storage_key(traced) if self.tracking and isinstance(traced, torch.Tensor) else None
+        return TensorRef(View(Storage(key), value.type, value), differentiable)  # type: ignore[arg-type]
+
+    def constant(self, graph: Graph, name: str, tensor: torch.Tensor) -> TensorRef:
+        """Store a tensor that the traced graph holds as an attribute."""
+        constant = Constant(tensor, names=(name,), version=version_of(tensor))
+        return self.root(graph.add_constant(name, tensor_type(tensor), constant))
+
+    def training_attributes(self, overload: Overload, attributes: Attributes, location: Location) -> Attributes:
+        """Let a traced `training=False` follow the module's mode, unless the module was frozen."""
+        name = TRAINING_ATTRIBUTES.get(overload.base) if overload.is_aten else None
+        if name is None or attributes.get(name) is not False:
+            return attributes
+        return attributes.updated(**{name: self.modes.attribute(location.scope)})
+
+
+def storage_key(traced: torch.Tensor) -> int:
+    """Return what identifies the memory of a traced (fake) tensor."""
+    return traced.untyped_storage()._cdata
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """Return a tensor's version counter, or -1 where it has none."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def tensor_type(tensor: torch.Tensor) -> TensorType:
+    """Return the type of a real tensor."""
+    return TensorType(from_torch(tensor.dtype), tuple(tensor.shape), str(tensor.device))

@@ -1,0 +1,166 @@
+"""Operators that enter the IR in one normal form, or not at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from graphopt.frontends.torch_export.aliases import view_of
+from graphopt.frontends.torch_export.importer import HANDLERS, Importer
+from graphopt.frontends.torch_export.overloads import Overload, describe
+from graphopt.frontends.torch_export.storage import TensorRef, View
+from graphopt.frontends.torch_export.views import INVERSES, SameStep
+from graphopt.ir import DType, TensorType, from_torch
+from graphopt.ops import attribute_from_torch
+
+_aten = torch.ops.aten
+
+DROPPED = """_assert_tensor_metadata _assert_scalar _assert_async _functional_assert_scalar _functional_assert_async
+sym_constrain_range sym_constrain_range_for_size _functional_sym_constrain_range _functional_sym_constrain_range_for_size
+_make_dep_token""".split()
+"""Assertions: what they say of sizes is in the symbols' ranges."""
+
+
+def _nothing(importer: Importer, node: fx.Node, overload: Overload) -> Any:
+    return None
+
+
+def _detach(importer: Importer, node: fx.Node, overload: Overload) -> Any:
+    """`detach` is the identity, unless it stops the gradient of a parameter: then it stays, for training."""
+    ref = importer.lookup(node.args[0])
+    if not ref.differentiable:
+        return TensorRef(ref.view)
+    return stop_gradient(importer, ref)
+
+
+def stop_gradient(importer: Importer, ref: TensorRef) -> TensorRef:
+    """Return a tensor that shares memory with `ref`, without its gradient."""
+    overload = describe(_aten.detach.default)
+    value = importer.builder.one("aten.detach", ref.read(), type=ref.type)
+    bound = ([ref.view.value], value.producer.attributes)  # type: ignore[union-attr]
+    return TensorRef(view_of(importer, overload, value, bound, ref.view))
+
+
+def _alias(importer: Importer, node: fx.Node, overload: Overload) -> Any:
+    ref = importer.lookup(node.args[0])
+    return TensorRef(ref.view, ref.differentiable)
+
+
+def _lift_fresh_copy(importer: Importer, node: fx.Node, overload: Overload) -> Any:
+    """A constant of the source text (`torch.tensor(…)`): fresh memory with the stored value."""
+    ref = importer.lookup(node.args[0])
+    return importer.context.root(ref.read(), node.meta["val"])
+
+
+def _reshape(importer: Importer, node: fx.Node, overload: Overload) -> Any:
+    """`view` says that memory need not move. The IR's types know no strides, so it is a reshape."""
+    if overload.torch_op is _aten.view.dtype:
+        return importer.emit(node, overload, importer.arguments(node.args), importer.keywords(node))
+    args = importer.arguments([*node.args, *node.kwargs.values()])
+    if overload.base in ("view_as", "reshape_as"):
+        args[1] = importer.context.symbols.type_of(node.meta["val"]).shape  # type: ignore[union-attr]
+    refs = [importer.lookup(node.args[0])]
+    return importer.emit(node, describe(_aten.reshape.default), args[:2], {}, refs=refs)
+
+
+def _expand_as(importer: Importer, node: fx.Node, overload: Overload) -> Any:
+    shape = importer.context.symbols.type_of(node.meta["val"]).shape  # type: ignore[union-attr]
+    args = [importer.argument(node.args[0]), shape]
+    return importer.emit(node, describe(_aten.expand.default), args, {}, refs=[importer.lookup(node.args[0])])
+
+
+def _to(importer: Importer, node: fx.Node, overload: Overload) -> Any:
+    """`to`, `type_as`, `_to_copy`: one `_to_copy` that names what changes; nothing if nothing does."""
+    ref = importer.lookup(node.args[0])
+    type_: TensorType = importer.context.symbols.type_of(node.meta["val"])  # type: ignore[assignment]
+    named = dict(zip((a.name for a in overload.torch_op._schema.arguments), node.args)) | dict(node.kwargs)
+    memory_format = named.get("memory_format")
+    if memory_format in (torch.preserve_format, None):
+        memory_format = None
+    changes: dict[str, Any] = {}
+    if type_.dtype is not ref.type.dtype:
+        changes["dtype"] = type_.dtype
+    if type_.device != ref.type.device:
+        changes["device"] = type_.device
+    copies = overload.base == "_to_copy" or named.get("copy") is True
+    if memory_format is not None:
+        changes["memory_format"] = attribute_from_torch(memory_format)
+    if not changes and not copies:
+        return TensorRef(ref.view, ref.differentiable)
+    args = [ref.read()]
+    if not changes:
+        return importer.emit(node, describe(_aten.clone.default), args, {}, refs=[ref])
+    return importer.emit(node, describe(_aten._to_copy.default), args, changes, refs=[ref])
+
+
+def _factory(importer: Importer, node: fx.Node, overload: Overload) -> Any:
+    """Tensor factories name their dtype, which else depends on the process's default."""
+    kwargs = importer.keywords(node)
+    value = node.meta["val"]
+    if kwargs.get("dtype") is None and isinstance(value, torch.Tensor):
+        kwargs["dtype"] = from_torch(value.dtype)
+    kwargs.pop("pin_memory", None)
+    if kwargs.get("layout") == "strided":
+        kwargs.pop("layout")
+    return importer.emit(node, overload, importer.arguments(node.args), kwargs)
+
+
+def _batch_norm(importer: Importer, node: fx.Node, overload: Overload) -> Any:
+    """Batch norm in training updates its running statistics, which its schema doesn't say: made explicit."""
+    args = importer.arguments(node.args)
+    running = [importer.lookup(argument) for argument in node.args[3:5]]
+    if args[5] is not True or running[0] is None:
+        return importer.emit(node, overload, args, {})
+    names = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
+    output, _, _, mean, variance = importer.builder.call(
+        "aten._native_batch_norm_legit_functional", (), dict(zip(names, args))
+    )
+    running[0].view.write(mean)
+    running[1].view.write(variance)
+    differentiable = any(r.differentiable for r in importer.refs(node))
+    return importer.context.root(output, node.meta["val"], differentiable)
+
+
+def _item(importer: Importer, node: fx.Node, overload: Overload) -> Any:
+    """`item()`: an integer binds a symbol; a float or bool stays a 0-dim tensor."""
+    value = node.meta["val"]
+    ref = importer.lookup(node.args[0])
+    if isinstance(value, torch.SymInt):
+        importer.builder.call("aten.item", [ref.read()], {}, [importer.context.symbols.type_of(value)], [node.name])
+        return importer.context.symbols.dim(value)
+    if not isinstance(value, torch.SymFloat | torch.SymBool):
+        return value
+    wanted = TensorType(DType.F64 if isinstance(value, torch.SymFloat) else DType.BOOL, (), ref.type.device)
+    flat = importer.builder.one("aten.reshape", ref.read(), (), type=ref.type.with_shape(())) if ref.type.rank else ref.read()
+    return importer.context.root(importer.builder.cast(flat, wanted))
+
+
+def _clone_of_alias(step: Any, builder: Any, parent: Any, value: Any) -> Any:
+    return value
+
+
+INVERSES["aten.detach"] = _clone_of_alias
+
+HANDLERS.update({f"aten.{name}": _nothing for name in DROPPED})
+HANDLERS.update({f"aten.{name}": _alias for name in ("alias", "lift", "lift_fresh", "requires_grad_")})
+HANDLERS.update({f"aten.{name}": _reshape for name in ("view", "_unsafe_view", "view_as", "reshape_as")})
+HANDLERS.update({f"aten.{name}": _to for name in ("to", "_to_copy", "type_as")})
+HANDLERS.update({f"aten.{name}": _item for name in ("item", "_local_scalar_dense")})
+HANDLERS.update(
+    {
+        f"aten.{name}": _factory
+        for name in "zeros ones full empty rand randn arange linspace logspace eye scalar_tensor randint randperm".split()
+    }
+)
+HANDLERS.update(
+    {
+        "aten.detach": _detach,
+        "aten.lift_fresh_copy": _lift_fresh_copy,
+        "aten.expand_as": _expand_as,
+        "aten.batch_norm": _batch_norm,
+    }
+)
+
+__all__ = ["SameStep", "View", "stop_gradient"]

@@ -1,0 +1,228 @@
+"""An exported program into a graph: inputs, stored tensors, outputs, updates and the calling convention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, CustomObjArgument, InputKind, InputSpec, OutputKind, TokenArgument
+
+from graphopt.errors import CaptureError
+from graphopt.frontends.torch_export import higher_order, mutation, normal_forms
+from graphopt.frontends.torch_export.context import Context, tensor_type, version_of
+from graphopt.frontends.torch_export.importer import Importer
+from graphopt.frontends.torch_export.storage import TensorRef
+from graphopt.frontends.torch_export.symbols import SymbolTable
+from graphopt.frontends.torch_export.training import TrainingModes
+from graphopt.ir import Constant, ConstantKind, Expr, Graph, Literal, ScalarKind, ScalarType, Signature, Slot, Value
+from graphopt.ir.signature import Leaf
+
+_KINDS = {
+    InputKind.PARAMETER: ConstantKind.PARAMETER,
+    InputKind.BUFFER: ConstantKind.BUFFER,
+    InputKind.CONSTANT_TENSOR: ConstantKind.CONSTANT,
+}
+
+__all__ = ["higher_order", "import_program", "mutation", "normal_forms"]
+
+
+def import_program(
+    program: ExportedProgram,
+    *,
+    modes: TrainingModes | None = None,
+    symbol_names: Mapping[str, str] | None = None,
+    exact: frozenset[str] = frozenset(),
+    tensors: Mapping[str, torch.Tensor] | None = None,
+    aliases: Mapping[int, tuple[str, ...]] | None = None,
+    name: str = "main",
+) -> Graph:
+    """Turn an exported program into a graph.
+
+    modes: the model's training flags before capture. symbol_names: the user's names of sympy symbols.
+    tensors: the caller's parameters and buffers by name. aliases: all names of a tensor, by its id.
+    """
+    context = Context(
+        SymbolTable(program.range_constraints, symbol_names, exact), modes or TrainingModes(), _writes(program)
+    )
+    graph = Graph(name)
+    stored = _Stored(program, graph, tensors or {}, aliases or {})
+    return _ProgramImport(program, graph, context, stored).run()
+
+
+def _writes(program: ExportedProgram) -> bool:
+    """True if anything in the program is written in place."""
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes:  # type: ignore[union-attr]
+            target = node.target
+            if isinstance(target, OpOverload) and (
+                target._schema.is_mutable or (target._opname == "batch_norm" and node.args[5] is True)
+            ):
+                return True
+    return False
+
+
+@dataclass
+class _Stored:
+    """The parameters, buffers and constants of a program, each tensor stored once."""
+
+    program: ExportedProgram
+    graph: Graph
+    tensors: Mapping[str, torch.Tensor]
+    aliases: Mapping[int, tuple[str, ...]]
+    values: dict[Any, Value] = field(default_factory=dict)
+
+    def add(self, spec: InputSpec) -> Value:
+        """Store the tensor of an input spec, or return the value that stores it already (tied weights)."""
+        target = spec.target
+        assert target is not None
+        tensor = self.tensors.get(target)
+        if tensor is None:
+            tensor = self._lookup(target)
+        key = _identity(tensor)
+        value = self.values.get(key)
+        if value is None:
+            value = self.values[key] = self._add(spec, target, tensor)
+        return value
+
+    def _lookup(self, target: str) -> torch.Tensor:
+        found = self.program.state_dict.get(target)
+        if found is None:
+            found = self.program.constants.get(target)
+        if not isinstance(found, torch.Tensor):
+            raise CaptureError(f"the program has no tensor for {target!r}")
+        return found
+
+    def _add(self, spec: InputSpec, target: str, tensor: torch.Tensor) -> Value:
+        names = self.aliases.get(id(tensor)) or (target,)
+        constant = Constant(
+            tensor,
+            _KINDS[spec.kind],
+            names,
+            tensor.requires_grad,
+            spec.persistent is not False,
+            version_of(tensor),
+        )
+        return self.graph.add_constant(self._free_name(target), tensor_type(tensor), constant)
+
+    def _free_name(self, target: str) -> str:
+        taken = {value.name for value in self.graph.inputs}
+        while target in taken:
+            target += "_"
+        return target
+
+
+def _identity(tensor: torch.Tensor) -> Any:
+    if tensor.numel() == 0:
+        return id(tensor)
+    return (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride(), str(tensor.device))
+
+
+class _ProgramImport:
+    def __init__(self, program: ExportedProgram, graph: Graph, context: Context, stored: _Stored) -> None:
+        self.program = program
+        self.graph = graph
+        self.context = context
+        self.stored = stored
+        self.roots: list[TensorRef] = []
+        self.targets: list[tuple[str, TensorRef]] = []
+        self.leaves: list[Leaf] = []
+
+    def run(self) -> Graph:
+        arguments = self._arguments()
+        importer = Importer(self.graph, self.context)
+        returned = importer.run(self.program.graph_module, arguments)
+        outputs, leaves, updates = self._outputs(importer, returned)
+        self._drop_unused(outputs, updates)
+        self.graph.set_outputs(outputs, updates)
+        self.graph.signature = self._signature(tuple(leaves))
+        return self.graph
+
+    # Inputs
+
+    def _arguments(self) -> list[Any]:
+        specs = self.program.graph_signature.input_specs
+        placeholders = [n for n in self.program.graph_module.graph.nodes if n.op == "placeholder"]
+        arguments: list[Any] = [None] * len(specs)
+        order = sorted(range(len(specs)), key=lambda i: specs[i].kind is not InputKind.USER_INPUT)
+        for i in order:
+            arguments[i] = self._argument(specs[i], placeholders[i].meta.get("val"))
+        return arguments
+
+    def _argument(self, spec: InputSpec, traced: Any) -> Any:
+        if spec.kind is InputKind.USER_INPUT:
+            return self._input(spec, traced)
+        if spec.kind not in _KINDS:
+            raise CaptureError(f"inputs of kind {spec.kind.name} ({spec.target}) are not supported")
+        value = self.stored.add(spec)
+        assert value.constant is not None
+        ref = self.context.root(value, traced, value.constant.requires_grad)
+        self.targets.append((value.name, TensorRef(ref.view)))
+        return ref
+
+    def _input(self, spec: InputSpec, traced: Any) -> Any:
+        argument = spec.arg
+        if isinstance(argument, ConstantArgument):
+            self.leaves.append(Literal(argument.value))
+            return argument.value
+        if isinstance(argument, CustomObjArgument | TokenArgument):
+            raise CaptureError(f"the input {argument.name!r} is a {type(argument).__name__}, which is not supported")
+        value = self.graph.add_input(argument.name, self.context.symbols.type_of(traced))
+        self.leaves.append(Slot(len(self.graph.inputs) - 1))
+        if isinstance(traced, torch.Tensor):
+            ref = self.context.root(value, traced)
+            self.targets.append((value.name, TensorRef(ref.view)))
+            return ref
+        if isinstance(traced, torch.SymInt):
+            return self.context.symbols.dim(traced)
+        raise CaptureError(f"the input {argument.name!r} is a dynamic {type(traced).__name__}; pass it as a tensor")
+
+    # Outputs
+
+    def _outputs(self, importer: Importer, returned: Any) -> tuple[list[Value], list[Leaf], dict[str, Value]]:
+        outputs: list[Value] = []
+        leaves: list[Leaf] = []
+        updates = {name: ref.read() for name, ref in self.targets if ref.view.storage.version > 0}
+        for spec, item in zip(self.program.graph_signature.output_specs, returned):
+            if spec.kind is OutputKind.USER_OUTPUT:
+                leaves.append(self._leaf(importer, item, outputs))
+            elif spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION):
+                assert spec.target is not None
+                updates[spec.target] = item.read()
+            else:
+                raise CaptureError(f"outputs of kind {spec.kind.name} are not supported")
+        return outputs, leaves, updates
+
+    def _leaf(self, importer: Importer, item: Any, outputs: list[Value]) -> Leaf:
+        if isinstance(item, TensorRef):
+            outputs.append(item.read())
+        elif isinstance(item, Expr):
+            outputs.append(self._size(importer, item))
+        elif isinstance(item, torch.SymFloat | torch.SymBool):
+            outputs.append(importer.argument(item))
+        else:
+            return Literal(item)
+        return Slot(len(outputs) - 1)
+
+    def _size(self, importer: Importer, dim: Expr) -> Value:
+        type_ = ScalarType(ScalarKind.INT, dim)
+        for value in self.graph.inputs:
+            if value.type == type_:
+                return value
+        return importer.builder.one("graphopt.dim", dim, type=type_)
+
+    def _drop_unused(self, outputs: list[Value], updates: dict[str, Value]) -> None:
+        kept = {*outputs, *updates.values(), *(self.graph.constants[n] for n in updates if n in self.graph.constants)}
+        for name, value in list(self.graph.constants.items()):
+            if not value.num_uses and value not in kept:
+                del self.graph.constants[name]
+
+    def _signature(self, out_leaves: tuple[Leaf, ...]) -> Signature:
+        spec = self.program.call_spec
+        names = tuple(
+            s.arg.name for s in self.program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT
+        )
+        return Signature(spec.in_spec, spec.out_spec, tuple(self.leaves), out_leaves, names)
