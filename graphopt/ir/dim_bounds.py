@@ -12,6 +12,8 @@ what shape arithmetic needs, each sound by itself, their results intersected:
 
 from __future__ import annotations
 
+from math import gcd
+
 from graphopt.ir.dim_expr import (
     Atom,
     Dim,
@@ -81,9 +83,25 @@ def _expr_interval(expr: Dim, splits: int) -> Interval:
     if _is_exact(expr) or len(expr.terms) > MAX_TERMS:
         return plain
     chosen = next((a for m, _ in expr.terms for a in m if isinstance(a, Extremum)), None)
-    if chosen is not None:
-        return plain if splits == 0 else _intersect(plain, _split_interval(expr, chosen, splits - 1))
-    return _intersect(plain, _relaxed_interval(expr))
+    if chosen is None:
+        refined = _relaxed_interval(expr)
+    else:
+        refined = _split_interval(expr, chosen, splits - 1) if splits else EVERYTHING
+    return _round_inwards(_intersect(plain, refined), expr)
+
+
+def _round_inwards(ends: Interval, expr: Expr) -> Interval:
+    """Move the ends to values that the expression can take, given the common factor of its coefficients.
+
+    This also makes bounds commute with scaling and shifting, on which the normal form of extrema relies.
+    """
+    step = gcd(*[c for _, c in expr.variable_terms()])
+    offset = expr.constant() % step
+    low, high = ends
+    return (
+        low if low == -INFINITY else -(-(low - offset) // step) * step + offset,
+        high if high == INFINITY else (high - offset) // step * step + offset,
+    )
 
 
 def _is_exact(expr: Expr) -> bool:

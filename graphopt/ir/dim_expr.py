@@ -51,9 +51,7 @@ class Symbol:
             raise DimError(f"symbol {self.name}: multiple_of is {self.multiple_of}, must be at least 1")
         low, high = self.unit_range()
         if high is not None and high < low:
-            raise DimError(
-                f"symbol {self.name}: no multiple of {self.multiple_of} lies in [{self.min}, {self.max}]"
-            )
+            raise DimError(f"symbol {self.name}: no multiple of {self.multiple_of} lies in [{self.min}, {self.max}]")
         object.__setattr__(self, "key", f"0{self.name!r}[{self.min},{self.max},{self.multiple_of}]")
         object.__setattr__(self, "_hash", hash(self.key))
 

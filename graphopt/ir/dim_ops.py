@@ -312,16 +312,17 @@ def _operand_order(dim: Dim) -> tuple[bool, list[tuple[tuple[int, list[str]], in
 def _build_extremum(args: list[Dim], largest: bool) -> Dim:
     """Normal form: shared terms, the first operand's constant and the common factor move outside."""
     shared = _shared_terms(args)
-    args = [arg - shared for arg in args]
+    if shared != 0:  # without them an operand may turn out to be an extremum itself
+        return shared + _extremum(largest, tuple([arg - shared for arg in args]))
     if _is_negative(args):
-        return shared - _build_extremum([-arg for arg in args], not largest)
+        return -_build_extremum([-arg for arg in args], not largest)
     args.sort(key=_operand_order)
     first = args[0]
     offset = first.constant() if isinstance(first, Expr) else 0
     args = [arg - offset for arg in args]
     common = gcd(*[c for arg in args for _, c in terms_of(arg)])
     args = [_shrink(arg, (), common) for arg in args]
-    return from_atom(Extremum(largest, tuple(args))) * common + offset + shared
+    return from_atom(Extremum(largest, tuple(args))) * common + offset
 
 
 def _shared_terms(args: list[Dim]) -> Dim:
