@@ -12,7 +12,7 @@ from graphopt.rewrite.listener import Listener
 from graphopt.rewrite.pattern import Match, OpPattern, base_name
 from graphopt.rewrite.rewriter import Rewriter
 from graphopt.rewrite.rule import Rule, type_reason
-from graphopt.rewrite.statistics import RewriteStatistics
+from graphopt.rewrite.statistics import RewriteStatistics, RuleStatistics
 from graphopt.rewrite.worklist import Worklist
 
 Fold = Callable[[Node, Rewriter], "Sequence[Value] | None"]
@@ -147,6 +147,7 @@ class _Driver:
         self.budget = budget if budget is not None else MINIMUM_BUDGET + REWRITES_PER_NODE * len(graph)
         self.recent: deque[tuple[str, str]] = deque(maxlen=RECENT)
         self.applications = 0
+        self._candidates: dict[Op, list[tuple[Rule, OpPattern, RuleStatistics]]] = {}
 
     def run(self) -> RewriteStatistics:
         while self.worklist:
@@ -159,7 +160,10 @@ class _Driver:
         return self.statistics
 
     def _drop(self, node: Node) -> bool:
-        if any(r.num_uses for r in node.results) or not self.removable(node):
+        for result in node.results:
+            if result._uses:
+                return False
+        if not self.removable(node):
             return False
         self.rewriter.erase(node)
         self.statistics.erased += 1
@@ -179,30 +183,32 @@ class _Driver:
         return True
 
     def _rewrite(self, node: Node) -> None:
-        for rule, pattern in self.rules.candidates(node.op):
-            counts = self.statistics.rule(rule.label)
-            start = perf_counter()
-            applied = self._try(rule, pattern, node)
-            counts.seconds += perf_counter() - start
-            if applied:
-                counts.applied += 1
-                self._spend(rule.label, node)
+        op = node.op
+        candidates = self._candidates.get(op)
+        if candidates is None:
+            found = self.rules.candidates(op)
+            candidates = [(rule, pattern, self.statistics.rule(rule.label)) for rule, pattern in found]
+            self._candidates[op] = candidates
+        for rule, pattern, counts in candidates:
+            counts.attempts += 1
+            match = Match(node)
+            if pattern.match_node(node, match) and self._try(rule, match, node, counts):
                 return
 
-    def _try(self, rule: Rule, pattern: OpPattern, node: Node) -> bool:
-        counts = self.statistics.rule(rule.label)
-        counts.attempts += 1
-        match = Match(node)
-        if not pattern.match_node(node, match):
-            return False
+    def _try(self, rule: Rule, match: Match, node: Node, counts: RuleStatistics) -> bool:
+        start = perf_counter()
         counts.matches += 1
         reason = rule.check(match)
         if reason is not None:
-            self.statistics.decline(rule.label, node, reason)
-            return False
-        if not self._allowed(rule.label, node):
-            return False
-        return self._apply(rule, match, node)
+            self.statistics.decline(counts.name, node, reason)
+            applied = False
+        else:
+            applied = self._allowed(counts.name, node) and self._apply(rule, match, node)
+        counts.seconds += perf_counter() - start
+        if applied:
+            counts.applied += 1
+            self._spend(counts.name, node)
+        return applied
 
     def _apply(self, rule: Rule, match: Match, node: Node) -> bool:
         self.feed.created.clear()
@@ -230,6 +236,8 @@ class _Driver:
 
     def _spend(self, rule: str, node: Node) -> None:
         self.applications += 1
+        if self.applications <= self.budget - RECENT:
+            return
         self.recent.append((rule, repr(node)))
         if self.applications > self.budget:
             raise RewriteLimitError(_overrun(self.applications, self.recent))

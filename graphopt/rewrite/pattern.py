@@ -12,16 +12,18 @@ both orders. A pattern says nothing of uses unless `single_use` asks for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import Any
 
-from graphopt.ir import Node, ParamKind, Value
-from graphopt.ops.traits import is_commutative
+from graphopt.ir import Node, Op, Value
+from graphopt.rewrite.plan import Plan, make_plan
 from graphopt.rewrite.uniform import uniform_value
 
 Guard = Callable[[Any], bool]
+
+_NOT_PLANNED: Any = object()
 
 
 @dataclass(slots=True)
@@ -151,6 +153,7 @@ class OpPattern(Pattern):
     name: str = ""
     single_use: bool = False
     result: int = 0
+    _plans: dict[Op, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def named(self, name: str) -> OpPattern:
         """Bind the matched node under `name`."""
@@ -170,45 +173,21 @@ class OpPattern(Pattern):
 
     def match_node(self, node: Node, match: Match) -> bool:
         """Match a node as the root."""
-        if node.op.name != self.base and base_name(node.op.name) != self.base:
+        op = node.op
+        plan = self._plans.get(op, _NOT_PLANNED)
+        if plan is _NOT_PLANNED:
+            plan = self._plans[op] = self._plan(op)
+        if plan is None:
             return False
         match.nodes.append(node)
         if self.name:
             match.bindings[self.name] = node
-        mark = match.mark()
-        for arguments in self._orders(node):
-            if self._match_arguments(node, arguments, match):
-                return True
-            match.reset(mark)
-        return False
+        return plan.match(node, match)
 
-    def _orders(self, node: Node) -> Iterator[dict[str, Any]]:
-        arguments = node.arguments()
-        yield arguments
-        if len(self.args) >= 2 and is_commutative(node):
-            first, second = list(arguments)[:2]
-            yield {**arguments, first: arguments[second], second: arguments[first]}
-
-    def _match_arguments(self, node: Node, arguments: dict[str, Any], match: Match) -> bool:
-        names = [p.name for p in node.op.params]
-        if len(self.args) > len(names):
-            return False
-        for name, pattern in zip(names, self.args):
-            if not pattern.match(arguments[name], match):
-                return False
-        for name, pattern in self.kwargs:
-            if name not in arguments or not pattern.match(arguments[name], match):
-                return False
-        return self.rest or self._rest_is_default(node, arguments)
-
-    def _rest_is_default(self, node: Node, arguments: dict[str, Any]) -> bool:
-        written = {name for name, _ in self.kwargs}
-        for param in node.op.params[len(self.args) :]:
-            if param.name not in written:
-                default = None if param.kind is ParamKind.OPTIONAL else param.default
-                if arguments.get(param.name) != default:
-                    return False
-        return True
+    def _plan(self, op: Op) -> Plan | None:
+        if self.base not in (op.name, base_name(op.name)):
+            return None
+        return make_plan(op, self.args, self.kwargs, self.rest)
 
 
 def base_name(name: str) -> str:

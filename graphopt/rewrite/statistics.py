@@ -23,7 +23,7 @@ class Declined:
 
 @dataclass(slots=True)
 class RuleStatistics:
-    """The counts of one rule. `seconds` covers matching and rewriting."""
+    """The counts of one rule. `seconds` covers what follows a structural match: the check and the rewrite."""
 
     name: str
     attempts: int = 0
