@@ -91,6 +91,7 @@ InferFn = Callable[[Call], Sequence[Type]]
 class Op:
     """An operator. Compared by identity: a registry holds one object per name.
 
+    base: the name without the overload (`aten.add` of `aten.add.Tensor`).
     infer: result types from operand types and attributes.
     evaluate: the reference semantics on torch tensors, called with the schema's arguments by name.
     """
@@ -100,10 +101,12 @@ class Op:
     traits: frozenset[Trait] = frozenset()
     infer: InferFn | None = None
     evaluate: Callable[..., Any] | None = None
+    base: str = field(init=False)
     operand_params: tuple[Param, ...] = field(init=False)
     attribute_params: tuple[Param, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "base", ".".join(self.name.split(".", 2)[:2]))
         operands = tuple(p for p in self.params if p.kind is not ParamKind.ATTRIBUTE)
         object.__setattr__(self, "operand_params", operands)
         object.__setattr__(self, "attribute_params", tuple(p for p in self.params if p.kind is ParamKind.ATTRIBUTE))

@@ -9,7 +9,7 @@ from time import perf_counter
 from graphopt.errors import RewriteLimitError
 from graphopt.ir import Graph, Node, Op, Trait, Value
 from graphopt.rewrite.listener import Listener
-from graphopt.rewrite.pattern import Match, OpPattern, base_name
+from graphopt.rewrite.pattern import Match, OpPattern, Surroundings
 from graphopt.rewrite.rewriter import Rewriter
 from graphopt.rewrite.rule import Rule, type_reason
 from graphopt.rewrite.statistics import RewriteStatistics, RuleStatistics
@@ -39,7 +39,7 @@ class RuleSet:
         """The rules whose root may be `op`."""
         found = self._by_op.get(op)
         if found is None:
-            names = dict.fromkeys((op.name, base_name(op.name)))
+            names = dict.fromkeys((op.name, op.base))
             found = tuple(pair for name in names for pair in self._by_base.get(name, ()))
             self._by_op[op] = found
         return found
@@ -100,6 +100,7 @@ def apply_rules(
     listeners: Sequence[Listener] = (),
     gate: Gate | None = None,
     budget: int | None = None,
+    trainable: bool = False,
 ) -> RewriteStatistics:
     """Apply rules greedily until none fires, and return what they did.
 
@@ -110,12 +111,15 @@ def apply_rules(
     removable: whether a node without uses may be dropped (by default, if its operator is pure).
     gate: see `Gate`.
     budget: the largest number of rewrites (16 a node by default).
+    trainable: whether the result is to be trained; rules for inference only are left out, and parameters match no
+        number.
 
     Raises:
         RewriteLimitError: the budget is spent; the message names the rules that undo each other.
     """
     rule_set = rules if isinstance(rules, RuleSet) else RuleSet(rules)
-    return _Driver(graph, rule_set, fold, removable or _pure, listeners, gate, budget).run()
+    surroundings = Surroundings(trainable, frozenset(graph.mutations))
+    return _Driver(graph, rule_set, fold, removable or _pure, listeners, gate, budget, surroundings).run()
 
 
 def _pure(node: Node) -> bool:
@@ -132,12 +136,14 @@ class _Driver:
         listeners: Sequence[Listener],
         gate: Gate | None,
         budget: int | None,
+        surroundings: Surroundings,
     ) -> None:
         self.graph = graph
         self.rules = rules
         self.fold = fold
         self.removable = removable
         self.gate = gate
+        self.surroundings = surroundings
         self.worklist = Worklist(reversed(graph))
         self.feed = _Feed(self.worklist)
         self.rewriter = Rewriter(graph, [self.feed, *listeners])
@@ -186,12 +192,12 @@ class _Driver:
         op = node.op
         candidates = self._candidates.get(op)
         if candidates is None:
-            found = self.rules.candidates(op)
+            found = [c for c in self.rules.candidates(op) if not (c[0].inference_only and self.surroundings.trainable)]
             candidates = [(rule, pattern, self.statistics.rule(rule.label)) for rule, pattern in found]
             self._candidates[op] = candidates
         for rule, pattern, counts in candidates:
             counts.attempts += 1
-            match = Match(node)
+            match = Match(node, self.surroundings)
             if pattern.match_node(node, match) and self._try(rule, match, node, counts):
                 return
 

@@ -12,12 +12,12 @@ both orders. A pattern says nothing of uses unless `single_use` asks for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import Any
 
-from graphopt.ir import Node, Op, Value
+from graphopt.ir import ConstantKind, Node, Op, Value
 from graphopt.rewrite.plan import Plan, make_plan
 from graphopt.rewrite.uniform import uniform_value
 
@@ -26,11 +26,36 @@ Guard = Callable[[Any], bool]
 _NOT_PLANNED: Any = object()
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a match must know of the graph around it.
+
+    trainable: whether the result is to be trained, so that what is in the state dict now says nothing of later.
+    updated: names of the stored tensors that the graph writes back to, whose values change from call to call.
+    """
+
+    trainable: bool = False
+    updated: frozenset[str] = frozenset()
+
+    def is_fixed(self, value: Any) -> bool:
+        """True for a stored tensor whose value may be relied on."""
+        constant = value.constant if isinstance(value, Value) else None
+        if constant is None or value.name in self.updated:
+            return False
+        if not self.trainable or constant.kind is ConstantKind.CONSTANT:
+            return True
+        return not (constant.requires_grad or constant.persistent)
+
+
+ALONE = Surroundings()
+
+
 @dataclass(slots=True)
 class Match:
     """What a pattern bound: values and attributes by name, and the nodes that it covered, root first."""
 
     root: Node
+    surroundings: Surroundings = ALONE
     bindings: dict[str, Any] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
 
@@ -90,7 +115,7 @@ class Number(Pattern):
 
     def match(self, value: Any, match: Match) -> bool:
         if isinstance(value, Value):
-            found = uniform_value(value)
+            found = uniform_value(value) if match.surroundings.is_fixed(value) else None
         elif isinstance(value, bool) or not isinstance(value, int | float):
             return False
         else:
@@ -106,6 +131,44 @@ class Literal(Pattern):
 
     def match(self, value: Any, match: Match) -> bool:
         return not isinstance(value, Value) and type(value) is type(self.value) and value == self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Pattern):
+    """A stored tensor whose value may be relied on: not updated by the graph, not trained."""
+
+    name: str
+
+    def match(self, value: Any, match: Match) -> bool:
+        if not match.surroundings.is_fixed(value):
+            return False
+        return Var(self.name).match(value, match)
+
+
+@dataclass(frozen=True, slots=True)
+class Produced(Pattern):
+    """The first result of a node of one of several operators; binds the node."""
+
+    bases: frozenset[str]
+    name: str
+    single_use: bool = False
+
+    @property
+    def once(self) -> Produced:
+        """Require that the result has a single use."""
+        return Produced(self.bases, self.name, True)
+
+    def match(self, value: Any, match: Match) -> bool:
+        if not isinstance(value, Value):
+            return False
+        producer = value.producer
+        if producer is None or producer.op.base not in self.bases or value.index:
+            return False
+        if self.single_use and len(value._uses) != 1:
+            return False
+        match.bindings[self.name] = producer
+        match.nodes.append(producer)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +228,14 @@ class OpPattern(Pattern):
         return OpPattern(self.base, self.args, self.kwargs, self.rest, self.name, True, self.result)
 
     def match(self, value: Any, match: Match) -> bool:
-        if not isinstance(value, Value) or value.producer is None or value.index != self.result:
+        if not isinstance(value, Value):
             return False
-        if self.single_use and value.num_uses != 1:
+        producer = value.producer
+        if producer is None or value.index != self.result:
             return False
-        return self.match_node(value.producer, match)
+        if self.single_use and len(value._uses) != 1:
+            return False
+        return self.match_node(producer, match)
 
     def match_node(self, node: Node, match: Match) -> bool:
         """Match a node as the root."""
@@ -185,16 +251,9 @@ class OpPattern(Pattern):
         return plan.match(node, match)
 
     def _plan(self, op: Op) -> Plan | None:
-        if self.base not in (op.name, base_name(op.name)):
+        if self.base not in (op.name, op.base):
             return None
         return make_plan(op, self.args, self.kwargs, self.rest)
-
-
-def base_name(name: str) -> str:
-    """Return an operator's name without its overload: `aten.add.Tensor` → `aten.add`."""
-    first = name.find(".")
-    second = name.find(".", first + 1)
-    return name if second < 0 else name[:second]
 
 
 def var(name: str, where: Guard | None = None) -> Var:
@@ -202,9 +261,14 @@ def var(name: str, where: Guard | None = None) -> Var:
     return Var(name, where)
 
 
-def constant(name: str) -> Var:
-    """A pattern that binds a stored tensor."""
-    return Var(name, lambda v: isinstance(v, Value) and v.is_constant)
+def constant(name: str) -> Stored:
+    """A pattern that binds a stored tensor whose value may be relied on: neither updated nor trained."""
+    return Stored(name)
+
+
+def produced_by(bases: Iterable[str], name: str) -> Produced:
+    """A pattern for the first result of any of several operators, given by base name; binds the node under `name`."""
+    return Produced(frozenset(bases), name)
 
 
 def to_pattern(value: Any) -> Pattern:

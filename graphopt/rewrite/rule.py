@@ -19,9 +19,11 @@ class Rule:
     """A rule of the second form. A subclass gives `name`, `contract`, `pattern`, `check` and `rewrite`.
 
     pattern: what the rule matches; its root is the node to be replaced.
+    inference_only: whether the rule is left out where the result is to be trained.
     """
 
     name: ClassVar[str] = ""
+    inference_only: ClassVar[bool] = False
     contract: ClassVar[Contract] = Contract.REASSOCIATING
     pattern: ClassVar[OpPattern | tuple[OpPattern, ...]]
 
