@@ -1,6 +1,36 @@
 """Inference rules for common operators: microseconds where a run on fake tensors costs hundreds."""
 
-from graphopt.ops.inference import elementwise
+from graphopt.ops.inference import (
+    convolution,
+    creation,
+    elementwise,
+    indexing,
+    joining,
+    matrices,
+    normalization,
+    pooling,
+    reductions,
+    slicing,
+    views,
+)
 from graphopt.ops.inference.table import RULES, Mismatch, RuleInference, find_rule, overloads, rule
 
-__all__ = ["RULES", "Mismatch", "RuleInference", "elementwise", "find_rule", "overloads", "rule"]
+__all__ = [
+    "RULES",
+    "Mismatch",
+    "RuleInference",
+    "convolution",
+    "creation",
+    "elementwise",
+    "find_rule",
+    "indexing",
+    "joining",
+    "matrices",
+    "normalization",
+    "overloads",
+    "pooling",
+    "reductions",
+    "rule",
+    "slicing",
+    "views",
+]

@@ -1,0 +1,149 @@
+"""Pooling and resampling over the last one to three dims."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from graphopt.ir import DType, TensorType
+from graphopt.ir.dims import Dim, bounds, ceildiv, dim_min, floordiv, less
+from graphopt.ops.inference.shapes import Shape, pair
+from graphopt.ops.inference.table import Mismatch, Result, rule
+
+
+def _pooled(
+    x: TensorType,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    n: int,
+) -> Shape | None:
+    """Each size is ⌊(L + 2p − d(k − 1) − 1)/s⌋ + 1; with ceil_mode rounded up, but every window starts inside."""
+    if len(x.shape) not in (n + 1, n + 2):
+        raise Mismatch(f"an input of rank {len(x.shape)} cannot be pooled over {n} dims")
+    if not x.dtype.is_floating or any(bounds(d)[0] in (None, 0) and less(d, 1) is True for d in x.shape):
+        return None
+    kernels = pair(kernel, n)
+    options = (pair(stride, n) if stride else kernels, pair(padding, n), pair(dilation, n))
+    sizes = []
+    for size, k, s, p, d in zip(x.shape[-n:], kernels, *options):
+        if min(int(k), int(s), int(d)) < 1 or not 0 <= 2 * int(p) <= int(k):
+            raise Mismatch(f"kernel {k}, stride {s}, padding {p}, dilation {d} make no window")
+        room = size + 2 * p - d * (k - 1) - 1
+        count: Dim = floordiv(room, s) + 1
+        if ceil_mode:
+            count = dim_min(ceildiv(room, s) + 1, ceildiv(size + p, s))
+        if less(count, 1) is True:
+            raise Mismatch(f"the window spans {d * (k - 1) + 1}, the padded input {size + 2 * p}")
+        sizes.append(count)
+    return (*x.shape[:-n], *sizes)
+
+
+def _rank_of(kernel: Sequence[int], x: TensorType) -> int:
+    return len(kernel) if len(kernel) > 1 else max(len(x.shape) - 2, 1)
+
+
+def _register(n: int) -> None:
+    @rule(f"max_pool{n}d")
+    def max_pool(
+        x: TensorType, kernel: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,), ceil: bool = False
+    ) -> Result:
+        """The largest element of each window."""
+        shape = _pooled(x, kernel, stride, padding, dilation, ceil, n)
+        return None if shape is None else x.with_shape(shape)
+
+    @rule(f"max_pool{n}d_with_indices")
+    def max_pool_indices(
+        x: TensorType, kernel: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,), ceil: bool = False
+    ) -> Result:
+        """The largest element of each window, and where it was."""
+        shape = _pooled(x, kernel, stride, padding, dilation, ceil, n)
+        return None if shape is None else (x.with_shape(shape), TensorType(DType.I64, shape, x.device))
+
+    @rule(f"avg_pool{n}d")
+    def avg_pool(
+        x: TensorType,
+        kernel: Any,
+        stride: Any = (),
+        padding: Any = (0,),
+        ceil: bool = False,
+        _count_include_pad: bool = True,
+        divisor: int | None = None,
+    ) -> Result:
+        """The mean of each window."""
+        shape = None if divisor == 0 else _pooled(x, kernel, stride, padding, (1,), ceil, n)
+        return None if shape is None else x.with_shape(shape)
+
+    @rule(f"adaptive_avg_pool{n}d _adaptive_avg_pool{n}d" if n > 1 else "adaptive_avg_pool1d")
+    def adaptive_avg_pool(x: TensorType, output_size: Any) -> Result:
+        """Windows chosen so that the output has a given size."""
+        shape = _adapted(x, output_size, n)
+        return None if shape is None else x.with_shape(shape)
+
+    @rule(f"adaptive_max_pool{n}d")
+    def adaptive_max_pool(x: TensorType, output_size: Any) -> Result:
+        """The largest element of each window, and where it was."""
+        shape = _adapted(x, output_size, n)
+        return None if shape is None else (x.with_shape(shape), TensorType(DType.I64, shape, x.device))
+
+
+def _adapted(x: TensorType, output_size: Any, n: int) -> Shape | None:
+    if len(x.shape) not in (n + 1, n + 2):
+        raise Mismatch(f"an input of rank {len(x.shape)} cannot be pooled over {n} dims")
+    if not x.dtype.is_floating or any(less(d, 1) is True for d in x.shape[-n - 1 :]):
+        return None
+    sizes = pair(output_size, n)
+    return None if any(less(d, 0) is not False for d in sizes) else (*x.shape[:-n], *sizes)
+
+
+for _n in (1, 2, 3):
+    _register(_n)
+
+
+def _resampled(x: TensorType, output_size: Any, factors: Any, n: int) -> Result:
+    if len(x.shape) != n + 2:
+        raise Mismatch(f"an input of rank {len(x.shape)} cannot be resampled over {n} dims")
+    if not x.dtype.is_floating or any(less(d, 1) is True for d in x.shape):
+        return None
+    if output_size is not None:
+        if len(output_size) != n or any(less(d, 1) is not False for d in output_size):
+            return None
+        return x.with_shape((*x.shape[:2], *output_size))
+    if factors is None or len(factors) != n:
+        return None
+    sizes = [_scaled(size, factor) for size, factor in zip(x.shape[2:], factors)]
+    if any(size is None or less(size, 1) is True for size in sizes):
+        return None
+    return x.with_shape((*x.shape[:2], *sizes))  # type: ignore[arg-type]
+
+
+def _scaled(size: Dim, factor: float) -> Dim | None:
+    """⌊size·factor⌋; of a symbol only by a whole factor."""
+    if float(factor).is_integer():
+        return size * int(factor)
+    return int(size * factor) if isinstance(size, int) else None
+
+
+_MODES = {1: ("nearest", "linear"), 2: ("nearest", "bilinear", "bicubic"), 3: ("nearest", "trilinear")}
+
+
+def _register_upsample(mode: str, n: int) -> None:
+    aligned = mode != "nearest"
+    suffix = f"{n}d" if mode in ("nearest", "linear", "bilinear", "bicubic", "trilinear") else ""
+
+    @rule(f"upsample_{mode}{suffix}.vec")
+    def upsample_vec(x: TensorType, output_size: Any, *rest: Any) -> Result:
+        """Resampling to a size, or by factors."""
+        return _resampled(x, output_size, rest[1] if aligned else rest[0], n)
+
+    @rule(f"upsample_{mode}{suffix}")
+    def upsample(x: TensorType, output_size: Any, *_: Any) -> Result:
+        """Resampling to a size."""
+        return _resampled(x, output_size, None, n)
+
+
+for _n, _modes in _MODES.items():
+    for _mode in _modes:
+        _register_upsample(_mode, _n)

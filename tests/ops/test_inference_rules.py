@@ -1,0 +1,57 @@
+"""Inference rules against PyTorch's fake tensors, on random calls with static and symbolic sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from graphopt.errors import TypeInferenceError
+from graphopt.ir import Call, Type
+from graphopt.ops.fake import infer_by_fake
+from graphopt.ops.inference import RULES, Mismatch, RuleInference
+from tests.ops import samplers  # noqa: F401
+from tests.ops.calls import SAMPLERS, at_sizes, calls, sized
+
+
+def outcome(infer: object, call: Call) -> Sequence[Type] | None:
+    """The result types, or None if the call is refused."""
+    try:
+        return tuple(infer(call))  # type: ignore[operator]
+    except TypeInferenceError:
+        return None
+
+
+def rule_says(call: Call) -> Sequence[Type] | str:
+    """What the rule alone says: types, "invalid" or "undecided"."""
+    infer = call.op.infer
+    assert isinstance(infer, RuleInference)
+    try:
+        result = infer.rule(*infer.arguments(call))
+    except Mismatch:
+        return "invalid"
+    if result is None:
+        return "undecided"
+    return tuple(result) if isinstance(result, list | tuple) else (result,)  # type: ignore[arg-type]
+
+
+def test_every_rule_has_a_sampler() -> None:
+    assert set(SAMPLERS) == set(RULES)
+    assert len(RULES) >= 300
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_rule_agrees_with_fake_tensors(name: str, data: st.DataObject) -> None:
+    call = data.draw(calls(name))
+    concrete = at_sizes(call)
+    expected = outcome(infer_by_fake, concrete)
+    assert outcome(concrete.op.infer, concrete) == expected
+    said = rule_says(call)
+    if said == "invalid":
+        assert expected is None
+    elif said != "undecided" and expected is not None:
+        assert tuple(map(sized, said)) == expected
