@@ -1,0 +1,159 @@
+"""The body of one graph: IR nodes in order, each as one FX call."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+
+from graphopt.backends.fx.calls import Call, build_call, returns_one
+from graphopt.backends.fx.control_flow import emit_control_flow
+from graphopt.backends.fx.leaves import BatchNorm, FollowTraining
+from graphopt.backends.fx.names import NodeNames, identifier, is_module_path
+from graphopt.backends.fx.sizes import Sizes, needed_symbols
+from graphopt.backends.fx.state import State, install
+from graphopt.errors import EmissionError
+from graphopt.ir import UNKNOWN, Graph, Location, Node, Trait, Value
+
+
+class Body:
+    """Emits the nodes of `graph` into `fx_graph`; leaf modules and regions go into `module`.
+
+    state: where stored tensors are; a region has none, they are defined as its inputs.
+    """
+
+    def __init__(self, graph: Graph, module: torch.nn.Module, state: State | None = None) -> None:
+        self.graph = graph
+        self.module = module
+        self.fx_graph = torch.fx.Graph()
+        self.sizes = Sizes(self.fx_graph, needed_symbols(graph))
+        self._state = state
+        self._nodes: dict[Value, torch.fx.Node] = {}
+        self._attributes: dict[str, torch.fx.Node] = {}
+        self._names = NodeNames(graph)
+
+    def define(self, value: Value, node: torch.fx.Node) -> None:
+        """Let `node` be the value."""
+        self._nodes[value] = node
+        self.sizes.observe(value, node)
+
+    def node_of(self, value: Value) -> torch.fx.Node:
+        """Return the FX node of a value; a stored tensor is fetched at its first use."""
+        found = self._nodes.get(value)
+        if found is None:
+            if self._state is None or value.constant is None:
+                raise EmissionError(f"%{value.name} is used outside of the region that defines it")
+            found = self._nodes[value] = self.attribute(self._state.path(value))
+        return found
+
+    def attribute(self, path: str) -> torch.fx.Node:
+        """Return the node that fetches an attribute of the module."""
+        found = self._attributes.get(path)
+        if found is None:
+            found = self.fx_graph.create_node("get_attr", path, (), {}, identifier(path))
+            self._attributes[path] = found
+        return found
+
+    def submodule(self, name: str, module: torch.nn.Module) -> torch.fx.Node:
+        """Add a module under a numbered name; return the node that fetches it."""
+        number = 0
+        while hasattr(self.module, f"{name}_{number}"):
+            number += 1
+        return self.attribute(install(self.module, f"{name}_{number}", module))
+
+    def emit_nodes(self) -> None:
+        """Emit all nodes of the graph in order.
+
+        Raises:
+            EmissionError: names the node, and where it came from.
+        """
+        for node in self.graph:
+            try:
+                self._emit(node)
+            except EmissionError as error:
+                raise EmissionError(f"cannot emit {node!r}: {error} (from {node.location})") from error
+
+    def _emit(self, node: Node) -> None:
+        if node.op.has(Trait.REGION) or node.regions:
+            result = emit_control_flow(self, node)
+            single = False
+        else:
+            operands = [None if v is None else self.node_of(v) for v in node.operands]
+            result = self._emit_call(node, build_call(node, operands, self.sizes))
+            single = self._is_single(node)
+        _locate(result, node)
+        if single:
+            self.define(node.results[0], result)
+            return
+        for value in node.results:
+            if value.num_uses or len(node.results) == 1:
+                name = identifier(value.name) if value.name else None
+                item = self.fx_graph.create_node("call_function", operator.getitem, (result, value.index), {}, name)
+                _locate(item, node)
+                self.define(value, item)
+
+    def _is_single(self, node: Node) -> bool:
+        if len(node.results) != 1:
+            return False
+        return returns_one(node.op) is not False
+
+    def _emit_call(self, node: Node, call: Call) -> torch.fx.Node:
+        name = self._names.of(node)
+        if call.follows:
+            return self._emit_leaf(node, call, name)
+        if isinstance(call.target, str):
+            return self.fx_graph.create_node("call_method", call.target, call.args, call.kwargs, name)
+        if returns_one(node.op) is None and len(node.results) == 1:
+            bare = self.fx_graph.create_node("call_function", call.target, call.args, call.kwargs)
+            return self.fx_graph.create_node("call_function", first, (bare,), {}, name)
+        return self.fx_graph.create_node("call_function", call.target, call.args, call.kwargs, name)
+
+    def _emit_leaf(self, node: Node, call: Call, name: str | None) -> torch.fx.Node:
+        scope = node.location.scope
+        wanted = scope if is_module_path(scope) else (name or "module").removesuffix(".")
+        if node.op.name == "aten.batch_norm":
+            leaf: torch.nn.Module = BatchNorm(node.attr("momentum"), node.attr("eps"))
+            args = self._batch_norm_operands(node)
+            kwargs: dict[str, Any] = {}
+        else:
+            assert node.op.evaluate is not None
+            leaf = FollowTraining(node.op.evaluate, call.follows)
+            args, kwargs = call.args, call.kwargs
+        path = install(self.module, wanted, leaf)
+        return self.fx_graph.create_node("call_module", path, args, kwargs, name)
+
+    def _batch_norm_operands(self, node: Node) -> tuple[torch.fx.Node | None, ...]:
+        operands = [None if v is None else self.node_of(v) for v in node.operands]
+        counter = self._counter(node.operand("running_mean"))
+        return tuple(operands) if counter is None else (*operands, self.node_of(counter))
+
+    def _counter(self, running_mean: Value | None) -> Value | None:
+        """The `num_batches_tracked` that belongs to the running statistics."""
+        if running_mean is None or running_mean.constant is None or self._state is None:
+            return None
+        for name in running_mean.constant.names:
+            prefix, _, last = name.rpartition("running_mean")
+            found = self._state.find(f"{prefix}num_batches_tracked")
+            if not last and found is not None:
+                return found
+        return None
+
+
+def first(result: Any) -> Any:
+    """The only result of an operator that may return it in a list."""
+    return result[0] if isinstance(result, list | tuple) else result
+
+
+def _locate(fx_node: torch.fx.Node, node: Node) -> None:
+    """Note where the node came from, as PyTorch's own tracers do."""
+    if node.location != UNKNOWN:
+        fx_node.meta["location"] = node.location
+        fx_node.meta["stack_trace"] = stack_trace(node.location, node.op.name)
+
+
+def stack_trace(location: Location, operator_name: str) -> str:
+    """Return a location in the form of a Python traceback."""
+    frame = f'  File "{location.file}", line {location.line}, in {location.scope or "forward"}'
+    via = f"  # {' <- '.join(location.rules)}" if location.rules else ""
+    return f"{frame}\n    {operator_name}{via}"

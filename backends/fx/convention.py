@@ -1,0 +1,216 @@
+"""The calling convention: how arguments become the graph's inputs, and its outputs the caller's result."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch.fx.graph import CodeGen, _PyTreeCodeGen, _PyTreeInfo
+
+from graphopt.backends.fx.names import identifier
+from graphopt.errors import EmissionError
+from graphopt.ir import Graph, Literal, Signature, Slot
+
+_PLAIN_LITERALS = (type(None), bool, int, float, str)
+
+
+class Convention(Protocol):
+    """Declares the placeholders and the output of an FX graph."""
+
+    def inputs(self, fx_graph: torch.fx.Graph) -> list[torch.fx.Node]:
+        """Declare the arguments; return the nodes of the graph's inputs, in order."""
+        ...
+
+    def output(self, fx_graph: torch.fx.Graph, outputs: Sequence[torch.fx.Node]) -> None:
+        """Return `outputs` to the caller."""
+        ...
+
+
+def convention_of(graph: Graph, *, flat: bool) -> Convention:
+    """Return the convention of the graph's signature, or the flat one."""
+    signature = graph.signature
+    if flat or signature is None:
+        return _Flat(graph)
+    if _is_plain(signature.in_tree):
+        return _Named(graph, signature)
+    return _Flattened(graph, signature)
+
+
+class _Flat:
+    """The inputs one by one; a tuple of the outputs."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._names = [value.name for value in graph.inputs]
+
+    def inputs(self, fx_graph: torch.fx.Graph) -> list[torch.fx.Node]:
+        names = _distinct([identifier(name) for name in self._names])
+        return [fx_graph.placeholder(name) for name in names]
+
+    def output(self, fx_graph: torch.fx.Graph, outputs: Sequence[torch.fx.Node]) -> None:
+        fx_graph.output(tuple(outputs))
+
+
+class _Named:
+    """Arguments by name; items of tuples, lists and dicts are taken out one by one."""
+
+    def __init__(self, graph: Graph, signature: Signature) -> None:
+        self._graph = graph
+        self._signature = signature
+
+    def inputs(self, fx_graph: torch.fx.Graph) -> list[torch.fx.Node]:
+        found: dict[int, torch.fx.Node] = {}
+        pending = []
+        for name, default, spec, leaves in self._arguments():
+            node = fx_graph.placeholder(name, default_value=default)
+            pending.append((node, spec, leaves))
+        for node, spec, leaves in pending:
+            _unpack(fx_graph, node, spec, iter(leaves), found)
+        return _in_order(self._graph, found)
+
+    def output(self, fx_graph: torch.fx.Graph, outputs: Sequence[torch.fx.Node]) -> None:
+        leaves = _output_leaves(self._signature, outputs)
+        if _is_plain(self._signature.out_tree):
+            fx_graph.output(_nest(self._signature.out_tree, iter(leaves)))
+        else:
+            fx_graph.set_codegen(_UnflattenOutput(self._signature.out_tree))
+            fx_graph.output(leaves)
+
+    def _arguments(self) -> list[tuple[str, Any, Any, list[Slot | Literal]]]:
+        """(name, default, tree, leaves) of each argument; those with a default come last."""
+        leaves = iter(zip(self._signature.in_leaves, _leaf_names(self._signature)))
+        positional, keywords = self._signature.in_tree.children()
+        arguments = []
+        for index, spec in enumerate(positional.children()):
+            own = [next(leaves) for _ in range(spec.num_leaves)]
+            name = own[0][1] if spec.is_leaf() and own[0][1].isidentifier() else f"arg{index}"
+            arguments.append((name, spec, [leaf for leaf, _ in own]))
+        fixed = []
+        for key, spec in zip(keywords.context, keywords.children()):
+            own_leaves = [next(leaves)[0] for _ in range(spec.num_leaves)]
+            is_fixed = spec.is_leaf() and isinstance(own_leaves[0], Literal)
+            (fixed if is_fixed else arguments).append((key, spec, own_leaves))
+        return _with_defaults([*arguments, *fixed])
+
+
+class _Flattened:
+    """Arguments flattened by PyTorch's pytree, for containers of other types than tuple, list and dict."""
+
+    def __init__(self, graph: Graph, signature: Signature) -> None:
+        self._graph = graph
+        self._signature = signature
+
+    def inputs(self, fx_graph: torch.fx.Graph) -> list[torch.fx.Node]:
+        signature = self._signature
+        positional, keywords = signature.in_tree.children()
+        names = [f"arg{index}" for index in range(positional.num_children)] + list(keywords.context)
+        fx_graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, signature.in_tree, signature.out_tree)))
+        found: dict[int, torch.fx.Node] = {}
+        leaf_names = _distinct([identifier(name) for name in _leaf_names(signature)], taken=names)
+        for leaf, name in zip(signature.in_leaves, leaf_names):
+            node = fx_graph.placeholder(name)
+            if isinstance(leaf, Slot):
+                found[leaf.index] = node
+        return _in_order(self._graph, found)
+
+    def output(self, fx_graph: torch.fx.Graph, outputs: Sequence[torch.fx.Node]) -> None:
+        fx_graph.output(_output_leaves(self._signature, outputs))
+
+
+class _UnflattenOutput(_PyTreeCodeGen):
+    """Arguments as they are, and the result put together by `pytree.tree_unflatten`."""
+
+    def __init__(self, out_tree: Any) -> None:
+        super().__init__(_PyTreeInfo([], None, out_tree))  # type: ignore[arg-type]
+
+    def process_inputs(self, *inputs: Any) -> Any:
+        return inputs
+
+    def gen_fn_def(self, free_vars: list[str], maybe_return_annotation: str, **options: Any) -> str:
+        return CodeGen.gen_fn_def(self, free_vars, maybe_return_annotation, **options)
+
+
+def _is_plain(tree: Any) -> bool:
+    """True if the tree is made of tuples, lists and dicts with names as keys."""
+    if tree.is_leaf():
+        return True
+    if tree.type is dict and not all(isinstance(key, str | int) for key in tree.context):
+        return False
+    return tree.type in (tuple, list, dict) and all(map(_is_plain, tree.children()))
+
+
+def _leaf_names(signature: Signature) -> list[str]:
+    missing = len(signature.in_leaves) - len(signature.in_names)
+    return [*signature.in_names, *(f"input{i}" for i in range(missing))]
+
+
+def _with_defaults(
+    arguments: list[tuple[str, Any, list[Slot | Literal]]],
+) -> list[tuple[str, Any, Any, list[Slot | Literal]]]:
+    """Give the last arguments their literals as defaults, as far as Python's order allows."""
+    import inspect
+
+    found: list[tuple[str, Any, Any, list[Slot | Literal]]] = []
+    open_ended = True
+    for name, spec, leaves in reversed(arguments):
+        leaf = leaves[0] if spec.is_leaf() else None
+        open_ended = open_ended and isinstance(leaf, Literal) and isinstance(leaf.value, _PLAIN_LITERALS)
+        default = leaf.value if open_ended and isinstance(leaf, Literal) else inspect.Signature.empty
+        found.append((name, default, spec, leaves))
+    names = _distinct([name for name, *_ in reversed(found)])
+    return [(name, *rest) for name, (_, *rest) in zip(names, reversed(found))]  # type: ignore[misc]
+
+
+def _unpack(
+    fx_graph: torch.fx.Graph,
+    node: torch.fx.Node,
+    tree: Any,
+    leaves: Iterator[Slot | Literal],
+    found: dict[int, torch.fx.Node],
+) -> None:
+    """Record the node of each slot below `node`; items that no slot needs are not taken out."""
+    if tree.is_leaf():
+        leaf = next(leaves)
+        if isinstance(leaf, Slot):
+            found[leaf.index] = node
+        return
+    keys = tree.context if tree.type is dict else range(tree.num_children)
+    for key, child in zip(keys, tree.children()):
+        own = [next(leaves) for _ in range(child.num_leaves)]
+        if any(isinstance(leaf, Slot) for leaf in own):
+            item = fx_graph.create_node(
+                "call_function", operator.getitem, (node, key), {}, identifier(f"{node.name}_{key}")
+            )
+            _unpack(fx_graph, item, child, iter(own), found)
+
+
+def _nest(tree: Any, leaves: Iterator[Any]) -> Any:
+    if tree.is_leaf():
+        return next(leaves)
+    items = [_nest(child, leaves) for child in tree.children()]
+    return dict(zip(tree.context, items)) if tree.type is dict else tree.type(items)
+
+
+def _output_leaves(signature: Signature, outputs: Sequence[torch.fx.Node]) -> list[Any]:
+    return [outputs[leaf.index] if isinstance(leaf, Slot) else leaf.value for leaf in signature.out_leaves]
+
+
+def _in_order(graph: Graph, found: dict[int, torch.fx.Node]) -> list[torch.fx.Node]:
+    for index, value in enumerate(graph.inputs):
+        if index not in found:
+            raise EmissionError(f"the signature passes nothing to input {value.name!r}; emit with flat=True")
+    return [found[index] for index in range(len(graph.inputs))]
+
+
+def _distinct(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
+    used = set(taken)
+    result = []
+    for name in names:
+        unique, number = name, 0
+        while unique in used:
+            number += 1
+            unique = f"{name}_{number}"
+        used.add(unique)
+        result.append(unique)
+    return result

@@ -1,0 +1,56 @@
+"""Emission: `emit_fx` turns a graph into a `torch.fx.GraphModule`."""
+
+from __future__ import annotations
+
+import torch
+
+from graphopt.backends.fx.body import Body
+from graphopt.backends.fx.convention import convention_of
+from graphopt.backends.fx.module import EmittedModule
+from graphopt.backends.fx.mutation import emit_updates
+from graphopt.backends.fx.state import State, check_unchanged
+from graphopt.ir import Graph
+
+
+def emit_fx(graph: Graph, *, share_weights: bool = False, flat: bool = False) -> torch.fx.GraphModule:
+    """Return a module that computes `graph`: readable, trainable, and fit for export and `torch.compile`.
+
+    Parameters and buffers have the names that the model gave them. The module is in eval mode; in training
+    mode, batch norms, dropout and their like do what they do in the original. Buffers and inputs that the
+    graph updates are written in place at the end of a call.
+
+    share_weights: use the graph's tensors themselves. Otherwise each is copied once, so that training the
+        module leaves the original alone.
+    flat: take the inputs of the graph in order and return a tuple of its outputs. Otherwise (if the graph has
+        a signature) take and return what the original model does.
+
+    Raises:
+        EmissionError: an operator or argument that PyTorch cannot express, or a stored tensor that was modified
+            since capture; the message names it.
+
+    >>> from graphopt.ops import parse
+    >>> module = emit_fx(parse('''
+    ... input %x: f32[N, 4]
+    ... %y = relu(%x)
+    ... %z = reshape(%y) {shape=(2*N, 2)}
+    ... return %z'''))
+    >>> print(module.code.strip())
+    def forward(self, x):
+        N = x.size(0)
+        y = torch.relu(x);  x = None
+        mul = 2 * N;  N = None
+        z = torch.reshape(y, [mul, 2]);  y = mul = None
+        return (z,)
+    """
+    check_unchanged(graph)
+    module = EmittedModule({}, torch.fx.Graph())
+    state = State(module, graph, share=share_weights)
+    body = Body(graph, module, state)
+    convention = convention_of(graph, flat=flat)
+    for value, node in zip(graph.inputs, convention.inputs(body.fx_graph)):
+        body.define(value, node)
+    body.emit_nodes()
+    convention.output(body.fx_graph, emit_updates(graph, body.fx_graph, body.node_of))
+    module.graph = body.fx_graph
+    module.eval()
+    return module
