@@ -13,13 +13,12 @@ from torch import nn
 from graphopt.errors import GraphOptError
 from graphopt.ir import ConstantKind, Graph
 from graphopt.options import CompileOptions
-from graphopt.program import Program, report_json
+from graphopt.program import Program, program_facts
+from graphopt.report import CompileReport
 from graphopt.serialization import save_graph
 
 if TYPE_CHECKING:
     import onnx
-
-    from graphopt.passmanager import Report
 
 Captures = Callable[[tuple[Any, ...], dict[str, Any], bool], Program]
 
@@ -70,7 +69,7 @@ class CompiledModel(nn.Module):
         return self._require("module").fx_module()
 
     @property
-    def report(self) -> Report:
+    def report(self) -> CompileReport:
         """What each pass and each engine did, with numbers."""
         return self._require("report").report
 
@@ -122,9 +121,8 @@ class CompiledModel(nn.Module):
             self._current_graph(),
             target,
             target=self._options.target.name,
-            engine=program.engine_name,
             trainable=self._options.trainable,
-            report=report_json(program.report),
+            **program_facts(program),
         )
 
     # As a module

@@ -11,6 +11,7 @@ from typing import Any
 from graphopt.errors import GraphOptError, TargetError
 from graphopt.ir import Graph
 from graphopt.targets import Engine, Executable
+from graphopt.targets.registry import get_engine
 
 ROUNDS = 5
 SECONDS_PER_ROUND = 0.15
@@ -30,7 +31,7 @@ class EngineTrial:
     reason: str = ""
     chosen: bool = False
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return plain values for the report."""
         return asdict(self)
 
@@ -126,3 +127,15 @@ def _round(executable: Executable, inputs: Sequence[Any]) -> float:
         executable.run(inputs)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+def require_available(target: str, names: Sequence[str]) -> None:
+    """Check that some engine of a target can run on this machine.
+
+    Raises:
+        TargetError: none can; the message says what each one lacks and what remedies it.
+    """
+    missing = {name: get_engine(name).missing() for name in names}
+    if names and all(missing.values()):
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        raise TargetError(f"target {target!r} cannot run here ({reasons})")

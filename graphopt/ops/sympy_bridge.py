@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graphopt.errors import TypeInferenceError
-from graphopt.ir.dims import Dim, dim_max, dim_min, floordiv, mod
+from graphopt.ir.dims import Dim, ceildiv, dim_max, dim_min, floordiv, mod, product
 
 
 def dim_from_sympy(expression: Any, symbols: Mapping[str, Dim]) -> Dim:
@@ -24,52 +24,57 @@ def dim_from_sympy(expression: Any, symbols: Mapping[str, Dim]) -> Dim:
             return symbols[expression.name]
         except KeyError:
             raise TypeInferenceError(f"unknown symbol {expression.name} in a dim") from None
-    if isinstance(expression, sympy.Mul | sympy.Add):
-        return _fold(expression, symbols)
+    name = type(expression).__name__
+    if name in _ROUNDING:
+        numerator, denominator = _fraction(expression.args[0])
+        return _ROUNDING[name](dim_from_sympy(numerator, symbols), dim_from_sympy(denominator, symbols))
+    if isinstance(expression, sympy.Add):
+        return sum((dim_from_sympy(term, symbols) for term in expression.args), 0)
+    if isinstance(expression, sympy.Mul):
+        return _product(expression, symbols)
     args = [dim_from_sympy(a, symbols) for a in expression.args]
     if expression.is_Pow and isinstance(args[1], int) and args[1] >= 0:
-        result: Dim = 1
-        for _ in range(args[1]):
-            result = result * args[0]
-        return result
-    function = _FUNCTIONS.get(type(expression).__name__)
+        return product([args[0]] * args[1])
+    function = _FUNCTIONS.get(name)
     if function is None:
-        raise TypeInferenceError(f"the dim {expression} uses {type(expression).__name__}, which is not supported")
+        raise TypeInferenceError(f"the dim {expression} uses {name}, which is not supported")
     return function(*args)
 
 
-def _fold(expression: Any, symbols: Mapping[str, Dim]) -> Dim:
-    import sympy
-
-    if isinstance(expression, sympy.Add):
-        total: Dim = 0
-        for term in expression.args:
-            total = total + dim_from_sympy(term, symbols)
-        return total
+def _product(expression: Any, symbols: Mapping[str, Dim]) -> Dim:
+    """A product; one with a fractional coefficient is an integer all the same, so the division is exact."""
     numerator, denominator = expression.as_numer_denom()
     if denominator != 1:
         return floordiv(dim_from_sympy(numerator, symbols), dim_from_sympy(denominator, symbols))
-    product: Dim = 1
-    for factor in expression.args:
-        product = product * dim_from_sympy(factor, symbols)
-    return product
+    return product([dim_from_sympy(factor, symbols) for factor in expression.args])
 
 
-def _ceil_to_int(value: Dim) -> Dim:
-    return value
+def _fraction(expression: Any) -> tuple[Any, Any]:
+    """The numerator and denominator of what is about to be rounded, PyTorch's own divisions included."""
+    import sympy
 
+    if type(expression).__name__ in ("IntTrueDiv", "FloatTrueDiv"):
+        top, bottom = (_fraction(a) for a in expression.args)
+        return top[0] * bottom[1], top[1] * bottom[0]
+    if type(expression).__name__ == "ToFloat":
+        return _fraction(expression.args[0])
+    return sympy.fraction(sympy.together(expression))
+
+
+_ROUNDING: dict[str, Any] = {
+    "floor": floordiv,
+    "FloorToInt": floordiv,
+    "ceiling": ceildiv,
+    "CeilToInt": ceildiv,
+}
 
 _FUNCTIONS: dict[str, Any] = {
     "FloorDiv": floordiv,
     "CleanDiv": floordiv,
-    "CeilDiv": lambda a, b: floordiv(a + b - 1, b),
+    "CeilDiv": ceildiv,
     "Mod": mod,
     "PythonMod": mod,
     "Max": dim_max,
     "Min": dim_min,
-    "CeilToInt": _ceil_to_int,
-    "FloorToInt": _ceil_to_int,
-    "Identity": _ceil_to_int,
-    "floor": _ceil_to_int,
-    "ceiling": _ceil_to_int,
+    "Identity": lambda value: value,
 }
