@@ -1,6 +1,6 @@
 """Operators: the registry, the dialects, type inference and reference semantics."""
 
-from graphopt.ops import control_flow, torch_dialects
+from graphopt.ops import control_flow, functionalized, scalars, torch_dialects
 from graphopt.ops.registry import OpRegistry, get_op, registry
 from graphopt.ops.schema import attribute_from_torch, attribute_to_torch, torch_arguments
 from graphopt.ops.text import parse
@@ -12,10 +12,12 @@ __all__ = [
     "attribute_to_torch",
     "control_flow",
     "find_overload",
+    "functionalized",
     "get_op",
     "ir_name",
     "parse",
     "registry",
+    "scalars",
     "torch_arguments",
     "torch_dialects",
 ]

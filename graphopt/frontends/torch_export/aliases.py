@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from graphopt.errors import CaptureError
 from graphopt.frontends.torch_export.context import storage_key
 from graphopt.frontends.torch_export.overloads import Overload
 from graphopt.frontends.torch_export.storage import Storage, TensorRef, View
@@ -62,8 +63,7 @@ def _step(
     importer: Importer, overload: Overload, value: Value, bound: tuple[list[Any], Attributes], parent: View
 ) -> ViewStep:
     arguments = overload.op.bind_names(*bound)
-    name = _parent_name(arguments, parent)
-    arguments.pop(name)
+    name, position = _parent_position(arguments, parent)
     assert value.producer is not None
     types = tuple(r.type for r in value.producer.results)
     location = importer.builder.location
@@ -74,14 +74,20 @@ def _step(
         return ViewStep(
             importer.builder, registry.get("aten.select.int"), "self", select, parent.type, (value.type,), location
         )
-    return ViewStep(importer.builder, overload.op, name, arguments, parent.type, types, location, value.index)
+    return ViewStep(
+        importer.builder, overload.op, name, arguments, parent.type, types, location, value.index, position
+    )
 
 
-def _parent_name(arguments: dict[str, Any], parent: View) -> str:
+def _parent_position(arguments: dict[str, Any], parent: View) -> tuple[str, int | None]:
     for name, argument in arguments.items():
         if argument is parent.value:
-            return name
-    return next(name for name, argument in arguments.items() if isinstance(argument, Value))
+            return name, None
+        if isinstance(argument, tuple):
+            for position, item in enumerate(argument):
+                if item is parent.value:
+                    return name, position
+    raise CaptureError("a view whose base is not among its operands")
 
 
 def _piece(

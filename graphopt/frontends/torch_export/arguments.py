@@ -35,9 +35,7 @@ def _numbers_to_scalars(
 ) -> tuple[Overload, list[Value | None], Attributes]:
     arguments = overload.op.bind_names(operands, attributes)
     numbers = frozenset(
-        p.name
-        for p in overload.op.operand_params
-        if not isinstance(arguments.get(p.name), (*_ABSENT, tuple))
+        p.name for p in overload.op.operand_params if not isinstance(arguments.get(p.name), (*_ABSENT, tuple))
     )
     scalar = scalar_overload(overload.torch_op, numbers) if numbers else None
     if scalar is not None:

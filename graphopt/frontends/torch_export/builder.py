@@ -7,7 +7,19 @@ from typing import Any
 
 import torch
 
-from graphopt.ir import Attributes, Constant, Graph, Location, Node, Op, TensorType, Type, Value, from_torch, infer_types
+from graphopt.ir import (
+    Attributes,
+    Constant,
+    Graph,
+    Location,
+    Node,
+    Op,
+    TensorType,
+    Type,
+    Value,
+    from_torch,
+    infer_types,
+)
 from graphopt.ir.bind import bind
 from graphopt.ir.location import UNKNOWN
 from graphopt.ops import registry

@@ -27,7 +27,7 @@ class Context:
     modes: TrainingModes
     tracking: bool
     locations: Locations = field(default_factory=Locations)
-    autocast: Autocast = field(default_factory=Autocast)
+    autocast: Autocast | None = None
 
     def root(self, value: Value, traced: Any = None, differentiable: bool = False) -> TensorRef:
         """Return a tensor with memory of its own."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ Handler = Callable[["Importer", fx.Node, Overload], Any]
 HANDLERS: dict[str, Handler] = {}
 """Operators with a normal form of their own, by `namespace.base`; other modules fill it."""
 
-HIGHER_ORDER: dict[str, Callable[["Importer", fx.Node], Any]] = {}
+HIGHER_ORDER: dict[str, Callable[[Importer, fx.Node], Any]] = {}
 """Higher-order operators, by name."""
 
 FALLBACKS: list[Handler] = []
@@ -103,7 +103,7 @@ class Importer:
     def _higher_order(self, node: fx.Node, name: str) -> Any:
         handler = HIGHER_ORDER.get(name)
         if handler is None:
-            raise CaptureError(f"the higher-order operator {name} is not supported; write it with torch.cond or a loop")
+            raise CaptureError(f"the higher-order operator {name} is not supported; rewrite that part of the model")
         return handler(self, node)
 
     def _function(self, node: fx.Node) -> Any:
@@ -155,7 +155,7 @@ class Importer:
 
     def refs(self, node: fx.Node) -> list[TensorRef]:
         """The tensors among a node's arguments."""
-        return [found for n in node.all_input_nodes if isinstance(found := self.env[n], TensorRef)]
+        return list(tensor_refs(self.env[n] for n in node.all_input_nodes))
 
     # Results
 
@@ -171,12 +171,13 @@ class Importer:
     ) -> Any:
         """Append an application of an operator that writes to nothing; return what the node stands for."""
         value = node.meta.get("val") if value is None else value
-        args, kwargs = self.context.autocast.cast(self.builder, overload, args, kwargs)
         operands, attributes = bind(overload.op, args, kwargs)
         overload, operands, attributes = bind_numbers(self.builder, overload, operands, attributes)
         attributes = self.context.training_attributes(overload, attributes, self.builder.location)
         several = isinstance(value, list | tuple)
         results = list(value) if several else [] if value is None else [value]
+        if self.context.autocast is not None:
+            operands = self.context.autocast.cast(self.builder, operands, attributes, results)
         types = [self.context.symbols.type_of(result) for result in results]
         names = [node.name] if not several else [f"{node.name}_{i}" for i in range(len(results))]
         values = self.builder.append(overload.op, operands, attributes, types, names)
@@ -203,3 +204,12 @@ class Importer:
         if isinstance(value.type, ScalarType):
             return self._number(traced)
         return None
+
+
+def tensor_refs(items: Iterable[Any]) -> Iterator[TensorRef]:
+    """Find the tensors in nested lists."""
+    for item in items:
+        if isinstance(item, TensorRef):
+            yield item
+        elif isinstance(item, list | tuple):
+            yield from tensor_refs(item)

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import torch
+
 from graphopt.ir import UNKNOWN, Location
 
 _FRAME = re.compile(r'^\s*File "([^"]+)", line (\d+)', re.MULTILINE)

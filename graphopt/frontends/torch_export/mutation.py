@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._ops import OpOverload
 
 from graphopt.errors import CaptureError, TypeInferenceError
 from graphopt.frontends.torch_export.aliases import view_of
@@ -35,8 +36,8 @@ def import_mutation(importer: Importer, node: fx.Node, overload: Overload) -> An
     named = _named(importer, node, overload)
     targets = _flat([named[name] for name in overload.mutated])
     is_out = any(a.is_out for a in overload.torch_op._schema.arguments)
-    given = {name: v for name, v in named.items() if not (is_out and name in overload.mutated)}
-    results = _call(importer, describe(functional), given, [t.type for t in targets])
+    given = _renamed(overload, functional, named)
+    results = _call(importer, describe(functional), given, [t.type for t in targets], node.name)
     differentiable = any(ref.differentiable for ref in importer.refs(node))
     for target, value in zip(targets, results):
         if is_out and not shapes_known_equal(target.type.shape, value.type.shape):  # type: ignore[union-attr]
@@ -54,9 +55,17 @@ def _named(importer: Importer, node: fx.Node, overload: Overload) -> dict[str, A
     return named
 
 
-def _call(importer: Importer, functional: Overload, named: dict[str, Any], fallback: Sequence[Type]) -> Sequence[Value]:
+def _renamed(overload: Overload, functional: OpOverload, named: dict[str, Any]) -> dict[str, Any]:
+    """The arguments under the functional overload's names (`self` may be `input` there), outputs left out."""
+    own = [a.name for a in overload.torch_op._schema.arguments if not a.is_out]
+    names = zip(own, (a.name for a in functional._schema.arguments))
+    return {new: named[old] for old, new in names if old in named}
+
+
+def _call(
+    importer: Importer, functional: Overload, named: dict[str, Any], fallback: Sequence[Type], name: str
+) -> Sequence[Value]:
     kwargs = {name: importer.argument(value) for name, value in named.items()}
-    _, kwargs = importer.context.autocast.cast(importer.builder, functional, (), kwargs)  # type: ignore[assignment]
     operands, attributes = bind(functional.op, (), kwargs)
     functional, operands, attributes = bind_numbers(importer.builder, functional, operands, attributes)
     attributes = importer.context.training_attributes(functional, attributes, importer.builder.location)
@@ -65,14 +74,12 @@ def _call(importer: Importer, functional: Overload, named: dict[str, Any], fallb
         types = infer_types(functional.op, operands, attributes)
     except TypeInferenceError:
         types = fallback
-    return importer.builder.append(functional.op, operands, attributes, types)
+    return importer.builder.append(functional.op, operands, attributes, types, [name])
 
 
 def _returned(overload: Overload, named: dict[str, Any], rest: Sequence[Value], importer: Importer) -> Any:
     fresh = iter(rest)
-    results = [
-        named[alias] if alias is not None else importer.context.root(next(fresh)) for alias in overload.aliases
-    ]
+    results = [named[alias] if alias is not None else importer.context.root(next(fresh)) for alias in overload.aliases]
     return results[0] if len(results) == 1 else results or None
 
 

@@ -17,9 +17,18 @@ from graphopt.ops import attribute_from_torch
 
 _aten = torch.ops.aten
 
-DROPPED = """_assert_tensor_metadata _assert_scalar _assert_async _functional_assert_scalar _functional_assert_async
-sym_constrain_range sym_constrain_range_for_size _functional_sym_constrain_range _functional_sym_constrain_range_for_size
-_make_dep_token""".split()
+DROPPED = [
+    "_assert_tensor_metadata",
+    "_assert_scalar",
+    "_assert_async",
+    "_functional_assert_scalar",
+    "_functional_assert_async",
+    "sym_constrain_range",
+    "sym_constrain_range_for_size",
+    "_functional_sym_constrain_range",
+    "_functional_sym_constrain_range_for_size",
+    "_make_dep_token",
+]
 """Assertions: what they say of sizes is in the symbols' ranges."""
 
 
@@ -133,7 +142,11 @@ def _item(importer: Importer, node: fx.Node, overload: Overload) -> Any:
     if not isinstance(value, torch.SymFloat | torch.SymBool):
         return value
     wanted = TensorType(DType.F64 if isinstance(value, torch.SymFloat) else DType.BOOL, (), ref.type.device)
-    flat = importer.builder.one("aten.reshape", ref.read(), (), type=ref.type.with_shape(())) if ref.type.rank else ref.read()
+    flat = (
+        importer.builder.one("aten.reshape", ref.read(), (), type=ref.type.with_shape(()))
+        if ref.type.rank
+        else ref.read()
+    )
     return importer.context.root(importer.builder.cast(flat, wanted))
 
 
@@ -148,12 +161,8 @@ HANDLERS.update({f"aten.{name}": _alias for name in ("alias", "lift", "lift_fres
 HANDLERS.update({f"aten.{name}": _reshape for name in ("view", "_unsafe_view", "view_as", "reshape_as")})
 HANDLERS.update({f"aten.{name}": _to for name in ("to", "_to_copy", "type_as")})
 HANDLERS.update({f"aten.{name}": _item for name in ("item", "_local_scalar_dense")})
-HANDLERS.update(
-    {
-        f"aten.{name}": _factory
-        for name in "zeros ones full empty rand randn arange linspace logspace eye scalar_tensor randint randperm".split()
-    }
-)
+FACTORIES = """zeros ones full empty rand randn randint randperm arange linspace logspace eye scalar_tensor""".split()  # noqa: SIM905
+HANDLERS.update({f"aten.{name}": _factory for name in FACTORIES})
 HANDLERS.update(
     {
         "aten.detach": _detach,

@@ -99,16 +99,15 @@ def _ordered_overloads(packet: OpOverloadPacket, preferred: str) -> list[str]:
 def _same_arguments(candidate: OpOverload, expected: list[torch.Argument]) -> bool:
     given = candidate._schema.arguments
     return len(given) == len(expected) and all(
-        a.name == b.name and str(a.real_type) == str(b.real_type) for a, b in zip(given, expected)
+        (i == 0 or a.name == b.name) and str(a.real_type) == str(b.real_type)
+        for i, (a, b) in enumerate(zip(given, expected))
     )
 
 
 @lru_cache(maxsize=4096)
 def scalar_overload(torch_op: OpOverload, numbers: frozenset[str]) -> OpOverload | None:
     """Return the overload that differs only by taking the tensor arguments called `numbers` as Python numbers."""
-    wanted = [
-        (a.name, "number" if a.name in numbers else str(a.real_type)) for a in torch_op._schema.arguments
-    ]
+    wanted = [(a.name, "number" if a.name in numbers else str(a.real_type)) for a in torch_op._schema.arguments]
     packet = getattr(getattr(torch.ops, torch_op.namespace), torch_op._opname)
     for name in packet.overloads():
         candidate = getattr(packet, name)

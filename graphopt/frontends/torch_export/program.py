@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
-from torch.export.graph_signature import ConstantArgument, CustomObjArgument, InputKind, InputSpec, OutputKind, TokenArgument
+from torch.export.graph_signature import (
+    ConstantArgument,
+    CustomObjArgument,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    TokenArgument,
+)
 
 from graphopt.errors import CaptureError
 from graphopt.frontends.torch_export import higher_order, mutation, normal_forms
@@ -222,7 +229,5 @@ class _ProgramImport:
 
     def _signature(self, out_leaves: tuple[Leaf, ...]) -> Signature:
         spec = self.program.call_spec
-        names = tuple(
-            s.arg.name for s in self.program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT
-        )
+        names = tuple(s.arg.name for s in self.program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT)
         return Signature(spec.in_spec, spec.out_spec, tuple(self.leaves), out_leaves, names)

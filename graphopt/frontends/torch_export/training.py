@@ -47,9 +47,7 @@ class TrainingModes:
 
 def modes_of(model: torch.nn.Module) -> TrainingModes:
     """Record the `.training` flag of every submodule, under each of its names."""
-    return TrainingModes(
-        model.training, {name: m.training for name, m in model.named_modules(remove_duplicate=False)}
-    )
+    return TrainingModes(model.training, {name: m.training for name, m in model.named_modules(remove_duplicate=False)})
 
 
 @contextmanager

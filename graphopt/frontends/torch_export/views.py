@@ -22,9 +22,9 @@ Inverse = Callable[["ViewStep", Builder, Read, Value], Value]
 
 @dataclass(frozen=True, slots=True)
 class ViewStep:
-    """A view made by `op` from the operand called `parent`; `arguments` are its other arguments.
+    """A view made by `op` from the operand called `parent`; `arguments` are all its arguments.
 
-    result: which of the results, for an operator with several.
+    position: which of the operands, if `parent` is a list. result: which of the results, if there are several.
     """
 
     builder: Builder
@@ -35,11 +35,19 @@ class ViewStep:
     types: tuple[Type, ...]
     location: Location
     result: int = 0
+    position: int | None = None
 
     def forward(self, parent: Value) -> Value:
         """Apply the operator again."""
-        with_location = _at(self.builder, self.location)
-        return with_location.call(self.op.name, (), {**self.arguments, self.parent: parent}, self.types)[self.result]
+        return self.apply(_at(self.builder, self.location), parent, self.types)
+
+    def apply(self, builder: Builder, parent: Value, types: tuple[Type, ...]) -> Value:
+        """View `parent`, a tensor of the same shape."""
+        given: Any = parent
+        if self.position is not None:
+            operands = self.arguments[self.parent]
+            given = (*operands[: self.position], parent, *operands[self.position + 1 :])
+        return builder.call(self.op.name, (), {**self.arguments, self.parent: given}, types)[self.result]
 
     def inverse(self, parent: Read, value: Value) -> Value:
         """Write through the view."""
@@ -107,9 +115,7 @@ def _same_op_back(*names: str) -> Inverse:
 
 
 def _move_back(step: ViewStep, builder: Builder, parent: Read, value: Value) -> Value:
-    return builder.one(
-        step.op.name, value, step.arguments["destination"], step.arguments["source"], type=step.base
-    )
+    return builder.one(step.op.name, value, step.arguments["destination"], step.arguments["source"], type=step.base)
 
 
 def _select_scatter(step: ViewStep, builder: Builder, parent: Read, value: Value) -> Value:
@@ -183,14 +189,10 @@ def _scatter_by_index(step: ViewStep, builder: Builder, parent: Read, value: Val
         raise CaptureError(f"an in-place write through {step.op.name} is not supported (from {step.location})")
     count, long = step.base.numel, DType.I64
     device = step.base.device
-    positions = builder.one(
-        "aten.arange", count, dtype=long, device=device, type=TensorType(long, (count,), device)
-    )
-    positions = builder.one(
-        "aten.reshape", positions, step.base.shape, type=step.base.with_dtype(long)
-    )
+    positions = builder.one("aten.arange", count, dtype=long, device=device, type=TensorType(long, (count,), device))
+    positions = builder.one("aten.reshape", positions, step.base.shape, type=step.base.with_dtype(long))
     types = tuple(t.with_dtype(long) if isinstance(t, TensorType) else t for t in step.types)
-    seen = builder.call(step.op.name, (), {**step.arguments, step.parent: positions}, types)[step.result]
+    seen = step.apply(builder, positions, types)
     shown = step.type.numel
     flat = builder.one("aten.reshape", parent(), (count,), type=step.base.with_shape((count,)))
     index = builder.one("aten.reshape", seen, (shown,), type=TensorType(long, (shown,), device))
