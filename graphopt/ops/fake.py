@@ -61,9 +61,7 @@ def refusal(call: Call, reason: str) -> str:
 
 
 def _static(call: Call) -> tuple[Type, ...]:
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with FakeTensorMode(allow_non_fake_inputs=False), _explained(call, {}):
+    with _mode(None), _explained(call, {}):
         operands = [None if t is None else _empty(t, lambda d: evaluate(d, {})) for t in call.operand_types]
         result = _run(call, operands, lambda e: evaluate(e, {}))
     return _types(call, result, {}, None)
@@ -85,7 +83,6 @@ def _symbolic_run(
 ) -> tuple[tuple[Type, ...], bool]:
     """The result types, and whether PyTorch noted guards on the symbols."""
     from torch._dynamo.source import ConstantSource
-    from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
     from torch.utils._sympy.numbers import int_oo
     from torch.utils._sympy.value_ranges import ValueRanges
@@ -103,13 +100,22 @@ def _symbolic_run(
     def size(dim: Dim) -> Any:
         return dim if isinstance(dim, int) else evaluate(dim, sizes)
 
-    with FakeTensorMode(shape_env=env, allow_non_fake_inputs=False), _explained(call, names):
+    with _mode(env), _explained(call, names):
         operands = [None if t is None else _empty(t, size) for t in call.operand_types]
         result = _run(call, operands, size)
     for created, value in env.replacements.items():
         if str(created) in names and value.is_Integer:
             raise TypeInferenceError(refusal(call, f"it fixes the size {names[str(created)]} to {value}"))
     return _types(call, result, names, env), bool(env.guards)
+
+
+def _mode(env: Any) -> Any:
+    """A fake-tensor mode without PyTorch's cache, which can answer a second call otherwise than the first."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=False)
+    mode.cache_enabled = False
+    return mode
 
 
 @contextmanager

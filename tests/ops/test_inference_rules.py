@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graphopt.errors import TypeInferenceError
-from graphopt.ir import Call, Type
+from graphopt.ir import Call, TensorType, Type, from_torch
+from graphopt.ir.dims import evaluate
+from graphopt.ops import torch_arguments
 from graphopt.ops.fake import infer_by_fake
 from graphopt.ops.inference import RULES, Mismatch, RuleInference
 from tests.ops import samplers  # noqa: F401
@@ -37,6 +40,18 @@ def rule_says(call: Call) -> Sequence[Type] | str:
     return tuple(result) if isinstance(result, list | tuple) else (result,)  # type: ignore[arg-type]
 
 
+def eager(call: Call) -> Sequence[Type] | None:
+    """What PyTorch says on real tensors of zeros, or None if it refuses."""
+    tensors = [None if t is None else torch.zeros(t.shape, dtype=t.dtype.torch) for t in call.operand_types]  # type: ignore[union-attr, arg-type]
+    args, kwargs = torch_arguments(call.op, tensors, call.attributes, lambda e: evaluate(e, {}))
+    try:
+        result = call.op.evaluate(*args, **kwargs)  # type: ignore[misc]
+    except (RuntimeError, IndexError, ValueError, NotImplementedError):
+        return None
+    results = result if isinstance(result, list | tuple) else (result,)
+    return tuple(TensorType(from_torch(r.dtype), tuple(r.shape)) for r in results)
+
+
 def test_every_rule_has_a_sampler() -> None:
     assert set(SAMPLERS) == set(RULES)
     assert len(RULES) >= 300
@@ -49,7 +64,10 @@ def test_rule_agrees_with_fake_tensors(name: str, data: st.DataObject) -> None:
     call = data.draw(calls(name))
     concrete = at_sizes(call)
     expected = outcome(infer_by_fake, concrete)
-    assert outcome(concrete.op.infer, concrete) == expected
+    found = outcome(concrete.op.infer, concrete)
+    if found != expected:  # a few fakes are laxer than the operator, or wrong: then the operator decides
+        expected = eager(concrete)
+    assert found == expected
     said = rule_says(call)
     if said == "invalid":
         assert expected is None

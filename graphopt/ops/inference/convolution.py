@@ -119,13 +119,13 @@ def transposed(
     sizes: list[Dim] = []
     options = (pair(stride, n), pair(padding, n), pair(dilation, n), pair(output_padding, n))
     for size, k, s, p, d, q in zip(spatial, weight.shape[2:], *options):
-        if less(s, 1) is not False or less(p, 0) is not False or less(d, 1) is not False:
+        if any(less(value, low) is not False for value, low in ((s, 1), (p, 0), (d, 1), (q, 0))):
             return None
         if less(q, s) is not True and less(q, d) is not True:
             return None  # PyTorch says which of its limits it breaks
         sizes.append((size - 1) * s - 2 * p + d * (k - 1) + q + 1)
         if less(sizes[-1], 1) is True:
-            raise Mismatch(f"the output size would be {sizes[-1]}")
+            return None
     return x.with_shape((*x.shape[: -n - 1], outputs, *sizes))
 
 
@@ -141,7 +141,9 @@ def convolution(
     output_padding: Sequence[Dim],
     groups: Dim,
 ) -> Result:
-    """Either kind, by attributes."""
+    """Either kind, by attributes; the batch dim is required."""
+    if len(x.shape) != len(weight.shape):
+        return None
     if is_transposed:
         return transposed(x, weight, bias, stride, padding, output_padding, groups, dilation)
     return convolve(x, weight, bias, stride, padding, dilation, groups)

@@ -23,7 +23,13 @@ def _made(
     return TensorType(dtype or default, tuple(size), device or "cpu")
 
 
-@rule("zeros ones empty.memory_format rand randn")
+@rule("rand randn")
+def random(size: Sequence[Dim], dtype: DType | None = None, *rest: Any) -> Result:
+    """Random numbers are floats."""
+    return filled(size, dtype, *rest) if dtype is None or dtype.is_floating else None
+
+
+@rule("zeros ones empty.memory_format")
 def filled(
     size: Sequence[Dim], dtype: DType | None = None, layout: Any = None, device: str | None = None, *_: Any
 ) -> Result:
@@ -125,7 +131,13 @@ def arange_step(
     return None if count < 0 else _made((count,), dtype, layout, device, default_float())
 
 
-@rule("zeros_like ones_like empty_like rand_like randn_like")
+@rule("rand_like randn_like")
+def random_like(x: TensorType, dtype: DType | None = None, *rest: Any) -> Result:
+    """Random numbers are floats."""
+    return like(x, dtype, *rest) if (dtype or x.dtype).is_floating else None
+
+
+@rule("zeros_like ones_like empty_like")
 def like(
     x: TensorType, dtype: DType | None = None, layout: Any = None, device: str | None = None, *_: Any
 ) -> Result:

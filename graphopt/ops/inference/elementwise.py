@@ -88,11 +88,17 @@ def predicate(x: TensorType) -> Result:
 @rule(
     overloads("mul remainder fmod", "Tensor", "Scalar"),
     "remainder.Scalar_Tensor maximum minimum max.other min.other fmax fmin",
-    "pow.Tensor_Tensor pow.Tensor_Scalar pow.Scalar",
 )
 def arithmetic(a: Any, b: Any) -> Result:
     """Arithmetic in the promoted dtype."""
     return _joined(result_type(a, b), a, b)
+
+
+@rule("pow.Tensor_Tensor pow.Tensor_Scalar pow.Scalar floor_divide floor_divide.Scalar")
+def number_arithmetic(a: Any, b: Any) -> Result:
+    """Arithmetic that bools don't have."""
+    dtype = result_type(a, b)
+    return None if dtype is DType.BOOL else _joined(dtype, a, b)
 
 
 @rule(overloads("add sub rsub", "Tensor", "Scalar"))
@@ -104,12 +110,17 @@ def scaled_arithmetic(a: TensorType, b: Any, alpha: Any = 1) -> Result:
     return _joined(dtype, a, b)
 
 
-@rule(
-    overloads("div true_divide", "Tensor", "Scalar"), "atan2 copysign.Tensor copysign.Scalar hypot logaddexp"
-)
+@rule(overloads("div true_divide", "Tensor", "Scalar"), "atan2 copysign.Tensor copysign.Scalar")
 def float_arithmetic(a: TensorType, b: Any) -> Result:
     """Division and its like: integers become floats."""
     return _joined(float_result(a, b), a, b)
+
+
+@rule("hypot logaddexp")
+def floats_only(a: TensorType, b: TensorType) -> Result:
+    """Functions of two floats."""
+    dtype = result_type(a, b)
+    return _joined(dtype, a, b) if dtype is not None and dtype.is_floating else None
 
 
 @rule("xlogy.Tensor xlogy.Scalar_Other xlogy.Scalar_Self")
@@ -121,13 +132,7 @@ def xlogy(a: Any, b: Any) -> Result:
 @rule("div.Tensor_mode div.Scalar_mode")
 def rounded_division(a: TensorType, b: Any, rounding_mode: str | None) -> Result:
     """Rounded division keeps integers."""
-    return arithmetic(a, b) if rounding_mode is not None else float_arithmetic(a, b)
-
-
-@rule("floor_divide floor_divide.Scalar")
-def floor_divide(a: TensorType, b: Any) -> Result:
-    """Division rounded down."""
-    return arithmetic(a, b)
+    return number_arithmetic(a, b) if rounding_mode is not None else float_arithmetic(a, b)
 
 
 @rule(overloads("bitwise_and bitwise_or bitwise_xor", "Tensor", "Scalar", "Scalar_Tensor"))

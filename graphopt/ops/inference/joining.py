@@ -109,6 +109,8 @@ def mirrored_pad(x: TensorType, amounts: Sequence[Dim], limit: str) -> Result:
     count = len(amounts) // 2
     if len(amounts) % 2 or not 1 <= count <= 3 or len(x.shape) not in (count + 1, count + 2):
         return None
+    if not x.dtype.is_floating:
+        return None
     for i, amount in enumerate(amounts):
         size = x.shape[-1 - i // 2]
         if not isinstance(amount, int) or amount < 0:

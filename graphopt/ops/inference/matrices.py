@@ -147,7 +147,7 @@ def attention(
             return None
     if mask is not None:
         scores = (*lead, query.shape[-2], key.shape[-2])
-        if len(mask.shape) > len(scores):
+        if not 2 <= len(mask.shape) <= len(scores):
             return None
         broadcast(scores, mask.shape)
     return query.with_shape((*lead, query.shape[-2], value.shape[-1]))

@@ -73,6 +73,8 @@ def instance_norm(
     """Normalizes each channel of each sample over its spatial dims."""
     if len(x.shape) < 3 or not use_input_stats or mean is not None or var is not None:
         return None
+    if any(d == 0 for d in x.shape):
+        return None
     return x if _fits(x, _channels(x), weight, bias) else None
 
 

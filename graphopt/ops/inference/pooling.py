@@ -34,6 +34,8 @@ def _pooled(
         room = size + 2 * p - d * (k - 1) - 1
         count: Dim = floordiv(room, s) + 1
         if ceil_mode:
+            if less(room, 0) is True:
+                return None
             count = dim_min(ceildiv(room, s) + 1, ceildiv(size + p, s))
         if less(count, 1) is True:
             raise Mismatch(f"the window spans {d * (k - 1) + 1}, the padded input {size + 2 * p}")
@@ -73,7 +75,9 @@ def _register(n: int) -> None:
         divisor: int | None = None,
     ) -> Result:
         """The mean of each window."""
-        shape = None if divisor == 0 else _pooled(x, kernel, stride, padding, (1,), ceil, n)
+        if divisor == 0 or (n == 3 and any(less(d, k) is True for d, k in zip(x.shape[-3:], pair(kernel, 3)))):
+            return None
+        shape = _pooled(x, kernel, stride, padding, (1,), ceil, n)
         return None if shape is None else x.with_shape(shape)
 
     @rule(f"adaptive_avg_pool{n}d _adaptive_avg_pool{n}d" if n > 1 else "adaptive_avg_pool1d")

@@ -39,10 +39,16 @@ def _summed(dtype: DType, given: DType | None) -> DType:
     return given if given is not None else DType.I64 if category(dtype) < 2 else dtype
 
 
-@rule("sum.dim_IntList nansum")
+@rule("sum.dim_IntList")
 def sum_dims(x: TensorType, dims: Any, keepdim: bool = False, dtype: DType | None = None) -> Result:
     """Integers and bools add up in 64 bits."""
     return TensorType(_summed(x.dtype, dtype), _reduced(x, dims, keepdim), x.device)
+
+
+@rule("nansum")
+def nansum(x: TensorType, dims: Any = None, keepdim: bool = False, dtype: DType | None = None) -> Result:
+    """The sum of what is a number."""
+    return None if x.dtype.is_complex else sum_dims(x, dims, keepdim, dtype)
 
 
 @rule("sum prod")

@@ -17,7 +17,13 @@ def identity(x: TensorType, *_: Any) -> Result:
     return x
 
 
-@rule("dropout alpha_dropout feature_dropout")
+@rule("feature_dropout")
+def feature_dropout(x: TensorType, p: float, train: Any) -> Result:
+    """The same type; whole channels are dropped, so there must be some."""
+    return dropout(x, p, train) if len(x.shape) > 1 else None
+
+
+@rule("dropout alpha_dropout")
 def dropout(x: TensorType, p: float, _train: Any) -> Result:
     """The same type; a probability outside [0, 1] is left to PyTorch to refuse."""
     return x if 0 <= p <= 1 and x.dtype.is_floating else None
