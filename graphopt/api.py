@@ -162,8 +162,8 @@ def _lazy(model: nn.Module, options: CompileOptions) -> CaptureCache:
 
 def _check_arguments(args: Any, kwargs: Any) -> None:
     if args is not None and not isinstance(args, tuple | list):
-        raise GraphOptError(f"args must be a tuple of example inputs, got {type(args).__name__}; write (x,) for one input")
+        raise GraphOptError(
+            f"args must be a tuple of example inputs, got {type(args).__name__}; write (x,) for one input"
+        )
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise GraphOptError(f"kwargs must be a mapping of names to example inputs, got {type(kwargs).__name__}")
-
-

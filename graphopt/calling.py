@@ -41,10 +41,7 @@ class CallingConvention:
         """Return the caller's result from flat outputs."""
         if self.signature is None:
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
-        leaves = [
-            outputs[leaf.index] if isinstance(leaf, Slot) else leaf.value
-            for leaf in self.signature.out_leaves
-        ]
+        leaves = [outputs[leaf.index] if isinstance(leaf, Slot) else leaf.value for leaf in self.signature.out_leaves]
         return pytree.tree_unflatten(leaves, self.signature.out_tree)
 
     def _leaves(self, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
@@ -84,9 +81,7 @@ class CallingConvention:
             assert self.signature is not None
             names = self.signature.in_names
             name = names[position] if position < len(names) else f"leaf {position}"
-            shown = (
-                f"a tensor of shape {tuple(given.shape)}" if isinstance(given, torch.Tensor) else repr(given)
-            )
+            shown = f"a tensor of shape {tuple(given.shape)}" if isinstance(given, torch.Tensor) else repr(given)
             raise InputError(
                 f"argument {name!r} was {expected!r} at capture and is fixed, got {shown}; compile anew for it"
             )
@@ -109,9 +104,7 @@ def _check(value: Value, given: Any) -> None:
                 f".to({type_.dtype.torch}), or compile anew with inputs of that dtype"
             )
         if given.dim() != type_.rank:
-            raise InputError(
-                f"input {value.name!r} must have rank {type_.rank} ({type_!r}), got {tuple(given.shape)}"
-            )
+            raise InputError(f"input {value.name!r} must have rank {type_.rank} ({type_!r}), got {tuple(given.shape)}")
         for axis, (dim, size) in enumerate(zip(type_.shape, given.shape)):
             if isinstance(dim, int) and dim != size:
                 raise InputError(

@@ -22,7 +22,9 @@ app = typer.Typer(
 )
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 or .gopt file, or module:function.")]
-TargetOption = Annotated[str, typer.Option("--target", "-t", help="What to compile for; see `graphopt passes --targets`.")]
+TargetOption = Annotated[
+    str, typer.Option("--target", "-t", help="What to compile for; see `graphopt passes --targets`.")
+]
 PassesOption = Annotated[
     str, typer.Option("--passes", "-p", help="A pipeline: `default`, or text such as `fold-constants,dead-code`.")
 ]
@@ -36,7 +38,9 @@ TrustOption = Annotated[bool, typer.Option("--trust", help="Read a .pt2 file eve
 @app.command("compile")
 def compile_command(
     model: ModelArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write: `.gopt`, `.onnx` or `.txt` (IR text).")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where to write: `.gopt`, `.onnx` or `.txt` (IR text).")
+    ],
     target: TargetOption = "onnxruntime",
     passes: PassesOption = "default",
     dynamic: DynamicOption = None,

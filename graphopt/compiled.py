@@ -216,5 +216,3 @@ def _rebuild(data: bytes) -> CompiledModel:
     from graphopt.api import load
 
     return load(io.BytesIO(data))
-
-

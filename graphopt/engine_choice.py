@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from graphopt.errors import GraphOptError, TargetError
 from graphopt.ir import Graph
 from graphopt.targets import Engine, Executable
 from graphopt.targets.registry import get_engine
+from graphopt.timing import interleaved_medians
 
 ROUNDS = 5
 SECONDS_PER_ROUND = 0.15
-MINIMUM_RUNS = 3
 
 Check = Callable[[Sequence[Any]], "str | None"]
 """Given an engine's outputs, returns why they are wrong, or None."""
@@ -91,9 +91,7 @@ def _load(engine: Engine, graph: Graph, trial: EngineTrial) -> Executable | None
     return executable
 
 
-def _is_right(
-    executable: Executable, inputs: Sequence[Any] | None, check: Check | None, trial: EngineTrial
-) -> bool:
+def _is_right(executable: Executable, inputs: Sequence[Any] | None, check: Check | None, trial: EngineTrial) -> bool:
     if inputs is None:
         return True
     start = time.perf_counter()
@@ -110,23 +108,11 @@ def _is_right(
 
 
 def _measure(executables: dict[str, Executable], inputs: Sequence[Any], trials: Sequence[EngineTrial]) -> None:
-    medians: dict[str, list[float]] = {name: [] for name in executables}
-    for _ in range(ROUNDS):
-        for name, executable in executables.items():
-            medians[name].append(_round(executable, inputs))
+    calls = {name: partial(executable.run, inputs) for name, executable in executables.items()}
+    medians = interleaved_medians(calls, ROUNDS, SECONDS_PER_ROUND)
     for trial in trials:
         if trial.engine in medians:
-            trial.milliseconds = statistics.median(medians[trial.engine]) * 1e3
-
-
-def _round(executable: Executable, inputs: Sequence[Any]) -> float:
-    times: list[float] = []
-    end = time.perf_counter() + SECONDS_PER_ROUND
-    while len(times) < MINIMUM_RUNS or time.perf_counter() < end:
-        start = time.perf_counter()
-        executable.run(inputs)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+            trial.milliseconds = medians[trial.engine] * 1e3
 
 
 def require_available(target: str, names: Sequence[str]) -> None:

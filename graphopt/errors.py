@@ -45,6 +45,10 @@ class ValidationError(GraphOptError):
     """A pass whose numbers left the contract that it declares."""
 
 
+class RuleError(GraphOptError):
+    """A rewrite rule that raised; the message names the rule, the node and its origin."""
+
+
 class RewriteLimitError(GraphOptError):
     """Rules that rewrite without end; the message names the rules that undo each other."""
 

@@ -66,7 +66,9 @@ class CaptureCache:
                 return program
         return None
 
-    def _capture(self, kind: Hashable, sizes: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+    def _capture(
+        self, kind: Hashable, sizes: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Program:
         seen = self._seen.setdefault(kind, [])
         seen.append(sizes)
         dynamic = self._dynamic_shapes

@@ -74,7 +74,9 @@ def _module(name: str) -> ModuleType:
 def _from_function(module: ModuleType, name: str, text: str) -> ModelSource:
     function = getattr(module, name, None)
     if not callable(function):
-        raise unknown_name("function", name, (n for n in vars(module) if not n.startswith("_")), f"It was given as {text!r}.")
+        raise unknown_name(
+            "function", name, (n for n in vars(module) if not n.startswith("_")), f"It was given as {text!r}."
+        )
     result = function()
     if isinstance(result, tuple) and 2 <= len(result) <= 3 and isinstance(result[0], nn.Module):
         args = result[1] if isinstance(result[1], tuple | list) else (result[1],)

@@ -33,7 +33,9 @@ class CompileOptions:
     trust: bool = False
 
 
-def make_options(target: str | Target, trainable: bool | None, engines: Sequence[str] | None, **rest: Any) -> CompileOptions:
+def make_options(
+    target: str | Target, trainable: bool | None, engines: Sequence[str] | None, **rest: Any
+) -> CompileOptions:
     """Resolve the target and check the choices.
 
     Raises:

@@ -146,9 +146,7 @@ def _schema(op: Op) -> list[list[str]]:
 def _check_manifest(manifest: dict[str, Any]) -> None:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise SerializationError(
-            f"saved form {found!r} is not {FORMAT}, the one that this version of graphopt reads"
-        )
+        raise SerializationError(f"saved form {found!r} is not {FORMAT}, the one that this version of graphopt reads")
 
 
 def _check_schemas(graph: Graph, saved: dict[str, list[list[str]]], title: str) -> None:
@@ -177,9 +175,7 @@ def _signature_to_json(signature: Signature | None) -> dict[str, Any] | None:
     try:
         trees = [pytree.treespec_dumps(signature.in_tree), pytree.treespec_dumps(signature.out_tree)]
     except NotImplementedError as error:
-        raise SerializationError(
-            f"the model's arguments or results have no serialisable structure: {error}"
-        ) from error
+        raise SerializationError(f"the model's arguments or results have no serialisable structure: {error}") from error
     return {
         "in_tree": trees[0],
         "out_tree": trees[1],
