@@ -1,6 +1,62 @@
 """The pass manager: passes, pipelines, checks and reports."""
 
 from graphopt.passmanager.base import FunctionPass, Pass, PassResult, RulePass, as_pass
+from graphopt.passmanager.budget import Budget
 from graphopt.passmanager.context import PassContext
+from graphopt.passmanager.decorators import pass_, rewrite
+from graphopt.passmanager.instruments import (
+    ApplicationLimit,
+    BaseInstrument,
+    DumpDirectory,
+    Instrument,
+    Journal,
+    PrintAfterChange,
+    Progress,
+    Statistics,
+    Timing,
+)
+from graphopt.passmanager.manager import Outcome, PassManager
+from graphopt.passmanager.pipeline import Fixpoint, Pipeline, as_pipeline, fixpoint
+from graphopt.passmanager.pipeline_text import parse_pipeline, print_pipeline
+from graphopt.passmanager.registry import get_pass, pass_names, register_pass, registry
+from graphopt.passmanager.report import ErrorSummary, PassRecord, Report, Status
+from graphopt.passmanager.reproducer import read_reproducer, write_reproducer
 
-__all__ = ["FunctionPass", "Pass", "PassContext", "PassResult", "RulePass", "as_pass"]
+__all__ = [
+    "ApplicationLimit",
+    "BaseInstrument",
+    "Budget",
+    "DumpDirectory",
+    "ErrorSummary",
+    "Fixpoint",
+    "FunctionPass",
+    "Instrument",
+    "Journal",
+    "Outcome",
+    "Pass",
+    "PassContext",
+    "PassManager",
+    "PassRecord",
+    "PassResult",
+    "Pipeline",
+    "PrintAfterChange",
+    "Progress",
+    "Report",
+    "RulePass",
+    "Statistics",
+    "Status",
+    "Timing",
+    "as_pass",
+    "as_pipeline",
+    "fixpoint",
+    "get_pass",
+    "parse_pipeline",
+    "pass_",
+    "pass_names",
+    "print_pipeline",
+    "read_reproducer",
+    "register_pass",
+    "registry",
+    "rewrite",
+    "write_reproducer",
+]

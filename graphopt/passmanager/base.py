@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from graphopt.errors import unknown_name
 from graphopt.ir import Graph, Node, verify
 from graphopt.passmanager.context import PassContext
 from graphopt.rewrite import Contract, Rewriter, RewriteStatistics, Rule, RuleSet, apply_rules
@@ -42,9 +44,9 @@ class Pass:
 
     name: the name in pipelines and on the command line; by default the class name in kebab case.
     contract: what the pass promises about numbers.
-    requires, establishes, preserves: properties of a graph (such as "quantized") that must hold before, that hold
-        after, and that survive; None preserves everything.
-    default: whether the pass may run in the lossless default pipeline.
+    requires, conflicts: properties of a graph (such as "quantized") that must, and must not, hold before.
+    establishes, preserves: properties that hold after, and that survive; None preserves everything.
+    must_speed_up: whether the manager measures the result on the context's engine and reverts what isn't faster.
 
     Calling a pass on a graph returns a new graph and leaves the old one alone.
     """
@@ -55,6 +57,7 @@ class Pass:
     conflicts: ClassVar[frozenset[str]] = frozenset()
     establishes: ClassVar[frozenset[str]] = frozenset()
     preserves: ClassVar[frozenset[str] | None] = None
+    must_speed_up: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -73,14 +76,20 @@ class Pass:
         return copy
 
     def options(self) -> dict[str, Any]:
-        """The options that differ from their defaults."""
+        """The options that differ from their defaults. A field with `repr=False` is no option."""
         found = {}
         for f in dataclasses.fields(self):
+            if not f.repr:
+                continue
             value = getattr(self, f.name)
             default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
             if default is dataclasses.MISSING or value != default:
                 found[f.name] = value
         return found
+
+    def promise(self, result: PassResult) -> Contract:
+        """The contract that a run with this result is held to: never looser than `contract`."""
+        return self.contract
 
 
 @dataclass(frozen=True)
@@ -103,25 +112,68 @@ class RulePass(Pass):
             removable=context.removable,
             listeners=context.listeners,
             gate=context.gate,
+            trainable=context.trainable,
         )
         return PassResult(statistics.changes > 0, statistics)
+
+    def promise(self, result: PassResult) -> Contract:
+        """The loosest promise among the rules that fired; what the pass itself promises bounds it."""
+        statistics = result.statistics
+        if statistics is None or statistics.folded:
+            return self.contract
+        promises = {rule.label: rule.promise for rule in self.rules()}
+        if not all(name in promises for name in statistics.applied):
+            return self.contract
+        loosest = max((promises[name] for name in statistics.applied), default=Contract.BITWISE)
+        return min(self.contract, loosest)
 
 
 @dataclass(frozen=True)
 class FunctionPass(Pass):
-    """A pass from a function `f(graph, rewriter) -> None`, as made by the `pass_` decorator."""
+    """A pass from a function `f(graph, rewriter, *, option=default, …)`, as made by the `pass_` decorator.
 
-    function: Callable[[Graph, Rewriter], None] = field(repr=False)
-    title: str = ""
+    The function may also take `context`. Its keyword-only parameters are the options of the pass.
+    """
+
+    function: Callable[..., Any] = field(repr=False)
+    title: str = field(default="", repr=False)
+    level: Contract = field(default=Contract.REASSOCIATING, repr=False)
+    arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:  # type: ignore[override]
         return self.title or kebab_case(self.function.__name__)
 
+    @property
+    def contract(self) -> Contract:  # type: ignore[override]
+        return self.level
+
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         rewriter = Rewriter(graph, context.listeners)
-        self.function(graph, rewriter)
-        return PassResult(rewriter.changed)
+        given = {"context": context} if "context" in inspect.signature(self.function).parameters else {}
+        notes = self.function(graph, rewriter, **given, **self.arguments)
+        return PassResult(rewriter.changed, notes=[str(note) for note in notes or ()])
+
+    def option_parameters(self) -> dict[str, inspect.Parameter]:
+        """The keyword-only parameters of the function, but for `context`."""
+        found = inspect.signature(self.function).parameters
+        return {n: p for n, p in found.items() if p.kind is p.KEYWORD_ONLY and n != "context"}
+
+    def with_options(self, **options: Any) -> FunctionPass:
+        """Return this pass with some options set.
+
+        Raises:
+            UnknownNameError: an option that the function does not have.
+        """
+        known = self.option_parameters()
+        for name in options:
+            if name not in known:
+                raise unknown_name("option", name, known, f"It was given to {self.name}.")
+        return dataclasses.replace(self, arguments={**self.arguments, **options})
+
+    def options(self) -> dict[str, Any]:
+        parameters = self.option_parameters()
+        return {n: v for n, v in self.arguments.items() if v != parameters[n].default}
 
 
 @dataclass(frozen=True)
@@ -129,11 +181,15 @@ class Rewrites(RulePass):
     """A pass from given rules, as made by the `rewrite` decorator and by `as_pass`."""
 
     given: tuple[Rule, ...] = field(default=(), repr=False)
-    title: str = "rewrites"
+    title: str = field(default="rewrites", repr=False)
 
     @property
     def name(self) -> str:  # type: ignore[override]
         return self.title
+
+    @property
+    def contract(self) -> Contract:  # type: ignore[override]
+        return max((rule.promise for rule in self.given), default=Contract.BITWISE)
 
     def rules(self) -> Iterable[Rule]:
         return self.given

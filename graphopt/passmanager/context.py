@@ -9,6 +9,7 @@ from typing import Any
 from graphopt.ir import Node
 from graphopt.rewrite import Listener
 from graphopt.rewrite.driver import Gate
+from graphopt.targets import Engine
 
 
 @dataclass
@@ -17,9 +18,11 @@ class PassContext:
 
     target: the name of the target that the graph is compiled for.
     trainable: whether the result is to be trained; batch norms are then left unfolded.
-    samples: flat example inputs in graph order, for passes that need data.
+    samples: sets of flat example inputs in graph order, for passes that need data and for numeric validation.
     listeners: told of every mutation. gate: asked before each rule application.
     removable: whether a node without uses may be dropped; None means the driver's own test (a pure operator).
+    engine: what will run the result, for passes that measure; None if nothing does.
+    properties: what is known to hold of the graph ("quantized"); the manager keeps it up to date.
     """
 
     target: str = "cpu"
@@ -28,3 +31,5 @@ class PassContext:
     listeners: list[Listener] = field(default_factory=list)
     gate: Gate | None = None
     removable: Callable[[Node], bool] | None = None
+    engine: Engine | None = None
+    properties: set[str] = field(default_factory=set)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 
-from graphopt.errors import RewriteLimitError
+from graphopt.errors import RewriteLimitError, RuleError
 from graphopt.ir import Graph, Node, Op, Trait, Value
 from graphopt.rewrite.listener import Listener
 from graphopt.rewrite.pattern import Match, OpPattern, Surroundings
@@ -178,8 +178,11 @@ class _Driver:
     def _fold(self, node: Node) -> bool:
         if self.fold is None:
             return False
-        with self.rewriter.at(node, "fold"):
-            values = self.fold(node, self.rewriter)
+        try:
+            with self.rewriter.at(node, "fold"):
+                values = self.fold(node, self.rewriter)
+        except Exception as error:
+            raise _rule_error("fold", node, error) from error
         if values is None or type_reason(node.results, values) is not None:
             return False
         if not self._allowed("fold", node):
@@ -195,11 +198,18 @@ class _Driver:
             found = [c for c in self.rules.candidates(op) if not (c[0].inference_only and self.surroundings.trainable)]
             candidates = [(rule, pattern, self.statistics.rule(rule.label)) for rule, pattern in found]
             self._candidates[op] = candidates
-        for rule, pattern, counts in candidates:
-            counts.attempts += 1
-            match = Match(node, self.surroundings)
-            if pattern.match_node(node, match) and self._try(rule, match, node, counts):
-                return
+        label = ""
+        try:
+            for rule, pattern, counts in candidates:
+                counts.attempts += 1
+                label = counts.name
+                match = Match(node, self.surroundings)
+                if pattern.match_node(node, match) and rule.guard(match) and self._try(rule, match, node, counts):
+                    return
+        except RewriteLimitError:
+            raise
+        except Exception as error:
+            raise _rule_error(label, node, error) from error
 
     def _try(self, rule: Rule, match: Match, node: Node, counts: RuleStatistics) -> bool:
         start = perf_counter()
@@ -213,15 +223,21 @@ class _Driver:
         counts.seconds += perf_counter() - start
         if applied:
             counts.applied += 1
-            self._spend(counts.name, node)
+            self._spend()
         return applied
 
     def _apply(self, rule: Rule, match: Match, node: Node) -> bool:
         self.feed.created.clear()
+        if self.applications >= self.budget - RECENT:
+            self.recent.append((rule.label, repr(node)))
         with self.rewriter.at(node, rule.label):
             replacement = rule.rewrite(match, self.rewriter)
         if replacement is None:
             return True
+        if isinstance(replacement, str):
+            self._undo()
+            self.statistics.decline(rule.label, node, replacement)
+            return False
         values = [replacement] if isinstance(replacement, Value) else list(replacement)
         reason = type_reason(node.results, values)
         if reason is not None:
@@ -240,13 +256,19 @@ class _Driver:
     def _allowed(self, rule: str, node: Node) -> bool:
         return self.gate is None or self.gate(rule, node)
 
-    def _spend(self, rule: str, node: Node) -> None:
+    def _spend(self) -> None:
         self.applications += 1
-        if self.applications <= self.budget - RECENT:
-            return
-        self.recent.append((rule, repr(node)))
         if self.applications > self.budget:
             raise RewriteLimitError(_overrun(self.applications, self.recent))
+
+
+def _rule_error(rule: str, node: Node, error: Exception) -> RuleError:
+    """Say which rule raised, on which node, where the node came from, and which line of the rule it was."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    line = f" (at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""
+    return RuleError(f"rule {rule!r} raised {type(error).__name__}: {error}{line}\n  on {node!r}\n  from {node.location}")
 
 
 def _overrun(count: int, recent: Iterable[tuple[str, str]]) -> str:

@@ -11,7 +11,7 @@ from graphopt.rewrite.contract import Contract
 from graphopt.rewrite.pattern import Literal, Match, Number, OpPattern, Pattern, Var
 from graphopt.rewrite.rewriter import Rewriter
 
-Replacement = Value | Sequence[Value] | None
+Replacement = Value | Sequence[Value] | str | None
 Condition = Callable[[Match], "str | None"]
 
 
@@ -42,12 +42,20 @@ class Rule:
         """What the rule promises about numbers."""
         return self.contract
 
+    def guard(self, match: Match) -> bool:
+        """A silent part of the pattern, for what its structure cannot say: False is no match at all."""
+        return True
+
     def check(self, match: Match) -> str | None:
         """Return why the rule declines this match ("weight has 2 other uses"), or None to accept it."""
         return None
 
     def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
-        """Build the replacement of the root's results; None if the graph was changed in place."""
+        """Build the replacement of the root's results.
+
+        Returns: a value for each result; None if the graph was changed in place; a string, the reason, to decline after
+        all (what was created is removed again).
+        """
         raise NotImplementedError
 
 
@@ -56,7 +64,7 @@ class Algebra(Rule):
     """A rule of the first form: `pattern → replacement`.
 
     replacement: a pattern built from the same variables, or one of them.
-    when: an extra condition that returns a reason to decline, or None.
+    where: a silent condition, part of the pattern. when: a condition that returns a reason to decline, or None.
 
     >>> from graphopt.rewrite.pattern import aten, var
     >>> x = var("x")
@@ -69,6 +77,7 @@ class Algebra(Rule):
     right: Pattern
     level: Contract
     when: Condition | None = None
+    where: Callable[[Match], bool] | None = None
 
     @property
     def patterns(self) -> tuple[OpPattern, ...]:
@@ -81,6 +90,9 @@ class Algebra(Rule):
     @property
     def promise(self) -> Contract:
         return self.level
+
+    def guard(self, match: Match) -> bool:
+        return self.where is None or self.where(match)
 
     def check(self, match: Match) -> str | None:
         return self.when(match) if self.when is not None else None

@@ -1,0 +1,218 @@
+"""Floating-point operations of single nodes, by operator.
+
+A multiply-add counts as one MAC and two FLOPs. An elementwise operator counts one FLOP for each element of its result
+(transcendental functions too), a reduction one for each element that it reads, a view none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from graphopt.ir import Node, TensorType, Trait, Value
+from graphopt.ir.dims import evaluate
+
+Bindings = Mapping[str, int]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Multiply-adds, and operations in all (multiply-adds counted twice)."""
+
+    macs: int
+    flops: int
+
+
+NONE = Work(0, 0)
+
+
+class Shapes:
+    """The shapes of a node's operands and results, with symbols bound."""
+
+    def __init__(self, node: Node, bindings: Bindings) -> None:
+        self.node = node
+        self.bindings = bindings
+        self._arguments: dict[str, Any] | None = None
+
+    def operand(self, name: str) -> Shape | None:
+        """The shape of an operand, or None if it is absent or no tensor."""
+        if self._arguments is None:
+            self._arguments = self.node.arguments()
+        return self.of(self._arguments.get(name))
+
+    def result(self, index: int = 0) -> Shape:
+        """The shape of a result; () for what is no tensor."""
+        return self.of(self.node.results[index]) or ()
+
+    def of(self, value: Any) -> Shape | None:
+        """The shape of a value."""
+        if not isinstance(value, Value) or not isinstance(value.type, TensorType):
+            return None
+        return tuple(d if isinstance(d, int) else max(evaluate(d, self.bindings), 0) for d in value.type.shape)
+
+    def first(self) -> Shape:
+        """The shape of the first operand that is a tensor."""
+        return next((s for s in map(self.of, self.node.operands) if s is not None), ())
+
+
+Rule = Callable[[Shapes], Work]
+
+
+def macs(count: int, extra: int = 0) -> Work:
+    """Work of `count` multiply-adds and `extra` other operations."""
+    return Work(count, 2 * count + extra)
+
+
+def _per_output(factor: int) -> Rule:
+    return lambda s: Work(0, factor * sum(prod(s.result(i)) for i in range(len(s.node.results))))
+
+
+def _per_input(factor: int) -> Rule:
+    return lambda s: Work(0, factor * prod(s.first()))
+
+
+def _none(shapes: Shapes) -> Work:
+    return NONE
+
+
+def _convolution(s: Shapes) -> Work:
+    weight = s.operand("weight") or ()
+    transposed = "transpose" in s.node.op.name or s.node.attributes.get("transposed") is True
+    # Each element of the result (of the input, if transposed) meets one kernel column of its group.
+    positions = prod((s.operand("input") or s.first()) if transposed else s.result())
+    bias = prod(s.result()) if s.operand("bias") is not None else 0
+    return macs(positions * prod(weight[1:]), bias)
+
+
+def _linear(s: Shapes) -> Work:
+    weight = s.operand("weight") or (1,)
+    return macs(prod(s.result()) * weight[-1], prod(s.result()) if s.operand("bias") is not None else 0)
+
+
+def _matmul(s: Shapes) -> Work:
+    return macs(prod(s.result()) * s.first()[-1])
+
+
+def _added_matmul(name: str) -> Rule:
+    def rule(s: Shapes) -> Work:
+        return macs(prod(s.result()) * (s.operand(name) or (1,))[-1], prod(s.result()))
+
+    return rule
+
+
+def _attention(s: Shapes) -> Work:
+    query, key, value = (s.operand(n) or (1, 1) for n in ("query", "key", "value"))
+    scores = prod(query[:-1]) * key[-2]
+    return macs(scores * (query[-1] + value[-1]), 5 * scores)
+
+
+def _recurrent(gates: int) -> Rule:
+    """Each step of each layer and direction multiplies two matrices of `gates` blocks: input and hidden state."""
+
+    def rule(s: Shapes) -> Work:
+        steps = prod(s.first()[:-1])
+        weights = [w for w in (s.of(v) for v in s.node.operands) if w is not None and len(w) == 2 and w[0] % gates == 0]
+        return macs(steps * sum(map(prod, weights)), steps * sum(w[0] for w in weights) // 2)
+
+    return rule
+
+
+def _interpolation(taps: int) -> Rule:
+    return lambda s: macs(taps * prod(s.result()))
+
+
+def _pooling(s: Shapes) -> Work:
+    kernel = s.node.attributes.get("kernel_size") or ()
+    return Work(0, prod(s.result()) * prod(kernel) if kernel else prod(s.first()))
+
+
+def _sort(s: Shapes) -> Work:
+    shape = s.first()
+    return Work(0, prod(shape) * max((max(shape, default=1)).bit_length(), 1))
+
+
+def _cumulative(names: str, rule: Rule) -> dict[str, Rule]:
+    return dict.fromkeys(names.split(), rule)
+
+
+RULES: dict[str, Rule] = {
+    **_cumulative(
+        "conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d _convolution", _convolution
+    ),
+    "linear": _linear,
+    **_cumulative("mm bmm matmul dot mv vdot", _matmul),
+    "addmm": _added_matmul("mat1"),
+    "baddbmm": _added_matmul("batch1"),
+    "addbmm": _added_matmul("batch1"),
+    "addmv": _added_matmul("mat"),
+    "scaled_dot_product_attention": _attention,
+    "lstm": _recurrent(4),
+    "gru": _recurrent(3),
+    **_cumulative("rnn_tanh rnn_relu", _recurrent(1)),
+    **_cumulative("batch_norm _native_batch_norm_legit_no_training", _per_input(2)),
+    **_cumulative("layer_norm native_layer_norm group_norm native_group_norm instance_norm", _per_input(8)),
+    **_cumulative("rms_norm _fused_rms_norm", _per_input(5)),
+    **_cumulative("softmax _softmax log_softmax _log_softmax logsumexp", _per_input(5)),
+    **_cumulative(
+        "sum mean amax amin max min argmax argmin any all prod count_nonzero cumsum cumprod aminmax nansum", _per_input(1)
+    ),
+    **_cumulative("var std var_mean std_mean", _per_input(4)),
+    **_cumulative("norm linalg_vector_norm linalg_norm frobenius_norm", _per_input(2)),
+    **_cumulative("max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d", _pooling),
+    **_cumulative("adaptive_avg_pool1d adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool3d", _per_input(1)),
+    **_cumulative("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d", _per_input(1)),
+    **_cumulative("upsample_bilinear2d upsample_linear1d", _interpolation(4)),
+    **_cumulative("upsample_bicubic2d", _interpolation(16)),
+    **_cumulative("upsample_trilinear3d", _interpolation(8)),
+    **_cumulative("sort topk argsort msort", _sort),
+    **_cumulative(
+        """embedding index index_select gather scatter index_put where_ cat stack pad constant_pad_nd reflection_pad1d
+        reflection_pad2d replication_pad1d replication_pad2d upsample_nearest1d upsample_nearest2d upsample_nearest3d
+        arange zeros ones full empty full_like zeros_like ones_like new_zeros new_ones new_full scalar_tensor
+        repeat repeat_interleave roll flip tril triu masked_fill select_scatter slice_scatter one_hot pixel_shuffle
+        pixel_unshuffle channel_shuffle to _to_copy type_as copy lift_fresh_copy dropout dropout_ feature_dropout
+        alpha_dropout sym_size eye meshgrid broadcast_tensors unfold im2col as_strided""",
+        _none,
+    ),
+}
+"""Rules by ATen base name. `where_` and its like cover in-place spellings that importers may keep."""
+
+
+def node_work(node: Node, bindings: Bindings) -> tuple[Work, bool]:
+    """Return the work of a node, and whether it is known.
+
+    An operator without a rule or trait counts one operation for each element that it reads or writes, and is not known.
+    """
+    if Trait.VIEW in node.op.traits:
+        return NONE, True
+    shapes = Shapes(node, bindings)
+    rule = rule_for(node)
+    if rule is not None:
+        return rule(shapes), True
+    if Trait.ELEMENTWISE in node.op.traits:
+        return Work(0, sum(prod(shapes.result(i)) for i in range(len(node.results)))), True
+    elements = [prod(s) for s in map(shapes.of, (*node.operands, *node.results)) if s is not None]
+    return Work(0, sum(elements)), False
+
+
+def rule_for(node: Node) -> Rule | None:
+    """The rule of a node's operator, or None."""
+    dialect, _, rest = node.op.name.partition(".")
+    return RULES.get(rest.partition(".")[0]) if dialect == "aten" else EXTRA_RULES.get(node.op.name)
+
+
+EXTRA_RULES: dict[str, Rule] = {}
+"""Rules of operators outside ATen, by full name. Backends and passes that define operators add theirs."""
+
+
+def register_flops(op: str, rule: Rule) -> None:
+    """Tell the cost model what an operator outside ATen costs."""
+    EXTRA_RULES[op] = rule
+
+
+def shapes_numel(shapes: Sequence[Shape]) -> int:
+    """The number of elements of several shapes in all."""
+    return sum(map(prod, shapes))

@@ -1,0 +1,172 @@
+"""What the manager watches while a pass runs: the nodes that it touches, the caller's tensors, the graph's interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from graphopt.errors import VerificationError
+from graphopt.ir import Graph, Node, TensorType, Type, Value, types_known_equal, verify, verify_nodes, walk
+from graphopt.ir.types import types_compatible
+from graphopt.rewrite import Listener
+
+BACKUP_LIMIT = 1 << 30
+"""Weights of at most this many bytes are copied before a validated run, so that a pass that overwrites them is undone."""
+
+
+class Touched(Listener):
+    """Collects the nodes that a pass inserts or modifies."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[Node, None] = {}
+        self.removals = 0
+
+    def inserted(self, node: Node) -> None:
+        self.nodes[node] = None
+
+    def modified(self, node: Node) -> None:
+        self.nodes[node] = None
+
+    def removed(self, node: Node) -> None:
+        self.nodes.pop(node, None)
+        self.removals += 1
+
+    @property
+    def any(self) -> bool:
+        """True if anything was seen."""
+        return bool(self.nodes) or self.removals > 0
+
+
+def verify_touched(graph: Graph, touched: Touched) -> None:
+    """Verify the nodes that a pass touched; everything, if it touched nothing that a listener saw.
+
+    Raises:
+        VerificationError: see `graphopt.ir.verify`.
+    """
+    if not touched.any:
+        verify(graph)
+        return
+    verify_nodes(graph, touched.nodes)
+    inner = dict.fromkeys(n.graph for n in touched.nodes if n.graph is not None and n.graph is not graph)
+    for region in inner:
+        verify(region)
+
+
+def interface_difference(before: Graph, after: Graph) -> str | None:
+    """Return how the interface (inputs, outputs, what is mutated) changed, or None.
+
+    A dim may be named otherwise, but one that was symbolic must not have become a number.
+    """
+    if [(v.name, v.type) for v in before.inputs] != [(v.name, v.type) for v in after.inputs]:
+        return f"the inputs were {_listed(before.inputs)} and are {_listed(after.inputs)}"
+    if before.mutations != after.mutations:
+        return f"the graph updated {before.mutations} and updates {after.mutations}"
+    if len(before.returned) != len(after.returned):
+        return f"the graph returned {len(before.returned)} values and returns {len(after.returned)}"
+    for index, (old, new) in enumerate(zip(before.returned, after.returned)):
+        if not _stands_for(old.type, new.type):
+            return f"output {index} (%{new.name}) was {old.type!r} and is {new.type!r}"
+    return None
+
+
+def _stands_for(old: Type, new: Type) -> bool:
+    if types_known_equal(old, new):
+        return True
+    if not types_compatible(old, new):
+        return False
+    if isinstance(old, TensorType) and isinstance(new, TensorType):
+        return not any(isinstance(b, int) and not isinstance(a, int) for a, b in zip(old.shape, new.shape))
+    return True
+
+
+def _listed(values: Iterable[Value]) -> str:
+    return "(" + ", ".join(map(repr, values)) + ")"
+
+
+class TensorGuard:
+    """Notices when a tensor of the caller (a stored tensor or a sample) is written to, and puts it back.
+
+    PyTorch counts writes to a tensor, so asking costs O(tensors). Writes that dodge the counter (through `.data` or
+    NumPy) are found by `damaged`, which compares contents. Both restore from copies, where copies were taken.
+    """
+
+    def __init__(self, graph: Graph, samples: Iterable[Sequence[Any]], *, backup: bool) -> None:
+        self._names: dict[int, str] = {}
+        self._tensors: dict[int, torch.Tensor] = {}
+        self._versions: dict[int, int] = {}
+        self._copies: dict[int, torch.Tensor] = {}
+        self.watch(graph)
+        for sample in samples:
+            for value, given in zip(graph.inputs, sample):
+                if isinstance(given, torch.Tensor):
+                    self._add(f"sample input {value.name}", given)
+        if backup and sum(t.nbytes for t in self._tensors.values()) <= BACKUP_LIMIT:
+            self._copies = {key: t.detach().clone() for key, t in self._tensors.items()}
+
+    def watch(self, graph: Graph) -> None:
+        """Watch the stored tensors of a graph that are not watched yet."""
+        for value in _constants(graph):
+            if value.constant is not None:
+                self._add(value.name, value.constant.tensor)
+
+    def _add(self, name: str, tensor: torch.Tensor) -> None:
+        if id(tensor) not in self._tensors:
+            self._names[id(tensor)] = name
+            self._tensors[id(tensor)] = tensor
+            self._versions[id(tensor)] = _version(tensor)
+
+    def written(self) -> str | None:
+        """Return which tensors were written to since the last question, and restore them; None if none was."""
+        return self._restore([key for key, t in self._tensors.items() if _version(t) != self._versions[key]])
+
+    def damaged(self) -> str | None:
+        """Like `written`, by content. Reads every tensor that was copied."""
+        return self._restore([k for k, copy in self._copies.items() if not _same(copy, self._tensors[k])])
+
+    def _restore(self, keys: Sequence[int]) -> str | None:
+        if not keys:
+            return None
+        lost = []
+        for key in keys:
+            tensor, copy = self._tensors[key], self._copies.get(key)
+            if copy is None:
+                lost.append(self._names[key])
+            else:
+                with torch.no_grad():
+                    tensor.detach().copy_(copy)
+            self._versions[key] = _version(tensor)
+        text = f"wrote to {', '.join(repr(self._names[k]) for k in keys[:3])}{' and others' if len(keys) > 3 else ''} in place"
+        return f"{text}; the old values are lost, so load the weights again" if lost else text
+
+    @property
+    def recoverable(self) -> bool:
+        """True if tensors can be put back."""
+        return bool(self._copies) or not self._tensors
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    flat_a, flat_b = (t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (a, b))
+    return torch.equal(flat_a, flat_b)
+
+
+def _constants(graph: Graph) -> Iterable[Value]:
+    yield from graph.constants.values()
+    for node in walk(graph):
+        for region in node.regions:
+            yield from region.constants.values()
+
+
+def new_inexact_constants(before: Graph, after: Graph) -> bool:
+    """True if `after` stores a floating-point tensor that `before` does not: a number that was rounded when stored."""
+    known = {id(v.constant.tensor) for v in _constants(before) if v.constant is not None}
+    return any(
+        id(v.constant.tensor) not in known and (v.constant.tensor.is_floating_point() or v.constant.tensor.is_complex())
+        for v in _constants(after)
+        if v.constant is not None
+    )

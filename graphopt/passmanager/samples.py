@@ -1,0 +1,132 @@
+"""Sample inputs: made up from types, and a second set at other sizes. The global random generator is never touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from graphopt.analysis import bind_sizes
+from graphopt.ir import Graph, ScalarType, Symbol, TensorType, Value
+from graphopt.ir.dims import Dim, UnboundSymbolError, evaluate
+
+SEED = 0x9E3779B9
+FIRST_SIZES = (4, 5, 6, 7, 8, 9, 10, 11)
+"""Sizes for symbols when inputs are made up: small, distinct, and away from 0 and 1."""
+
+
+def synthesize(graph: Graph) -> list[Any] | None:
+    """Make inputs from types alone: standard normal numbers. None unless every input is a floating-point tensor.
+
+    An integer input may be an index, a mask or a length; a made-up value would not be a fair sample.
+    """
+    if not all(isinstance(v.type, TensorType) and v.type.dtype.is_floating for v in graph.inputs):
+        return None
+    sizes = first_sizes(graph.symbols())
+    generator = torch.Generator().manual_seed(SEED)
+    try:
+        return [_normal(value.type, sizes, generator) for value in graph.inputs]  # type: ignore[arg-type]
+    except UnboundSymbolError:
+        return None
+
+
+def first_sizes(symbols: Sequence[Symbol]) -> dict[str, int]:
+    """Return distinct small sizes in the symbols' ranges."""
+    found: dict[str, int] = {}
+    for index, symbol in enumerate(symbols):
+        wanted = FIRST_SIZES[index % len(FIRST_SIZES)]
+        found[symbol.name] = next(_allowed(symbol, (wanted, *range(wanted + 1, wanted + 64))), _least(symbol))
+    return found
+
+
+def _normal(type_: TensorType, sizes: Mapping[str, int], generator: torch.Generator) -> torch.Tensor:
+    shape = [evaluate(d, sizes) for d in type_.shape]
+    made = torch.randn(shape, generator=generator, dtype=torch.float64).to(type_.dtype.torch)
+    return made if type_.device == "cpu" else made.to(type_.device)
+
+
+def variations(graph: Graph, inputs: Sequence[Any]) -> Iterator[tuple[list[Any], dict[str, int]]]:
+    """Yield further input sets made from one, most telling first, each with the sizes that it has.
+
+    First every symbolic dim at once at another, distinct size (near the given one, then doubled, then halved), by
+    cropping or repeating; last the given sizes with other values. Floating-point numbers are scaled into
+    [½, 1] of what they were, so they stay in their domain; integers are only taken from the given ones.
+    """
+    given = bind_sizes(graph.inputs, inputs)
+    generator = torch.Generator().manual_seed(SEED)
+    symbols = [s for s in graph.symbols() if s.name in given]
+    tried: list[dict[str, int]] = []
+    for prefer in (_near, _doubled, _halved) if symbols else ():
+        sizes = other_sizes(symbols, given, prefer)
+        if sizes is not None and sizes != given and sizes not in tried:
+            tried.append(sizes)
+            made = [resize(value, x, {**given, **sizes}, generator) for value, x in zip(graph.inputs, inputs)]
+            yield made, {**given, **sizes}
+    if any(isinstance(x, torch.Tensor) and x.is_floating_point() for x in inputs):
+        yield [resize(value, x, given, generator) for value, x in zip(graph.inputs, inputs)], given
+
+
+def other_sizes(symbols: Sequence[Symbol], given: Mapping[str, int], prefer: Any) -> dict[str, int] | None:
+    """Return another size for each symbol, distinct among themselves and from all given ones; None if none is free."""
+    taken = set(given.values())
+    found: dict[str, int] = {}
+    for symbol in symbols:
+        size = next((c for c in _allowed(symbol, prefer(given[symbol.name], symbol.multiple_of)) if c not in taken), None)
+        if size is None:
+            size = given[symbol.name]  # its range allows no other
+        taken.add(size)
+        found[symbol.name] = size
+    return found if any(found[name] != given[name] for name in found) else None
+
+
+def _near(size: int, step: int) -> Iterator[int]:
+    """Smaller sizes first, since they cost less."""
+    for distance in range(1, 9):
+        yield size - distance * step
+        yield size + distance * step
+
+
+def _doubled(size: int, step: int) -> Iterator[int]:
+    yield from (2 * size, 3 * size, 4 * size)
+
+
+def _halved(size: int, step: int) -> Iterator[int]:
+    yield from (size // 2, size // 4)
+
+
+def _allowed(symbol: Symbol, candidates: Any) -> Iterator[int]:
+    """The candidates in a symbol's range. 0 and 1 behave differently, so they are not samples of what others do."""
+    for size in candidates:
+        if size >= max(symbol.min, 2) and (symbol.max is None or size <= symbol.max) and size % symbol.multiple_of == 0:
+            yield size
+
+
+def _least(symbol: Symbol) -> int:
+    step = max(symbol.multiple_of, 1)
+    return max(-(-symbol.min // step) * step, 0 if symbol.max == 0 else step)
+
+
+def resize(value: Value, given: Any, sizes: Mapping[str, int], generator: torch.Generator) -> Any:
+    """Crop or repeat one input to the sizes that its type has there."""
+    if isinstance(value.type, ScalarType):
+        dim = value.type.value
+        return given if dim is None or isinstance(dim, int) else evaluate(dim, sizes)
+    if not isinstance(value.type, TensorType) or not isinstance(given, torch.Tensor):
+        return given
+    made = given.detach()
+    for axis, dim in enumerate(value.type.shape):
+        made = _resize_axis(made, axis, dim, sizes)
+    if made.is_floating_point() and made.numel():
+        factors = torch.rand(made.shape, generator=generator, dtype=torch.float64) / 2 + 0.5
+        made = (made.double() * factors.to(made.device)).to(made.dtype)
+    return made
+
+
+def _resize_axis(tensor: torch.Tensor, axis: int, dim: Dim, sizes: Mapping[str, int]) -> torch.Tensor:
+    old, new = tensor.shape[axis], evaluate(dim, sizes)
+    if new == old:
+        return tensor
+    if old == 0:
+        return tensor.new_zeros([new if i == axis else s for i, s in enumerate(tensor.shape)])
+    return tensor.index_select(axis, torch.arange(new, device=tensor.device) % old)
