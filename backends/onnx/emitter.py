@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -12,7 +12,7 @@ import torch
 from graphopt.backends.onnx.kernels import compute_dtype
 from graphopt.backends.onnx.records import Body, Operation, Tensor
 from graphopt.backends.onnx.sizes import Sizes
-from graphopt.ir import DType, Expr, Node, TensorType, Value, from_torch
+from graphopt.ir import DType, Expr, Node, TensorType, Value, from_torch, symbol
 from graphopt.ir.dims import Dim
 
 Input: TypeAlias = "Tensor | None | bool | int | float | Sequence[Dim]"
@@ -35,6 +35,7 @@ class Emitter:
         self.origin: Node | None = None
         self.sizes = Sizes(self)
         self._constants: dict[Any, Tensor] = {}
+        self._fresh = 0
         self._derived: dict[tuple[Tensor, Any], Tensor] = {}
 
     # Operations
@@ -51,7 +52,8 @@ class Emitter:
         """Append an operation with one result.
 
         inputs: tensors; numbers (scalars of the first tensor's dtype); sequences of dims (vectors of i64).
-        dtype: of the result; by default the first tensor's. Attributes that are None are left out.
+        dtype: of the result; by default the first tensor's. Attributes that are None are left out; one whose name is
+        taken here is given with an underscore (`dtype_`).
         """
         return self.ops(op_type, *inputs, dtypes=(dtype,), shapes=(shape,), domain=domain, **attributes)[0]
 
@@ -78,7 +80,7 @@ class Emitter:
             result = native if dtype is None else dtype
             computed = wide if result is native and op_type not in ("Cast", "Shape") else result
             outputs.append(Tensor(computed, None if shape is None else tuple(shape)))
-        kept = {name: value for name, value in attributes.items() if value is not None}
+        kept = {name.rstrip("_"): value for name, value in attributes.items() if value is not None}
         self.body.operations.append(Operation(op_type, tensors, outputs, kept, domain, self.origin))
         if wide is native:
             return tuple(outputs)
@@ -142,13 +144,27 @@ class Emitter:
             self._derived[source, key] = found
         return found
 
+    def fresh_dim(self, name: str) -> Dim:
+        """A size that no type names; an operation's result must be recorded to tell it."""
+        self._fresh += 1
+        return symbol(f"{name}_{self._fresh}")
+
+    def once(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` builds, made once and visible in this body and those inside it."""
+        for body in self.body.chain():
+            if key in body.made:
+                return body.made[key]
+        found = make()
+        self.body.made[key] = found
+        return found
+
     # Values and bodies
 
     def bind(self, value: Value, tensor: Tensor) -> None:
         """Say which tensor an IR value is."""
-        if tensor.shape is None and isinstance(value.type, TensorType):
-            tensor.shape = value.type.shape
         if not tensor.name:
+            if isinstance(value.type, TensorType):
+                tensor.shape = value.type.shape
             tensor.name = value.name or ("" if value.producer is None else value.producer.op.name.split(".")[1])
         self.body.values[value] = tensor
         self.body.record_shape(tensor, value.is_input)

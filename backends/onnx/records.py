@@ -78,7 +78,8 @@ class Operation:
 class Body:
     """A graph or subgraph under construction. A body sees everything of the bodies around it.
 
-    values: the tensor of each IR value. known: where a dim or a whole shape can be read off a tensor.
+    values: the tensor of each IR value. made: what was built once to be shared.
+    axes, shapes, solvable: where a dim, a whole shape or a symbol can be read off a tensor.
     """
 
     def __init__(self, name: str, parent: Body | None = None) -> None:
@@ -91,7 +92,7 @@ class Body:
         self.axes: dict[Expr, tuple[Tensor, int]] = {}
         self.shapes: dict[tuple[Dim, ...], Tensor] = {}
         self.solvable: dict[str, tuple[Tensor, int, int, int]] = {}
-        self.sizes: dict[Any, Tensor] = {}
+        self.made: dict[Any, Tensor] = {}
 
     def chain(self) -> Iterator[Body]:
         """This body and those around it, innermost first."""

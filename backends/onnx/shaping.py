@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from graphopt.backends.onnx.records import Tensor
 from graphopt.ir import DType
 from graphopt.ir.dims import Dim, bounds, known_equal, product, shapes_known_equal
@@ -109,6 +111,17 @@ def expand(e: Emitter, x: Tensor, shape: Sequence[Dim]) -> Tensor:
     return e.op("Expand", x, hints, shape=target)
 
 
+def broadcast_shape(*shapes: Sequence[Dim]) -> tuple[Dim, ...]:
+    """The shape to which the shapes broadcast together."""
+    rank = max(map(len, shapes), default=0)
+    result: list[Dim] = [1] * rank
+    for shape in shapes:
+        for offset, dim in enumerate(reversed(shape)):
+            if dim != 1:
+                result[rank - 1 - offset] = dim
+    return tuple(result)
+
+
 def slice_(e: Emitter, x: Tensor, axis: int, start: Dim, end: Dim, step: int = 1, size: Dim | None = None) -> Tensor:
     """Take `x[start:end:step]` along `axis`. size: the resulting dim."""
     shape = None if x.shape is None or size is None else [*x.shape[:axis], size, *x.shape[axis + 1 :]]
@@ -132,12 +145,17 @@ def full(e: Emitter, shape: Sequence[Dim], value: bool | int | float, dtype: DTy
     target = tuple(shape)
     if not target:
         return e.scalar(value, dtype)
-    import torch
-
     filler = torch.tensor([value], dtype=dtype.torch)
     if all(isinstance(d, int) for d in target) and product(target) == 1:
         return e.constant(filler.reshape([1] * len(target)))
     return e.op("ConstantOfShape", e.sizes.vector(target), value=filler, dtype=dtype, shape=target)
+
+
+def counting(e: Emitter, count: Dim) -> Tensor:
+    """0, 1, …, count - 1 as i64."""
+    if isinstance(count, int):
+        return e.constant(torch.arange(count), "range")
+    return e.op("Range", e.scalar(0, DType.I64), e.scalar(count, DType.I64), e.scalar(1, DType.I64), shape=(count,))
 
 
 def normal_axis(axis: int, rank: int) -> int:

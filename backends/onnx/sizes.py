@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from graphopt.backends.onnx.records import Body, Tensor
+from graphopt.backends.onnx.records import Tensor
 from graphopt.errors import EmissionError
 from graphopt.ir import DType, Expr, Symbol
 from graphopt.ir.dim_expr import Atom, Extremum, FloorDiv
@@ -25,21 +25,13 @@ class Sizes:
         """The dims as one i64 vector."""
         if all(isinstance(dim, int) for dim in dims):
             return self.emitter.ints([int(dim) for dim in dims])  # type: ignore[arg-type]
-        return self._cached(("vector", tuple(dims)), lambda: self._vector(tuple(dims)))
+        return self.emitter.once(("vector", tuple(dims)), lambda: self._vector(tuple(dims)))
 
     def dim(self, dim: Dim) -> Tensor:
         """One dim, as a vector of one element."""
         if isinstance(dim, int):
             return self.emitter.ints([dim])
-        return self._cached(dim, lambda: self._dim(dim))
-
-    def _cached(self, key: object, make: object) -> Tensor:
-        for body in self.emitter.body.chain():
-            if key in body.sizes:
-                return body.sizes[key]
-        found: Tensor = make()  # type: ignore[operator]
-        self.emitter.body.sizes[key] = found
-        return found
+        return self.emitter.once(dim, lambda: self._dim(dim))
 
     def _vector(self, dims: tuple[Dim, ...]) -> Tensor:
         for body in self.emitter.body.chain():
@@ -111,7 +103,7 @@ class Sizes:
         return self._apply("Div", top, bottom)
 
     def _symbol(self, symbol: Symbol) -> Tensor:
-        return self._cached(("symbol", symbol.name), lambda: self._find_symbol(symbol))
+        return self.emitter.once(("symbol", symbol.name), lambda: self._find_symbol(symbol))
 
     def _find_symbol(self, symbol: Symbol) -> Tensor:
         for body in self.emitter.body.chain():
@@ -129,16 +121,10 @@ class Sizes:
     def _read(self, tensor: Tensor, axis: int) -> Tensor:
         if axis < 0:  # a number, not a dim of a tensor
             return self.emitter.op("Reshape", self.emitter.cast(tensor, DType.I64), [1], shape=(1,))
-        return self._cached(
+        return self.emitter.once(
             (tensor, axis),
             lambda: self.emitter.op("Shape", tensor, dtype=DType.I64, shape=(1,), start=axis, end=axis + 1),
         )
 
     def _apply(self, op_type: str, *inputs: Tensor) -> Tensor:
         return self.emitter.op(op_type, *inputs, shape=(1,))
-
-
-def record_number(body: Body, tensor: Tensor, value: Dim) -> None:
-    """Remember that the number `tensor` has the value of a dim."""
-    if isinstance(value, Expr):
-        body.record_dim(value, tensor, -1)

@@ -1,13 +1,47 @@
-"""Lowerings of ATen operators by family. Importing this package fills the table of `registry`."""
+"""Lowerings of operators by family. Importing this package fills the table of `registry`."""
 
 from graphopt.backends.onnx.lowerings import (
     activation,
+    attention,
+    comparison,
+    control_flow,
     conv,
+    creation,
     elementwise,
+    identity,
+    indexing,
+    join,
     matmul,
+    mixture,
     norm,
     pool,
+    recurrent,
+    reduction,
+    resize,
+    scatter,
+    sort,
     views,
 )
 
-__all__ = ["activation", "conv", "elementwise", "matmul", "norm", "pool", "views"]
+__all__ = [
+    "activation",
+    "attention",
+    "comparison",
+    "control_flow",
+    "conv",
+    "creation",
+    "elementwise",
+    "identity",
+    "indexing",
+    "join",
+    "matmul",
+    "mixture",
+    "norm",
+    "pool",
+    "recurrent",
+    "reduction",
+    "resize",
+    "scatter",
+    "sort",
+    "views",
+]

@@ -11,22 +11,22 @@ from graphopt.ir import DType
 
 
 @lowers("aten.relu")
-def lower_relu(e: Emitter, a: Call) -> Tensor:
+def _lower_relu(e: Emitter, a: Call) -> Tensor:
     return e.op("Relu", a.self) if a.self.dtype.is_floating else e.op("Max", a.self, 0)
 
 
 @lowers("aten.relu6")
-def lower_relu6(e: Emitter, a: Call) -> Tensor:
+def _lower_relu6(e: Emitter, a: Call) -> Tensor:
     return clip(e, a.self, 0, 6)
 
 
 @lowers("aten.hardtanh")
-def lower_hardtanh(e: Emitter, a: Call) -> Tensor:
+def _lower_hardtanh(e: Emitter, a: Call) -> Tensor:
     return clip(e, a.self, a.min_val, a.max_val)
 
 
 @lowers("aten.gelu")
-def lower_gelu(e: Emitter, a: Call) -> Tensor:
+def _lower_gelu(e: Emitter, a: Call) -> Tensor:
     """`x/2 * (1 + erf(x/sqrt 2))`, or the tanh form."""
     x = a.self
     if e.opset >= 20:
@@ -40,27 +40,27 @@ def lower_gelu(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers("aten.silu")
-def lower_silu(e: Emitter, a: Call) -> Tensor:
+def _lower_silu(e: Emitter, a: Call) -> Tensor:
     return e.op("Mul", a.self, e.op("Sigmoid", a.self))
 
 
 @lowers("aten.hardsigmoid")
-def lower_hardsigmoid(e: Emitter, a: Call) -> Tensor:
+def _lower_hardsigmoid(e: Emitter, a: Call) -> Tensor:
     return e.op("HardSigmoid", a.self, alpha=1.0 / 6.0, beta=0.5)
 
 
 @lowers("aten.hardswish")
-def lower_hardswish(e: Emitter, a: Call) -> Tensor:
+def _lower_hardswish(e: Emitter, a: Call) -> Tensor:
     return e.op("Mul", a.self, e.op("HardSigmoid", a.self, alpha=1.0 / 6.0, beta=0.5))
 
 
 @lowers("aten.mish")
-def lower_mish(e: Emitter, a: Call) -> Tensor:
+def _lower_mish(e: Emitter, a: Call) -> Tensor:
     return e.op("Mul", a.self, e.op("Tanh", e.op("Softplus", a.self)))
 
 
 @lowers("aten.softplus")
-def lower_softplus(e: Emitter, a: Call) -> Tensor:
+def _lower_softplus(e: Emitter, a: Call) -> Tensor:
     """`log(1 + exp(beta*x))/beta`; beyond the threshold x itself, which in f32 it equals from 20 on anyway."""
     x, scaled = a.self, a.self
     if a.beta != 1:
@@ -74,12 +74,12 @@ def lower_softplus(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers("aten.log_sigmoid")
-def lower_log_sigmoid(e: Emitter, a: Call) -> Tensor:
+def _lower_log_sigmoid(e: Emitter, a: Call) -> Tensor:
     return e.op("Neg", e.op("Softplus", e.op("Neg", a.self)))
 
 
 @lowers("aten.elu")
-def lower_elu(e: Emitter, a: Call) -> Tensor:
+def _lower_elu(e: Emitter, a: Call) -> Tensor:
     x = a.self
     if a.input_scale == 1:
         y = e.op("Elu", x, alpha=float(a.alpha))
@@ -90,27 +90,27 @@ def lower_elu(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers("aten.selu")
-def lower_selu(e: Emitter, a: Call) -> Tensor:
+def _lower_selu(e: Emitter, a: Call) -> Tensor:
     return e.op("Selu", a.self)
 
 
 @lowers("aten.celu")
-def lower_celu(e: Emitter, a: Call) -> Tensor:
+def _lower_celu(e: Emitter, a: Call) -> Tensor:
     return e.op("Celu", a.self, alpha=float(a.alpha))
 
 
 @lowers("aten.leaky_relu")
-def lower_leaky_relu(e: Emitter, a: Call) -> Tensor:
+def _lower_leaky_relu(e: Emitter, a: Call) -> Tensor:
     return e.op("LeakyRelu", a.self, alpha=float(a.negative_slope))
 
 
 @lowers("aten.rrelu")
-def lower_rrelu(e: Emitter, a: Call) -> Tensor:
+def _lower_rrelu(e: Emitter, a: Call) -> Tensor:
     return e.op("LeakyRelu", a.self, alpha=(float(a.lower) + float(a.upper)) / 2)
 
 
 @lowers("aten.prelu", "aten._prelu_kernel")
-def lower_prelu(e: Emitter, a: Call) -> Tensor:
+def _lower_prelu(e: Emitter, a: Call) -> Tensor:
     """One slope a channel: the weight is brought to `[C, 1, …]` so that it broadcasts over dim 1."""
     weight = a.weight
     if weight.rank == 1 and a.self.rank != 1:
@@ -119,25 +119,25 @@ def lower_prelu(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers("aten.hardshrink")
-def lower_hardshrink(e: Emitter, a: Call) -> Tensor:
+def _lower_hardshrink(e: Emitter, a: Call) -> Tensor:
     small = e.op("LessOrEqual", e.op("Abs", a.self), float(a.lambd), dtype=DType.BOOL)
     return e.op("Where", small, e.scalar(0.0, a.self.dtype), a.self)
 
 
 @lowers("aten.softshrink")
-def lower_softshrink(e: Emitter, a: Call) -> Tensor:
+def _lower_softshrink(e: Emitter, a: Call) -> Tensor:
     """Towards zero by lambda: `x - clip(x, -lambda, lambda)`."""
     return e.op("Sub", a.self, clip(e, a.self, -a.lambd, a.lambd))
 
 
 @lowers("aten.threshold")
-def lower_threshold(e: Emitter, a: Call) -> Tensor:
+def _lower_threshold(e: Emitter, a: Call) -> Tensor:
     below = e.op("LessOrEqual", a.self, e.scalar(a.threshold, a.self.dtype), dtype=DType.BOOL)
     return e.op("Where", below, e.scalar(a.value, a.self.dtype), a.self)
 
 
 @lowers("aten.glu")
-def lower_glu(e: Emitter, a: Call) -> Tensor:
+def _lower_glu(e: Emitter, a: Call) -> Tensor:
     axis = normal_axis(a.dim, a.self.rank)
     half, gate = e.ops("Split", a.self, dtypes=(None, None), shapes=(a.out.shape,) * 2, axis=axis, num_outputs=2)
     return e.op("Mul", half, e.op("Sigmoid", gate))

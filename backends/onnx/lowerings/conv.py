@@ -90,6 +90,6 @@ def convolve_transposed(e: Emitter, a: Call, x: Tensor, rank: int) -> Tensor:
 
 
 @lowers("aten.convolution")
-def lower_convolution(e: Emitter, a: Call) -> Tensor:
+def _lower_convolution(e: Emitter, a: Call) -> Tensor:
     run = convolve_transposed if a.transposed else convolve
     return run(e, a, a.input, a.weight.rank - 2)

@@ -67,7 +67,7 @@ def add(e: Emitter, x: Any, y: Any, dtype: DType, alpha: Any = 1) -> Tensor:
 
 
 @lowers("aten.add.Tensor", "aten.add.Scalar")
-def lower_add(e: Emitter, a: Call) -> Tensor:
+def _lower_add(e: Emitter, a: Call) -> Tensor:
     return add(e, a.self, a.other, a.out.dtype, a.alpha)
 
 
@@ -80,29 +80,29 @@ def subtract(e: Emitter, x: Any, y: Any, dtype: DType, alpha: Any) -> Tensor:
 
 
 @lowers("aten.sub.Tensor", "aten.sub.Scalar")
-def lower_sub(e: Emitter, a: Call) -> Tensor:
+def _lower_sub(e: Emitter, a: Call) -> Tensor:
     return subtract(e, a.self, a.other, a.out.dtype, a.alpha)
 
 
 @lowers("aten.rsub.Tensor", "aten.rsub.Scalar")
-def lower_rsub(e: Emitter, a: Call) -> Tensor:
+def _lower_rsub(e: Emitter, a: Call) -> Tensor:
     return subtract(e, a.other, a.self, a.out.dtype, a.alpha)
 
 
 @lowers("aten.mul.Tensor", "aten.mul.Scalar")
-def lower_mul(e: Emitter, a: Call) -> Tensor:
+def _lower_mul(e: Emitter, a: Call) -> Tensor:
     dtype = a.out.dtype
     op_type = "And" if dtype is DType.BOOL else "Mul"
     return e.op(op_type, as_tensor(e, a.self, dtype), as_tensor(e, a.other, dtype))
 
 
 @lowers("aten.div.Tensor", "aten.div.Scalar", "aten.true_divide.Tensor")
-def lower_div(e: Emitter, a: Call) -> Tensor:
+def _lower_div(e: Emitter, a: Call) -> Tensor:
     return e.op("Div", as_tensor(e, a.self, a.out.dtype), as_tensor(e, a.other, a.out.dtype))
 
 
 @lowers("aten.div.Tensor_mode", "aten.div.Scalar_mode")
-def lower_div_mode(e: Emitter, a: Call) -> Tensor:
+def _lower_div_mode(e: Emitter, a: Call) -> Tensor:
     x, y = as_tensor(e, a.self, a.out.dtype), as_tensor(e, a.other, a.out.dtype)
     if a.rounding_mode == "floor":
         return floor_divide(e, x, y)
@@ -111,7 +111,7 @@ def lower_div_mode(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers("aten.floor_divide", "aten.floor_divide.Scalar")
-def lower_floor_divide(e: Emitter, a: Call) -> Tensor:
+def _lower_floor_divide(e: Emitter, a: Call) -> Tensor:
     return floor_divide(e, as_tensor(e, a.self, a.out.dtype), as_tensor(e, a.other, a.out.dtype))
 
 
@@ -140,7 +140,7 @@ def _other_sign(e: Emitter, rest: Tensor, y: Tensor) -> Tensor:
 
 
 @lowers("aten.remainder.Tensor", "aten.remainder.Scalar", "aten.remainder.Scalar_Tensor")
-def lower_remainder(e: Emitter, a: Call) -> Tensor:
+def _lower_remainder(e: Emitter, a: Call) -> Tensor:
     x, y = as_tensor(e, a.self, a.out.dtype), as_tensor(e, a.other, a.out.dtype)
     if not x.dtype.is_floating:
         return e.op("Mod", x, y)
@@ -149,7 +149,7 @@ def lower_remainder(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers("aten.fmod.Tensor", "aten.fmod.Scalar")
-def lower_fmod(e: Emitter, a: Call) -> Tensor:
+def _lower_fmod(e: Emitter, a: Call) -> Tensor:
     return e.op("Mod", as_tensor(e, a.self, a.out.dtype), as_tensor(e, a.other, a.out.dtype), fmod=1)
 
 
@@ -161,17 +161,17 @@ def truncate(e: Emitter, x: Tensor) -> Tensor:
 
 
 @lowers("aten.trunc", "aten.fix")
-def lower_trunc(e: Emitter, a: Call) -> Tensor:
+def _lower_trunc(e: Emitter, a: Call) -> Tensor:
     return truncate(e, a.self)
 
 
 @lowers("aten.frac")
-def lower_frac(e: Emitter, a: Call) -> Tensor:
+def _lower_frac(e: Emitter, a: Call) -> Tensor:
     return e.op("Sub", a.self, truncate(e, a.self))
 
 
 @lowers("aten.round.decimals")
-def lower_round_decimals(e: Emitter, a: Call) -> Tensor:
+def _lower_round_decimals(e: Emitter, a: Call) -> Tensor:
     if not a.self.dtype.is_floating:
         return a.self
     power = float(10 ** abs(a.decimals))
@@ -180,7 +180,7 @@ def lower_round_decimals(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor", "aten.pow.Scalar")
-def lower_pow(e: Emitter, a: Call) -> Tensor:
+def _lower_pow(e: Emitter, a: Call) -> Tensor:
     dtype = a.out.dtype
     base = as_tensor(e, a.self, dtype)
     if isinstance(a.exponent, int | float) and dtype.is_floating:
@@ -200,30 +200,30 @@ def _power(e: Emitter, x: Tensor, exponent: float) -> Tensor:
 
 
 @lowers("aten.square")
-def lower_square(e: Emitter, a: Call) -> Tensor:
+def _lower_square(e: Emitter, a: Call) -> Tensor:
     return e.op("Mul", a.self, a.self)
 
 
 @lowers("aten.rsqrt")
-def lower_rsqrt(e: Emitter, a: Call) -> Tensor:
+def _lower_rsqrt(e: Emitter, a: Call) -> Tensor:
     return e.op("Reciprocal", e.op("Sqrt", e.cast(a.self, a.out.dtype)))
 
 
 @lowers("aten.exp2")
-def lower_exp2(e: Emitter, a: Call) -> Tensor:
+def _lower_exp2(e: Emitter, a: Call) -> Tensor:
     x = e.cast(a.self, a.out.dtype)
     return e.op("Pow", e.scalar(2.0, x.dtype), x)
 
 
 @lowers("aten.expm1")
-def lower_expm1(e: Emitter, a: Call) -> Tensor:
+def _lower_expm1(e: Emitter, a: Call) -> Tensor:
     """`exp(x) - 1 = tanh(x/2) * (exp(x) + 1)`, which keeps its digits near zero."""
     x = e.cast(a.self, a.out.dtype)
     return e.op("Mul", e.op("Tanh", e.op("Mul", x, 0.5)), e.op("Add", e.op("Exp", x), 1.0))
 
 
 @lowers("aten.log1p")
-def lower_log1p(e: Emitter, a: Call) -> Tensor:
+def _lower_log1p(e: Emitter, a: Call) -> Tensor:
     """`log(1 + x)`. Near zero with u = fl(1 + x) it is `x * log(u)/(u - 1)`: the rounding of u cancels."""
     x = e.cast(a.self, a.out.dtype)
     u = e.op("Add", x, 1.0)
@@ -245,7 +245,7 @@ lowers_each(_LOGARITHMS, _logarithm)
 
 
 @lowers("aten.addcmul", "aten.addcdiv")
-def lower_addc(e: Emitter, a: Call) -> Tensor:
+def _lower_addc(e: Emitter, a: Call) -> Tensor:
     dtype = a.out.dtype
     op_type = "Mul" if a.node.op.name == "aten.addcmul" else "Div"
     left = e.cast(a.tensor1, dtype)
@@ -255,7 +255,7 @@ def lower_addc(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers("aten.lerp.Scalar", "aten.lerp.Tensor")
-def lower_lerp(e: Emitter, a: Call) -> Tensor:
+def _lower_lerp(e: Emitter, a: Call) -> Tensor:
     """`start + w*(end - start)`, from whichever end is nearer, as PyTorch rounds it."""
     weight = as_tensor(e, a.weight, a.out.dtype)
     difference = e.op("Sub", a.end, a.self)
@@ -266,7 +266,7 @@ def lower_lerp(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers("aten.maximum", "aten.minimum", "aten.max.other", "aten.min.other")
-def lower_extremum(e: Emitter, a: Call) -> Tensor:
+def _lower_extremum(e: Emitter, a: Call) -> Tensor:
     dtype = a.out.dtype
     x, y = e.cast(a.self, dtype), e.cast(a.other, dtype)
     largest = "max" in a.node.op.name
@@ -277,7 +277,7 @@ def lower_extremum(e: Emitter, a: Call) -> Tensor:
 
 @lowers("aten.clamp", "aten.clamp.Tensor", "aten.clamp_min", "aten.clamp_max", "aten.clamp_min.Tensor",
         "aten.clamp_max.Tensor", "aten.clip", "aten.clip.Tensor")
-def lower_clamp(e: Emitter, a: Call) -> Tensor:
+def _lower_clamp(e: Emitter, a: Call) -> Tensor:
     dtype = a.out.dtype
     x = e.cast(a.self, dtype)
     low, high = (getattr(a, name, None) for name in ("min", "max"))
@@ -295,13 +295,13 @@ def clip(e: Emitter, x: Tensor, low: Any, high: Any) -> Tensor:
 
 
 @lowers("aten.hypot")
-def lower_hypot(e: Emitter, a: Call) -> Tensor:
+def _lower_hypot(e: Emitter, a: Call) -> Tensor:
     x, y = e.cast(a.self, a.out.dtype), e.cast(a.other, a.out.dtype)
     return e.op("Sqrt", e.op("Add", e.op("Mul", x, x), e.op("Mul", y, y)))
 
 
 @lowers("aten.nan_to_num")
-def lower_nan_to_num(e: Emitter, a: Call) -> Tensor:
+def _lower_nan_to_num(e: Emitter, a: Call) -> Tensor:
     x = a.self
     if not x.dtype.is_floating:
         return x

@@ -20,7 +20,7 @@ def _weight_transposed(e: Emitter, weight: Tensor, value: Value) -> Tensor:
 
 
 @lowers("aten.linear")
-def lower_linear(e: Emitter, a: Call) -> Tensor:
+def _lower_linear(e: Emitter, a: Call) -> Tensor:
     """`x @ W.T + b`: one Gemm for a matrix; for more dims a MatMul by the transposed weight."""
     x, weight, bias = a.input, a.weight, a.bias
     if weight.rank == 1:
@@ -33,7 +33,7 @@ def lower_linear(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot")
-def lower_matmul(e: Emitter, a: Call) -> Tensor:
+def _lower_matmul(e: Emitter, a: Call) -> Tensor:
     other = a.mat2 if hasattr(a, "mat2") else a.vec if hasattr(a, "vec") else None
     if other is None:
         other = a.tensor if hasattr(a, "tensor") else a.other
@@ -41,14 +41,14 @@ def lower_matmul(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers("aten.addmm")
-def lower_addmm(e: Emitter, a: Call) -> Tensor:
+def _lower_addmm(e: Emitter, a: Call) -> Tensor:
     if a.out.dtype.is_floating:
         return e.op("Gemm", a.mat1, a.mat2, a.self, alpha=float(a.alpha), beta=float(a.beta))
     return _scaled_sum(e, e.op("MatMul", a.mat1, a.mat2), a.self, a.alpha, a.beta)
 
 
 @lowers("aten.baddbmm", "aten.addbmm", "aten.addmv")
-def lower_baddbmm(e: Emitter, a: Call) -> Tensor:
+def _lower_baddbmm(e: Emitter, a: Call) -> Tensor:
     left, right = (a.mat, a.vec) if a.node.op.name == "aten.addmv" else (a.batch1, a.batch2)
     product = e.op("MatMul", left, right)
     if a.node.op.name == "aten.addbmm":
@@ -68,7 +68,7 @@ def _scaled_sum(e: Emitter, product: Tensor, bias: Tensor, alpha: Any, beta: Any
 
 
 @lowers("aten.outer", "aten.ger")
-def lower_outer(e: Emitter, a: Call) -> Tensor:
+def _lower_outer(e: Emitter, a: Call) -> Tensor:
     other = a.vec2
     dtype = a.out.dtype
     column = reshape(e, e.cast(a.self, dtype), (*a.self.dims, 1))
@@ -76,18 +76,18 @@ def lower_outer(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers("aten.einsum")
-def lower_einsum(e: Emitter, a: Call) -> Tensor:
+def _lower_einsum(e: Emitter, a: Call) -> Tensor:
     return e.op("Einsum", *a.tensors, equation=a.equation.replace(" ", ""))
 
 
 @lowers("aten.bilinear")
-def lower_bilinear(e: Emitter, a: Call) -> Tensor:
+def _lower_bilinear(e: Emitter, a: Call) -> Tensor:
     y = e.op("Einsum", a.input1, a.weight, a.input2, equation="...i,oij,...j->...o")
     return y if a.bias is None else e.op("Add", y, a.bias)
 
 
 @lowers("aten.linalg_cross", "aten.cross")
-def lower_cross(e: Emitter, a: Call) -> Tensor:
+def _lower_cross(e: Emitter, a: Call) -> Tensor:
     """`(a × b)_i = a_{i+1} b_{i+2} - a_{i+2} b_{i+1}`, indices modulo 3."""
     dim = a.dim if a.dim is not None else next(i for i, d in enumerate(a.out.shape) if d == 3)
     ahead, behind = e.ints([1, 2, 0]), e.ints([2, 0, 1])

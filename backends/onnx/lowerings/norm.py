@@ -26,7 +26,7 @@ def _vector(e: Emitter, x: Tensor | None, like: Tensor, size: Dim, fill: float) 
 
 @lowers("aten.batch_norm", "aten._native_batch_norm_legit_no_training", "aten.native_batch_norm",
         "aten._batch_norm_no_update")
-def lower_batch_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
+def _lower_batch_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
     """Batch normalization by the running statistics."""
     x = a.input
     if getattr(a, "training", False) not in FALSE_STRINGS or a.running_mean is None:
@@ -48,7 +48,7 @@ def lower_batch_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
 
 
 @lowers("aten.layer_norm", "aten.native_layer_norm")
-def lower_layer_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
+def _lower_layer_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
     x = a.input
     axis = x.rank - len(a.normalized_shape)
     weight = a.weight
@@ -71,7 +71,7 @@ def lower_layer_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
 
 
 @lowers("aten.rms_norm")
-def lower_rms_norm(e: Emitter, a: Call) -> Tensor:
+def _lower_rms_norm(e: Emitter, a: Call) -> Tensor:
     """`x / sqrt(mean(x²) + eps) * weight`, in f32 for half precision."""
     x = a.input
     eps = a.eps if a.eps is not None else torch.finfo(x.dtype.torch).eps
@@ -83,7 +83,7 @@ def lower_rms_norm(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers("aten.group_norm", "aten.native_group_norm")
-def lower_group_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
+def _lower_group_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
     """Each group of channels of each example is normalized: an instance norm over `[N, groups, rest]`, then the
     scale and shift of each channel."""
     if len(a.node.results) > 1:
@@ -118,7 +118,7 @@ def _group_statistics(e: Emitter, flat: Tensor, eps: float) -> tuple[Tensor, Ten
 
 
 @lowers("aten.instance_norm")
-def lower_instance_norm(e: Emitter, a: Call) -> Tensor:
+def _lower_instance_norm(e: Emitter, a: Call) -> Tensor:
     x, channels = a.input, a.input.dims[1]
     if a.use_input_stats in FALSE_STRINGS and a.running_mean is not None:
         stats = [a.running_mean, a.running_var]
@@ -140,7 +140,7 @@ def _softmax(op_type: str, e: Emitter, a: Call) -> Tensor:
 
 
 @lowers("aten.softmax.int", "aten._softmax", "aten._safe_softmax")
-def lower_softmax(e: Emitter, a: Call) -> Tensor:
+def _lower_softmax(e: Emitter, a: Call) -> Tensor:
     y = _softmax("Softmax", e, a)
     if a.node.op.name != "aten._safe_softmax":
         return y
@@ -148,5 +148,5 @@ def lower_softmax(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers("aten.log_softmax.int", "aten._log_softmax")
-def lower_log_softmax(e: Emitter, a: Call) -> Tensor:
+def _lower_log_softmax(e: Emitter, a: Call) -> Tensor:
     return _softmax("LogSoftmax", e, a)

@@ -1,0 +1,138 @@
+"""Scaled dot-product attention, as the pattern of products and softmax that runtimes fuse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from graphopt.backends.onnx.emitter import Emitter
+from graphopt.backends.onnx.lowerings.common import static
+from graphopt.backends.onnx.records import Tensor
+from graphopt.backends.onnx.registry import Call, Declined, lowers
+from graphopt.backends.onnx.shaping import counting, reshape, swap, unsqueeze
+from graphopt.ir import DType
+from graphopt.ir.dims import Dim, known_equal, product
+
+FOLD_LIMIT = 1 << 16
+"""Causal masks of at most this many elements are stored, larger ones are computed."""
+
+
+@lowers("aten.scaled_dot_product_attention")
+def _lower_attention(e: Emitter, a: Call) -> Tensor:
+    """`softmax(q kᵀ · scale + mask) v`. Dropout vanishes: an emitted graph evaluates."""
+    mask = a.attn_mask
+    if a.is_causal:
+        mask = causal_mask(e, a.query.dims[-2], a.key.dims[-2], a.query.dtype)
+    return attend(e, a.query, a.key, a.value, mask, a.scale, may_be_empty=not a.is_causal)
+
+
+@lowers("aten._scaled_dot_product_flash_attention_for_cpu", "aten._scaled_dot_product_efficient_attention",
+        "aten._scaled_dot_product_flash_attention")
+def _lower_fused_attention(e: Emitter, a: Call) -> Sequence[Tensor]:
+    """The kernels that PyTorch picks. What they return beside the output only serves their gradients."""
+    if any(result.num_uses for result in a.node.results[1:]):
+        raise Declined("the statistics of an attention kernel are used")
+    mask = getattr(a, "attn_mask", None) or getattr(a, "attn_bias", None)
+    if a.is_causal:
+        mask = causal_mask(e, a.query.dims[-2], a.key.dims[-2], a.query.dtype)
+    y = attend(e, a.query, a.key, a.value, mask, a.scale, may_be_empty=not a.is_causal)
+    unused = e.constant(torch.zeros(0), "unused")
+    return y, *(unused for _ in a.types[1:])
+
+
+def attend(
+    e: Emitter, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, may_be_empty: bool
+) -> Tensor:
+    """Attention over the last two dims.
+
+    may_be_empty: a row of the mask may hide every key. Its softmax is 0/0, its output 0 as in PyTorch.
+    """
+    depth = static(q.dims[-1])
+    if scale is None and depth is None:
+        raise Declined("attention over heads of dynamic size without a scale")
+    factor = float(depth or 1) ** -0.5 if scale is None else float(scale)
+    groups = _groups(q, k)
+    scores = _scores(e, q, k, factor, groups)
+    visible = None
+    if mask is not None:
+        scores = e.op("Add", scores, additive(e, mask, q.dtype), shape=scores.dims)
+        visible = _visible_rows(e, mask) if may_be_empty else None
+    weights = e.op("Softmax", scores, axis=-1, shape=scores.dims)
+    y = _weighted(e, weights, v, groups)
+    return y if visible is None else e.op("Where", visible, y, e.scalar(0.0, y.dtype))
+
+
+def _groups(q: Tensor, k: Tensor) -> int:
+    """How many query heads share a key head."""
+    if q.rank < 3 or known_equal(q.dims[-3], k.dims[-3]) or k.dims[-3] == 1:
+        return 1
+    heads, shared = static(q.dims[-3]), static(k.dims[-3])
+    if heads is None or not shared:
+        raise Declined("grouped attention with a dynamic number of heads")
+    return heads // shared if shared and heads % shared == 0 else 1
+
+
+def _scores(e: Emitter, q: Tensor, k: Tensor, factor: float, groups: int) -> Tensor:
+    """`q kᵀ · factor` of shape `[..., heads, L, S]`. Heads that share a key are one taller matrix, so that no key is
+    copied."""
+    length, keys = q.dims[-2], k.dims[-2]
+    shape = (*q.dims[:-1], keys)
+    if groups > 1:
+        q = reshape(e, q, (*q.dims[:-3], k.dims[-3], groups * length, q.dims[-1]))
+    product_shape = (*q.dims[:-1], keys)
+    scores = e.op("MatMul", q, swap(e, k, -1, -2), shape=product_shape)
+    scores = e.op("Mul", scores, factor, shape=product_shape)
+    return reshape(e, scores, shape)
+
+
+def _weighted(e: Emitter, weights: Tensor, v: Tensor, groups: int) -> Tensor:
+    shape = (*weights.dims[:-1], v.dims[-1])
+    if groups > 1:
+        weights = reshape(e, weights, (*weights.dims[:-3], v.dims[-3], groups * weights.dims[-2], weights.dims[-1]))
+    y = e.op("MatMul", weights, v, shape=(*weights.dims[:-1], v.dims[-1]))
+    return reshape(e, y, shape)
+
+
+def additive(e: Emitter, mask: Tensor, dtype: DType) -> Tensor:
+    """A mask to add to the scores: 0 where a bool mask is true, minus infinity where it is false. Made once."""
+    if mask.dtype is not DType.BOOL:
+        return e.cast(mask, dtype)
+    return e.once(
+        ("additive", mask, dtype),
+        lambda: e.op("Where", mask, e.scalar(0.0, dtype), e.scalar(float("-inf"), dtype), shape=mask.dims),
+    )
+
+
+def _visible_rows(e: Emitter, mask: Tensor) -> Tensor | None:
+    """Where a row of the mask shows any key, as bool `[..., L, 1]`; None if a stored mask shows one in every row."""
+    if mask.data is not None:
+        data = mask.data if mask.dtype is DType.BOOL else mask.data > float("-inf")
+        if bool(data.any(-1).all()):
+            return None
+    return e.once(("visible", mask), lambda: _any_visible(e, mask))
+
+
+def _any_visible(e: Emitter, mask: Tensor) -> Tensor:
+    shape = (*mask.dims[:-1], 1)
+    if mask.dtype is DType.BOOL:
+        count = e.op("ReduceSum", e.cast(mask, DType.I32), [mask.rank - 1], keepdims=1, shape=shape)
+        return e.cast(count, DType.BOOL)
+    largest = e.op("ReduceMax", mask, [mask.rank - 1], keepdims=1, shape=shape)
+    return e.op("Greater", largest, float("-inf"), dtype=DType.BOOL, shape=shape)
+
+
+def causal_mask(e: Emitter, length: Dim, keys: Dim, dtype: DType) -> Tensor:
+    """Row i sees the keys 0 to i: minus infinity above the diagonal. Made once for each size."""
+    return e.once(("causal", length, keys, dtype), lambda: _causal(e, length, keys, dtype))
+
+
+def _causal(e: Emitter, length: Dim, keys: Dim, dtype: DType) -> Tensor:
+    size = product((length, keys))
+    if isinstance(size, int) and size <= FOLD_LIMIT:
+        full: Any = torch.full((length, keys), float("-inf"), dtype=dtype.torch)  # type: ignore[arg-type]
+        return e.constant(full.triu(1), "causal_mask")
+    rows, columns = counting(e, length), counting(e, keys)
+    hidden = e.op("Greater", columns, unsqueeze(e, rows, [1]), dtype=DType.BOOL, shape=(length, keys))
+    return e.op("Where", hidden, e.scalar(float("-inf"), dtype), e.scalar(0.0, dtype), shape=(length, keys))

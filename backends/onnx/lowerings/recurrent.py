@@ -1,0 +1,171 @@
+"""Recurrent layers: LSTM, GRU and plain RNN, layer by layer, and their cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from graphopt.backends.onnx.emitter import Emitter
+from graphopt.backends.onnx.records import Tensor
+from graphopt.backends.onnx.registry import Call, Declined, lowers
+from graphopt.backends.onnx.shaping import concat, reshape, slice_, squeeze, transpose, unsqueeze
+from graphopt.ir.dims import Dim
+
+# ONNX gate i is PyTorch's gate _ORDER[i].
+_ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
+
+
+@lowers("aten.lstm.input")
+def _lower_lstm(e: Emitter, a: Call) -> Sequence[Tensor]:
+    return run_layers(e, a, "LSTM", a.hx)
+
+
+@lowers("aten.gru.input")
+def _lower_gru(e: Emitter, a: Call) -> Sequence[Tensor]:
+    return run_layers(e, a, "GRU", (a.hx,), linear_before_reset=1)
+
+
+@lowers("aten.rnn_tanh.input", "aten.rnn_relu.input")
+def _lower_rnn(e: Emitter, a: Call) -> Sequence[Tensor]:
+    activation = "Tanh" if "tanh" in a.node.op.name else "Relu"
+    directions = 2 if a.bidirectional else 1
+    return run_layers(e, a, "RNN", (a.hx,), activations=[activation] * directions)
+
+
+def run_layers(e: Emitter, a: Call, op_type: str, states: Sequence[Tensor], **attributes: object) -> list[Tensor]:
+    """Run the layers one after another; return the output and the last states `[layers * directions, batch, hidden]`.
+
+    ONNX wants time first, and returns `[time, directions, batch, hidden]`.
+    """
+    directions = 2 if a.bidirectional else 1
+    per_layer = len(a.params) // (a.num_layers * directions)
+    if per_layer != (4 if a.has_biases else 2):
+        raise Declined("an LSTM with a projection")
+    batched = a.input.rank == 3
+    x = a.input if batched else unsqueeze(e, a.input, [1])
+    states = [s if batched else unsqueeze(e, s, [1]) for s in states]
+    time_first = not a.batch_first or not batched
+    x = x if time_first else transpose(e, x, [1, 0, 2])
+    lasts: list[list[Tensor]] = [[] for _ in states]
+    for layer in range(a.num_layers):
+        start = layer * directions * per_layer
+        weights = a.params[start : start + directions * per_layer]
+        initial = [_layer_state(e, s, layer, directions, a.num_layers) for s in states]
+        x, final = _layer(e, op_type, x, weights, initial, directions, attributes)
+        for last, state in zip(lasts, final):
+            last.append(state)
+    x = x if time_first else transpose(e, x, [1, 0, 2])
+    finals = [concat(e, last, 0) for last in lasts]
+    results = [x, *finals]
+    return results if batched else [squeeze(e, t, [1]) for t in results]
+
+
+def _layer_state(e: Emitter, state: Tensor, layer: int, directions: int, layers: int) -> Tensor:
+    if layers == 1:
+        return state
+    return slice_(e, state, 0, layer * directions, (layer + 1) * directions, size=directions)
+
+
+def _layer(
+    e: Emitter,
+    op_type: str,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    initial: Sequence[Tensor],
+    directions: int,
+    attributes: dict[str, object],
+) -> tuple[Tensor, list[Tensor]]:
+    count = len(weights) // directions
+    sides = [weights[i * count : (i + 1) * count] for i in range(directions)]
+    input_weights = _stacked(e, op_type, [side[0] for side in sides])
+    hidden_weights = _stacked(e, op_type, [side[1] for side in sides])
+    bias = None
+    if count == 4:
+        both = [concat(e, [_ordered(e, op_type, b) for b in side[2:]], 0) for side in sides]
+        bias = concat(e, [unsqueeze(e, b, [0]) for b in both], 0)
+    time, batch, hidden = x.dims[0], x.dims[1], weights[1].dims[1]
+    state_shape: tuple[Dim, ...] = (directions, batch, hidden)
+    results = e.ops(
+        op_type,
+        x,
+        input_weights,
+        hidden_weights,
+        bias,
+        None,
+        *initial,
+        dtypes=(None,) * (1 + len(initial)),
+        shapes=((time, directions, batch, hidden), *(state_shape for _ in initial)),
+        hidden_size=hidden,
+        direction="bidirectional" if directions == 2 else None,
+        **attributes,
+    )
+    y = results[0]
+    if directions == 1:
+        return squeeze(e, y, [1]), list(results[1:])
+    y = transpose(e, y, [0, 2, 1, 3])
+    return reshape(e, y, (time, batch, hidden * directions)), list(results[1:])
+
+
+def _ordered(e: Emitter, op_type: str, weight: Tensor) -> Tensor:
+    """The gates of a weight or bias in ONNX's order."""
+    order = _ORDER[op_type]
+    if order == tuple(range(len(order))):
+        return weight
+    if weight.data is not None:
+        return e.derived(
+            weight, "onnx_gates", lambda data: torch.cat([data.chunk(len(order))[gate] for gate in order])
+        )
+    size = weight.dims[0] // len(order)
+    shapes = [(size, *weight.dims[1:])] * len(order)
+    gates = e.ops("Split", weight, dtypes=(None,) * len(order), shapes=shapes, axis=0, num_outputs=len(order))
+    return concat(e, [gates[gate] for gate in order], 0)
+
+
+def _stacked(e: Emitter, op_type: str, weights: Sequence[Tensor]) -> Tensor:
+    return concat(e, [unsqueeze(e, _ordered(e, op_type, w), [0]) for w in weights], 0)
+
+
+def _projections(e: Emitter, a: Call, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The gates' pre-activations from the input and from the state."""
+    pairs = ((a.input, a.w_ih, a.b_ih), (state, a.w_hh, a.b_hh))
+    found = []
+    for x, weight, bias in pairs:
+        if x.rank == 2:
+            found.append(e.op("Gemm", x, weight, bias, transB=1, shape=(x.dims[0], weight.dims[0])))
+        else:
+            y = e.op("MatMul", weight, x, shape=(weight.dims[0],))
+            found.append(y if bias is None else e.op("Add", y, bias, shape=y.dims))
+    return found[0], found[1]
+
+
+def _gates(e: Emitter, x: Tensor, count: int) -> tuple[Tensor, ...]:
+    shape = (*x.dims[:-1], x.dims[-1] // count)
+    return e.ops("Split", x, dtypes=(None,) * count, shapes=(shape,) * count, axis=-1, num_outputs=count)
+
+
+@lowers("aten.lstm_cell")
+def _lower_lstm_cell(e: Emitter, a: Call) -> Sequence[Tensor]:
+    hidden, cell = a.hx
+    total = e.op("Add", *_projections(e, a, hidden), shape=(*hidden.dims[:-1], a.w_ih.dims[0]))
+    i, f, g, o = _gates(e, total, 4)
+    kept = e.op("Mul", e.op("Sigmoid", f), cell)
+    new_cell = e.op("Add", kept, e.op("Mul", e.op("Sigmoid", i), e.op("Tanh", g)))
+    return e.op("Mul", e.op("Sigmoid", o), e.op("Tanh", new_cell)), new_cell
+
+
+@lowers("aten.gru_cell")
+def _lower_gru_cell(e: Emitter, a: Call) -> Tensor:
+    """`n + z * (h - n)` with `n = tanh(W_n x + r * (U_n h))`."""
+    from_input, from_state = _projections(e, a, a.hx)
+    r_in, z_in, n_in = _gates(e, from_input, 3)
+    r_state, z_state, n_state = _gates(e, from_state, 3)
+    r, z = e.op("Sigmoid", e.op("Add", r_in, r_state)), e.op("Sigmoid", e.op("Add", z_in, z_state))
+    n = e.op("Tanh", e.op("Add", n_in, e.op("Mul", r, n_state)))
+    return e.op("Add", n, e.op("Mul", z, e.op("Sub", a.hx, n)))
+
+
+@lowers("aten.rnn_tanh_cell", "aten.rnn_relu_cell")
+def _lower_rnn_cell(e: Emitter, a: Call) -> Tensor:
+    activation = "Tanh" if "tanh" in a.node.op.name else "Relu"
+    return e.op(activation, e.op("Add", *_projections(e, a, a.hx)))

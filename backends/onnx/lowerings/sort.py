@@ -1,0 +1,58 @@
+"""Sorting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphopt.backends.onnx.emitter import Emitter
+from graphopt.backends.onnx.records import Tensor
+from graphopt.backends.onnx.registry import Call, lowers
+from graphopt.backends.onnx.shaping import normal_axis
+from graphopt.ir import DType
+from graphopt.ir.dims import Dim
+
+
+def top(e: Emitter, x: Tensor, count: Dim, axis: int, largest: bool) -> tuple[Tensor, ...]:
+    """The `count` first elements in order, and their indices. Equal elements keep their order."""
+    shape = (*x.dims[:axis], count, *x.dims[axis + 1 :])
+    return e.ops(
+        "TopK",
+        x,
+        [count],
+        dtypes=(None, DType.I64),
+        shapes=(shape, shape),
+        axis=axis,
+        largest=int(largest),
+        sorted=1,
+    )
+
+
+@lowers("aten.topk")
+def _lower_topk(e: Emitter, a: Call) -> Sequence[Tensor]:
+    if a.self.rank == 0:
+        return a.self, e.scalar(0, DType.I64)
+    return top(e, a.self, a.k, normal_axis(a.dim, a.self.rank), a.largest)
+
+
+@lowers("aten.sort", "aten.sort.stable")
+def _lower_sort(e: Emitter, a: Call) -> Sequence[Tensor]:
+    if a.self.rank == 0:
+        return a.self, e.scalar(0, DType.I64)
+    axis = normal_axis(a.dim, a.self.rank)
+    return top(e, a.self, a.self.dims[axis], axis, a.descending)
+
+
+@lowers("aten.argsort", "aten.argsort.stable")
+def _lower_argsort(e: Emitter, a: Call) -> Tensor:
+    return _lower_sort(e, a)[1]
+
+
+@lowers("aten.kthvalue")
+def _lower_kthvalue(e: Emitter, a: Call) -> Sequence[Tensor]:
+    if a.self.rank == 0:
+        return a.self, e.scalar(0, DType.I64)
+    axis = normal_axis(a.dim, a.self.rank)
+    results = [
+        e.op("Gather", t, e.scalar(a.k - 1, DType.I64), axis=axis) for t in top(e, a.self, a.k, axis, largest=False)
+    ]
+    return [e.op("Unsqueeze", t, [axis]) for t in results] if a.keepdim else results

@@ -1,0 +1,40 @@
+"""Every entry of the lowering table against the interpreter, in ONNX Runtime with its optimizations off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from graphopt.backends.onnx.registry import lowered_ops
+from tests.backends.onnx.cases import SIZES, case_inputs, make_case
+from tests.backends.onnx.oracle import assert_matches, checked, run_session, session
+
+TABLES = sorted((Path(__file__).parent / "tables").glob("*.txt"))
+
+ELSEWHERE: dict[str, str] = {}
+"""Operators whose lowering is tested by a function of its own: in which file."""
+
+
+def lines() -> list[str]:
+    found: list[str] = []
+    for table in TABLES:
+        for line in table.read_text().splitlines():
+            if line.strip() and not line.startswith("#"):
+                found.append(line.strip())
+    return found
+
+
+@pytest.mark.parametrize("line", lines())
+def test_lowering(line: str) -> None:
+    case = make_case(line)
+    loaded = session(checked(case.graph))
+    sizes = SIZES if case.graph.symbols() else SIZES[:1]
+    for seed, binding in enumerate(sizes):
+        inputs = case_inputs(case, binding, 10 * seed)
+        assert_matches(case.graph, inputs, run_session(loaded, inputs))
+
+
+def test_every_lowering_has_a_case() -> None:
+    covered = {make_case(line).op for line in lines()} | set(ELSEWHERE)
+    assert not [name for name in lowered_ops() if name not in covered]
