@@ -1,5 +1,47 @@
-"""graphopt: a model-optimising compiler for PyTorch and ONNX models."""
+"""graphopt: a compiler that makes PyTorch models faster and smaller, and shows that the answer is still right.
+
+>>> import torch, graphopt
+>>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()).eval()
+>>> x = torch.randn(2, 4)
+>>> fast = graphopt.compile(model, (x,), target="fx")
+>>> torch.allclose(fast(x), model(x), atol=1e-6)
+True
+"""
 
 from __future__ import annotations
 
+from graphopt.api import compile, load, trace
+from graphopt.compiled import CompiledModel
+from graphopt.errors import GraphOptError
+from graphopt.ir import Graph, Node, Value
+from graphopt.ops import parse
+from graphopt.passmanager import Pass, PassContext, PassManager, PassResult, RulePass, pass_, register_pass, rewrite
+from graphopt.rewrite import Algebra, Contract, Rewriter, Rule
+from graphopt.targets import Target
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Algebra",
+    "CompiledModel",
+    "Contract",
+    "Graph",
+    "GraphOptError",
+    "Node",
+    "Pass",
+    "PassContext",
+    "PassManager",
+    "PassResult",
+    "Rewriter",
+    "Rule",
+    "RulePass",
+    "Target",
+    "Value",
+    "compile",
+    "load",
+    "parse",
+    "pass_",
+    "register_pass",
+    "rewrite",
+    "trace",
+]

@@ -108,8 +108,8 @@ def _check(value: Value, given: Any) -> None:
         for axis, (dim, size) in enumerate(zip(type_.shape, given.shape)):
             if isinstance(dim, int) and dim != size:
                 raise InputError(
-                    f"input {value.name!r} must have shape {list(type_.shape)}, got {list(given.shape)}: dim {axis} was "
-                    f"captured with size {dim}. Compile with dynamic_shapes to leave it free"
+                    f"input {value.name!r} must be {type_!r}, got shape {list(given.shape)}: dim {axis} "
+                    f"was captured with size {dim}. Compile with dynamic_shapes to leave it free"
                 )
     elif isinstance(type_, ScalarType) and isinstance(given, torch.Tensor | str):
         raise InputError(f"input {value.name!r} must be a number ({type_!r}), got {type(given).__name__}")

@@ -16,7 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="A model-optimising compiler: PyTorch models in, faster FX modules and ONNX graphs out, every rewrite checked.",
+    help="PyTorch models in, faster FX modules and ONNX graphs out, every rewrite checked.",
     epilog="MODEL is a `.pt2` or `.gopt` file, or `module:function` (also `file.py:function`), where the function "
     "returns `(model, args)` or `(model, args, kwargs)`. Start with `graphopt show MODEL`.",
 )

@@ -14,7 +14,7 @@ from graphopt.compiled import CompiledModel
 from graphopt.errors import GraphOptError
 from graphopt.ir import Graph
 from graphopt.model_source import ModelSource, resolve_model
-from graphopt.passmanager import PassContext, PassManager, Report, get_pass, pass_names
+from graphopt.passmanager import Outcome, PassContext, PassManager, get_pass, pass_names, read_reproducer
 from graphopt.pipelines import resolve_passes
 from graphopt.serialization import atomic_write
 from graphopt.targets import get_target, target_names
@@ -55,19 +55,14 @@ def traced(text: str, *, passes: str, target: str, dynamic_shapes: Any, trust: b
         graph = trace(source.model, source.args, source.kwargs, dynamic_shapes=dynamic_shapes, trust=trust)
     chosen = get_target(target)
     manager = PassManager(resolve_passes(passes, chosen.name, chosen.trainable), validate=False)
-    manager.run(graph, PassContext(target=chosen.name, trainable=chosen.trainable))
-    return graph
+    return manager.run(graph, PassContext(target=chosen.name, trainable=chosen.trainable)).graph
 
 
-def run_reproducer(
-    file: Path, passes: str | None, target: str, validate: bool, instruments: Sequence[Any]
-) -> tuple[Graph, Report]:
+def run_reproducer(file: Path, passes: str | None, target: str, validate: bool, instruments: Sequence[Any]) -> Outcome:
     """Run the pipeline of a reproducer, or `passes`, over a graph in text form."""
-    from graphopt.passmanager.reproducer import read_reproducer
-
-    graph, recorded = read_reproducer(file)
-    text = passes or recorded
-    if text is None:
+    recorded = read_reproducer(file)
+    text = passes or recorded.pipeline
+    if not text:
         raise GraphOptError(f"{file} names no pipeline; give one with --passes")
     chosen = get_target(target)
     manager = PassManager(
@@ -76,8 +71,8 @@ def run_reproducer(
         on_failure="raise",
         instruments=instruments,
     )
-    report = manager.run(graph, PassContext(target=chosen.name, trainable=chosen.trainable))
-    return graph, report
+    context = PassContext(target=chosen.name, trainable=chosen.trainable, samples=recorded.samples)
+    return manager.run(recorded.graph, context)
 
 
 def pass_table() -> Table:

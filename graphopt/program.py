@@ -69,7 +69,6 @@ def build_program(graph: Graph, options: CompileOptions, arguments: Arguments | 
     samples = _samples(graph, arguments)
     if options.validate is not False:
         _refuse_nan(graph)
-    original = graph.clone()
     manager = PassManager(
         resolve_passes(options.passes, options.target.name, options.trainable),
         validate=options.validate,
@@ -84,17 +83,17 @@ def build_program(graph: Graph, options: CompileOptions, arguments: Arguments | 
         calibration=options.calibration,
     )
     with _stage(seconds, "passes"):
-        passes = manager.run(graph, context)
+        optimized, passes = manager.run(graph, context)
     report = CompileReport(options.target.name, passes, seconds=seconds)
     if not options.engines:
         with _stage(seconds, "emission"):
-            return _fx_program(graph, options, report)
-    check = output_check(original, samples[0]) if samples and options.validate is not False else None
+            return _fx_program(optimized, options, report)
+    check = output_check(graph, samples[0]) if samples and options.validate is not False else None
     with _stage(seconds, "engines"):
         engines = [get_engine(name) for name in options.engines]
-        choice = choose_engine(graph, engines, samples[0] if samples else None, check)
+        choice = choose_engine(optimized, engines, samples[0] if samples else None, check)
     report.engines = choice.trials
-    return Program(graph, report, choice.engine.name, choice.executable)
+    return Program(optimized, report, choice.engine.name, choice.executable)
 
 
 def load_program(graph: Graph, options: CompileOptions, engine: str | None, facts: Mapping[str, Any]) -> Program:

@@ -32,17 +32,17 @@ GRAPH, WEIGHTS, MANIFEST = "graph.txt", "weights.safetensors", "manifest.json"
 _PLAIN = (type(None), bool, int, float, str)
 
 
-def save_graph(graph: Graph, target: str | os.PathLike[str] | IO[bytes], **facts: Any) -> None:
+def save_graph(graph: Graph, destination: str | os.PathLike[str] | IO[bytes], **facts: Any) -> None:
     """Write a graph, with `facts` (JSON values) in its manifest. A path is written atomically.
 
     Raises:
         SerializationError: the disk is full, or the calling convention has no JSON form.
     """
     manifest = _manifest(graph, facts)
-    if not isinstance(target, str | os.PathLike):
-        _write(graph, manifest, target)
+    if not isinstance(destination, str | os.PathLike):
+        _write(graph, manifest, destination)
         return
-    with atomic_write(target) as file:
+    with atomic_write(destination) as file:
         _write(graph, manifest, file)
 
 
@@ -169,7 +169,7 @@ def _signature_to_json(signature: Signature | None) -> dict[str, Any] | None:
     for leaf in (*signature.in_leaves, *signature.out_leaves):
         if isinstance(leaf, Literal) and not isinstance(leaf.value, _PLAIN):
             raise SerializationError(
-                f"an argument or result is fixed to {leaf.value!r}, a {type(leaf.value).__name__}, which cannot be saved; "
+                f"an argument or result is fixed to {leaf.value!r}, which has no saved form; "
                 "pass numbers, strings or tensors"
             )
     try:

@@ -175,7 +175,12 @@ def is_inline(constant: Constant) -> bool:
 
 
 def _tensor_text(tensor: torch.Tensor) -> str:
-    return attribute_text(_nested(tensor.detach().cpu().tolist()))
+    """Values as nested tuples; single-precision numbers in their shortest form that reads back exactly."""
+    data = tensor.detach().cpu()
+    if data.dtype == torch.float32:
+        shortest = [float(str(number)) for number in data.reshape(-1).numpy()]
+        data = torch.tensor(shortest, dtype=torch.float64).reshape(data.shape)
+    return attribute_text(_nested(data.tolist()))
 
 
 def _nested(value: Any) -> Any:
