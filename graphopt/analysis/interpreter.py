@@ -117,7 +117,13 @@ class Interpreter:
         return node.attributes.updated(**wide) if wide else node.attributes
 
     def _region(self, region: Graph, bindings: dict[str, int]) -> Callable[..., list[Any]]:
-        return lambda *inputs: self._run(region, inputs, dict(bindings))
+        def run(*inputs: Any) -> list[Any]:
+            inner = dict(bindings)
+            for value, given in zip(region.inputs, inputs):
+                bind_fresh(inner, value.type, given)
+            return self._run(region, inputs, inner)
+
+        return run
 
 
 def _last_uses(graph: Graph) -> dict[Node, list[Value]]:

@@ -74,9 +74,7 @@ def _step(
         return ViewStep(
             importer.builder, registry.get("aten.select.int"), "self", select, parent.type, (value.type,), location
         )
-    return ViewStep(
-        importer.builder, overload.op, name, arguments, parent.type, types, location, value.index, position
-    )
+    return ViewStep(importer.builder, overload.op, name, arguments, parent.type, types, location, value.index, position)
 
 
 def _parent_position(arguments: dict[str, Any], parent: View) -> tuple[str, int | None]:

@@ -9,7 +9,7 @@ import torch
 from graphopt.errors import CaptureError
 from graphopt.frontends.torch_export.builder import Builder
 from graphopt.frontends.torch_export.overloads import Overload, describe, scalar_overload
-from graphopt.ir import Attributes, Expr, TensorType, Value
+from graphopt.ir import Attributes, DType, Expr, TensorType, Value
 from graphopt.ir.bind import bind
 
 _ABSENT = (Value, type(None))
@@ -48,7 +48,7 @@ def _numbers_to_scalars(
 def constant(builder: Builder, number: Any, others: list[Value]) -> Value:
     """Return a number as a 0-dim tensor that promotes as the number would next to `others`."""
     if isinstance(number, Expr):
-        return builder.one("aten.scalar_tensor", number, dtype=_long())
+        return builder.one("aten.scalar_tensor", number, dtype=DType.I64)
     if isinstance(number, bool | int):
         return builder.scalar(number)
     types = [v.type for v in others if isinstance(v.type, TensorType)]
@@ -57,12 +57,6 @@ def constant(builder: Builder, number: Any, others: list[Value]) -> Value:
         return builder.scalar(number, same_kind[0].dtype.torch)
     wide = torch.float64 if any(t.dtype.torch is torch.float64 for t in same_kind) else None
     return builder.scalar(number, wide if isinstance(number, float) else None)
-
-
-def _long() -> Any:
-    from graphopt.ir import DType
-
-    return DType.I64
 
 
 def _values_to_operands(
@@ -79,6 +73,6 @@ def _values_to_operands(
             found = describe(candidate)
             return found, *bind(found.op, (), arguments)
     raise CaptureError(
-        f"{overload.op.name} takes {', '.join(sorted(values))} as a fixed number, but it is computed from data or sizes; "
-        "compute it with tensors"
+        f"{overload.op.name} takes {', '.join(sorted(values))} as a fixed number, but it is computed from data "
+        "or sizes; compute it with tensors"
     )

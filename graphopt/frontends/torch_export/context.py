@@ -21,6 +21,7 @@ class Context:
     """Symbols, locations and modes of one exported program.
 
     tracking: whether aliases matter, that is, whether anything is written in place.
+    numbers: the 0-dim tensors that symbolic floats and booleans were read from, by sympy expression.
     """
 
     symbols: SymbolTable
@@ -28,6 +29,7 @@ class Context:
     tracking: bool
     locations: Locations = field(default_factory=Locations)
     autocast: Autocast | None = None
+    numbers: dict[Any, Value] = field(default_factory=dict)
 
     def root(self, value: Value, traced: Any = None, differentiable: bool = False) -> TensorRef:
         """Return a tensor with memory of its own."""

@@ -52,7 +52,7 @@ def _cond(importer: Importer, node: fx.Node) -> Any:
     regions = tuple(
         _region(importer, name, module, operands, []) for name, module in (("then", then), ("otherwise", otherwise))
     )
-    values = [importer.argument(predicate), *(t.read() for t in tensors)]
+    values = [importer.as_argument(predicate), *(t.read() for t in tensors)]
     return _control_flow(importer, node, "higher_order.cond", values, regions, tensors)
 
 
@@ -62,7 +62,8 @@ def _while_loop(importer: Importer, node: fx.Node) -> Any:
     operands = [*carried, *invariant]
     scalars = [i for i, item in enumerate(carried) if isinstance(item, int | Expr)]
     regions = tuple(
-        _region(importer, name, module, operands, scalars) for name, module in (("condition", condition), ("body", body))
+        _region(importer, name, module, operands, scalars)
+        for name, module in (("condition", condition), ("body", body))
     )
     values = [
         scalar(importer, item) if i in scalars else item.read()
@@ -101,7 +102,7 @@ def _region(
 def scalar(importer: Importer, item: Any) -> Value:
     """Return a size or number as a value."""
     if isinstance(item, bool) or not isinstance(item, int | Expr):
-        return importer.argument(item) if not isinstance(item, bool) else importer.builder.scalar(item)
+        return importer.as_argument(item) if not isinstance(item, bool) else importer.builder.scalar(item)
     return importer.builder.one("graphopt.dim", item, type=ScalarType(ScalarKind.INT, item))
 
 

@@ -145,13 +145,17 @@ class Importer:
         """Turn one FX argument into an IR one."""
         if isinstance(argument, fx.Node):
             argument = self.env[argument]
-        if isinstance(argument, TensorRef):
-            return argument.view.read()
-        if isinstance(argument, list | tuple):
-            return tuple([self.argument(item) for item in argument])
-        if is_symbolic(argument):
-            return as_value(argument, self.builder, self.context.symbols)
-        return attribute_from_torch(argument)
+        return self.as_argument(argument)
+
+    def as_argument(self, item: Any) -> Any:
+        """Turn what an FX node stands for into an IR argument."""
+        if isinstance(item, TensorRef):
+            return item.view.read()
+        if isinstance(item, list | tuple):
+            return tuple([self.argument(part) for part in item])
+        if is_symbolic(item):
+            return as_value(item, self.builder, self.context.symbols, self.context.numbers)
+        return attribute_from_torch(item)
 
     def refs(self, node: fx.Node) -> list[TensorRef]:
         """The tensors among a node's arguments."""

@@ -1,6 +1,6 @@
 """Operators that write to their arguments, made functional.
 
-`y = x.add_(1)` becomes a value `x' = add(x, 1)` that is written through x's view to the memory that x shares with others.
+`y = x.add_(1)` becomes a value `x' = add(x, 1)`, which is written through x's view to the memory that x shares.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from torch import fx
 from graphopt.frontends.torch_export.aliases import view_of
 from graphopt.frontends.torch_export.importer import HANDLERS, Importer
 from graphopt.frontends.torch_export.overloads import Overload, describe
-from graphopt.frontends.torch_export.storage import TensorRef, View
-from graphopt.frontends.torch_export.views import INVERSES, SameStep
-from graphopt.ir import DType, TensorType, from_torch
+from graphopt.frontends.torch_export.storage import TensorRef
+from graphopt.frontends.torch_export.views import INVERSES
+from graphopt.ir import DType, TensorType, Value, from_torch
 from graphopt.ops import attribute_from_torch
 
 _aten = torch.ops.aten
@@ -113,7 +113,12 @@ def _factory(importer: Importer, node: fx.Node, overload: Overload) -> Any:
     kwargs.pop("pin_memory", None)
     if kwargs.get("layout") == "strided":
         kwargs.pop("layout")
-    return importer.emit(node, overload, importer.arguments(node.args), kwargs)
+    args = importer.arguments(node.args)
+    if overload.base == "full" and isinstance(args[1], Value):
+        type_: TensorType = importer.context.symbols.type_of(value)  # type: ignore[assignment]
+        filled = importer.builder.expand(importer.builder.cast(args[1], type_), type_)
+        return importer.context.root(filled, value)
+    return importer.emit(node, overload, args, kwargs)
 
 
 def _batch_norm(importer: Importer, node: fx.Node, overload: Overload) -> Any:
@@ -142,12 +147,12 @@ def _item(importer: Importer, node: fx.Node, overload: Overload) -> Any:
     if not isinstance(value, torch.SymFloat | torch.SymBool):
         return value
     wanted = TensorType(DType.F64 if isinstance(value, torch.SymFloat) else DType.BOOL, (), ref.type.device)
-    flat = (
-        importer.builder.one("aten.reshape", ref.read(), (), type=ref.type.with_shape(()))
-        if ref.type.rank
-        else ref.read()
-    )
-    return importer.context.root(importer.builder.cast(flat, wanted))
+    flat = ref.read()
+    if ref.type.rank:
+        flat = importer.builder.one("aten.reshape", flat, (), type=ref.type.with_shape(()))
+    number = importer.builder.cast(flat, wanted)
+    importer.context.numbers[value.node.expr] = number
+    return importer.context.root(number)
 
 
 def _clone_of_alias(step: Any, builder: Any, parent: Any, value: Any) -> Any:
@@ -171,5 +176,3 @@ HANDLERS.update(
         "aten.batch_norm": _batch_norm,
     }
 )
-
-__all__ = ["SameStep", "View", "stop_gradient"]

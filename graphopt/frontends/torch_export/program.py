@@ -15,11 +15,14 @@ from torch.export.graph_signature import (
     InputKind,
     InputSpec,
     OutputKind,
+    SymBoolArgument,
+    SymFloatArgument,
     TokenArgument,
 )
 
 from graphopt.errors import CaptureError
 from graphopt.frontends.torch_export import higher_order, mutation, normal_forms
+from graphopt.frontends.torch_export.calls import leaf_names
 from graphopt.frontends.torch_export.context import Context, tensor_type, version_of
 from graphopt.frontends.torch_export.importer import Importer
 from graphopt.frontends.torch_export.storage import TensorRef
@@ -195,7 +198,7 @@ class _ProgramImport:
         updates = {name: ref.read() for name, ref in self.targets if ref.view.storage.version > 0}
         for spec, item in zip(self.program.graph_signature.output_specs, returned):
             if spec.kind is OutputKind.USER_OUTPUT:
-                leaves.append(self._leaf(importer, item, outputs))
+                leaves.append(self._leaf(importer, spec.arg, item, outputs))
             elif spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION):
                 assert spec.target is not None
                 updates[spec.target] = item.read()
@@ -203,13 +206,14 @@ class _ProgramImport:
                 raise CaptureError(f"outputs of kind {spec.kind.name} are not supported")
         return outputs, leaves, updates
 
-    def _leaf(self, importer: Importer, item: Any, outputs: list[Value]) -> Leaf:
-        if isinstance(item, TensorRef):
+    def _leaf(self, importer: Importer, argument: Any, item: Any, outputs: list[Value]) -> Leaf:
+        if isinstance(argument, SymFloatArgument | SymBoolArgument) and not isinstance(item, bool | float):
+            kind = ScalarKind.FLOAT if isinstance(argument, SymFloatArgument) else ScalarKind.BOOL
+            outputs.append(importer.builder.one("aten.item", importer.as_argument(item), type=ScalarType(kind)))
+        elif isinstance(item, TensorRef):
             outputs.append(item.read())
         elif isinstance(item, Expr):
             outputs.append(self._size(importer, item))
-        elif isinstance(item, torch.SymFloat | torch.SymBool):
-            outputs.append(importer.argument(item))
         else:
             return Literal(item)
         return Slot(len(outputs) - 1)
@@ -229,5 +233,7 @@ class _ProgramImport:
 
     def _signature(self, out_leaves: tuple[Leaf, ...]) -> Signature:
         spec = self.program.call_spec
-        names = tuple(s.arg.name for s in self.program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT)
+        entry = self.program.module_call_graph[0].signature
+        parameters = (entry.forward_arg_names if entry is not None else None) or ()
+        names = leaf_names(spec.in_spec, parameters)
         return Signature(spec.in_spec, spec.out_spec, tuple(self.leaves), out_leaves, names)

@@ -70,7 +70,10 @@ class View:
 
 
 class TensorRef:
-    """A tensor object of the traced program. In-place changes of its shape (`t_`, `unsqueeze_`) move it to another view."""
+    """A tensor object of the traced program. In-place changes of its shape (`t_`, `unsqueeze_`) give it another view.
+
+    differentiable: whether a gradient of the model's parameters could flow through it.
+    """
 
     __slots__ = ("view", "differentiable")
 

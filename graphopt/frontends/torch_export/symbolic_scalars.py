@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -48,27 +49,39 @@ def is_symbolic(value: Any) -> bool:
     return isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool)
 
 
-def as_value(value: torch.SymFloat | torch.SymBool | torch.SymInt, builder: Builder, symbols: SymbolTable) -> Any:
-    """Return a symbolic integer as a dim, a symbolic float or boolean as a 0-dim tensor."""
+def as_value(
+    value: torch.SymFloat | torch.SymBool | torch.SymInt,
+    builder: Builder,
+    symbols: SymbolTable,
+    known: Mapping[Any, Value],
+) -> Any:
+    """Return a symbolic integer as a dim, a symbolic float or boolean as a 0-dim tensor.
+
+    known: the tensors that some symbolic numbers were read from.
+    """
     if isinstance(value, torch.SymInt):
         return symbols.dim(value)
-    return _Computation(builder, symbols).tensor(value.node.expr)
+    return _Computation(builder, symbols, known).tensor(value.node.expr)
 
 
 class _Computation:
-    def __init__(self, builder: Builder, symbols: SymbolTable) -> None:
+    def __init__(self, builder: Builder, symbols: SymbolTable, known: Mapping[Any, Value]) -> None:
         self.builder = builder
         self.symbols = symbols
+        self.known = known
 
     def tensor(self, expression: Any) -> Value:
         """Compute a sympy expression with tensors, in double precision as Python would."""
-        if expression.is_integer:
+        found = self.known.get(expression)
+        if found is not None:
+            return found
+        if getattr(expression, "is_integer", False):
             try:
                 dim = self.symbols.from_sympy(expression)
                 return self.builder.one("aten.scalar_tensor", dim, dtype=DType.F64, type=_FLOAT)
             except TypeInferenceError:
                 pass
-        if expression.is_number:
+        if getattr(expression, "is_number", False):
             return self.builder.scalar(float(expression), torch.float64)
         return self._function(type(expression).__name__, expression.args)
 

@@ -85,7 +85,7 @@ class SymbolTable:
         low, high = self._bounds(name)
         if family == "s" and low == _DEFAULT_MINIMUM and label not in self._exact:
             low = 0
-        return symbol(label, min=max(low, 0), max=high)
+        return symbol(label, min=low, max=high)
 
     def _fresh(self, family: str) -> str:
         while True:
@@ -99,7 +99,7 @@ class SymbolTable:
         found = self._ranges.get(name)
         if found is None:
             return 0, None
-        low = int(found.lower) if found.lower.is_Integer else 0
+        low = int(found.lower) if found.lower.is_Integer else -_UNBOUNDED
         high = int(found.upper) if found.upper.is_Integer else None
         return low, None if high is None or high >= _UNBOUNDED else high
 
