@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -114,7 +114,7 @@ def _is_left_out(param: Param, value: Any, attribute: bool) -> bool:
     return value is None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _shape(op: Op) -> _Shape:
     schema = getattr(op.evaluate, "_schema", None)
     if schema is None:

@@ -97,5 +97,3 @@ def _separate(body: Body, region: Graph, inputs: Sequence[Value]) -> list[torch.
         taken |= {value}
         nodes.append(node)
     return nodes
-
-

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +14,7 @@ from torch.fx.graph import CodeGen, _PyTreeCodeGen, _PyTreeInfo
 from graphopt.backends.fx.names import identifier
 from graphopt.errors import EmissionError
 from graphopt.ir import Graph, Literal, Signature, Slot
+from graphopt.ir.signature import Leaf
 
 _PLAIN_LITERALS = (type(None), bool, int, float, str)
 
@@ -52,6 +55,20 @@ class _Flat:
         fx_graph.output(tuple(outputs))
 
 
+@dataclass(slots=True)
+class _Argument:
+    """One argument of the caller: its pytree, the leaves of that, and its default value."""
+
+    name: str
+    tree: Any
+    leaves: list[Leaf]
+    default: Any = inspect.Parameter.empty
+
+    @property
+    def is_fixed(self) -> bool:
+        return self.tree.is_leaf() and isinstance(self.leaves[0], Literal)
+
+
 class _Named:
     """Arguments by name; items of tuples, lists and dicts are taken out one by one."""
 
@@ -61,12 +78,10 @@ class _Named:
 
     def inputs(self, fx_graph: torch.fx.Graph) -> list[torch.fx.Node]:
         found: dict[int, torch.fx.Node] = {}
-        pending = []
-        for name, default, spec, leaves in self._arguments():
-            node = fx_graph.placeholder(name, default_value=default)
-            pending.append((node, spec, leaves))
-        for node, spec, leaves in pending:
-            _unpack(fx_graph, node, spec, iter(leaves), found)
+        arguments = self._arguments()
+        nodes = [fx_graph.placeholder(a.name, default_value=a.default) for a in arguments]
+        for argument, node in zip(arguments, nodes):
+            _unpack(fx_graph, node, argument.tree, iter(argument.leaves), found)
         return _in_order(self._graph, found)
 
     def output(self, fx_graph: torch.fx.Graph, outputs: Sequence[torch.fx.Node]) -> None:
@@ -77,20 +92,19 @@ class _Named:
             fx_graph.set_codegen(_UnflattenOutput(self._signature.out_tree))
             fx_graph.output(leaves)
 
-    def _arguments(self) -> list[tuple[str, Any, Any, list[Slot | Literal]]]:
-        """(name, default, tree, leaves) of each argument; those with a default come last."""
+    def _arguments(self) -> list[_Argument]:
+        """The arguments in the order of the signature; keywords that are fixed come last, with their defaults."""
         leaves = iter(zip(self._signature.in_leaves, _leaf_names(self._signature)))
         positional, keywords = self._signature.in_tree.children()
-        arguments = []
-        for index, spec in enumerate(positional.children()):
-            own = [next(leaves) for _ in range(spec.num_leaves)]
-            name = own[0][1] if spec.is_leaf() and own[0][1].isidentifier() else f"arg{index}"
-            arguments.append((name, spec, [leaf for leaf, _ in own]))
-        fixed = []
-        for key, spec in zip(keywords.context, keywords.children()):
-            own_leaves = [next(leaves)[0] for _ in range(spec.num_leaves)]
-            is_fixed = spec.is_leaf() and isinstance(own_leaves[0], Literal)
-            (fixed if is_fixed else arguments).append((key, spec, own_leaves))
+        arguments: list[_Argument] = []
+        fixed: list[_Argument] = []
+        for index, tree in enumerate(positional.children()):
+            own = [next(leaves) for _ in range(tree.num_leaves)]
+            name = own[0][1] if tree.is_leaf() and own[0][1].isidentifier() else f"arg{index}"
+            arguments.append(_Argument(name, tree, [leaf for leaf, _ in own]))
+        for key, tree in zip(keywords.context, keywords.children()):
+            argument = _Argument(key, tree, [next(leaves)[0] for _ in range(tree.num_leaves)])
+            (fixed if argument.is_fixed else arguments).append(argument)
         return _with_defaults([*arguments, *fixed])
 
 
@@ -145,28 +159,22 @@ def _leaf_names(signature: Signature) -> list[str]:
     return [*signature.in_names, *(f"input{i}" for i in range(missing))]
 
 
-def _with_defaults(
-    arguments: list[tuple[str, Any, list[Slot | Literal]]],
-) -> list[tuple[str, Any, Any, list[Slot | Literal]]]:
-    """Give the last arguments their literals as defaults, as far as Python's order allows."""
-    import inspect
-
-    found: list[tuple[str, Any, Any, list[Slot | Literal]]] = []
-    open_ended = True
-    for name, spec, leaves in reversed(arguments):
-        leaf = leaves[0] if spec.is_leaf() else None
-        open_ended = open_ended and isinstance(leaf, Literal) and isinstance(leaf.value, _PLAIN_LITERALS)
-        default = leaf.value if open_ended and isinstance(leaf, Literal) else inspect.Signature.empty
-        found.append((name, default, spec, leaves))
-    names = _distinct([name for name, *_ in reversed(found)])
-    return [(name, *rest) for name, (_, *rest) in zip(names, reversed(found))]  # type: ignore[misc]
+def _with_defaults(arguments: list[_Argument]) -> list[_Argument]:
+    """Give the last arguments their literals as defaults, as far as Python's order allows, and all distinct names."""
+    for argument in reversed(arguments):
+        if not argument.is_fixed or not isinstance(argument.leaves[0].value, _PLAIN_LITERALS):  # type: ignore[union-attr]
+            break
+        argument.default = argument.leaves[0].value  # type: ignore[union-attr]
+    for argument, name in zip(arguments, _distinct([a.name for a in arguments])):
+        argument.name = name
+    return arguments
 
 
 def _unpack(
     fx_graph: torch.fx.Graph,
     node: torch.fx.Node,
     tree: Any,
-    leaves: Iterator[Slot | Literal],
+    leaves: Iterator[Leaf],
     found: dict[int, torch.fx.Node],
 ) -> None:
     """Record the node of each slot below `node`; items that no slot needs are not taken out."""

@@ -66,9 +66,7 @@ def may_alias(value: Value, others: frozenset[Value]) -> bool:
     return False
 
 
-def _apart(
-    value: Value, node: torch.fx.Node, written: frozenset[Value], fx_graph: torch.fx.Graph
-) -> torch.fx.Node:
+def _apart(value: Value, node: torch.fx.Node, written: frozenset[Value], fx_graph: torch.fx.Graph) -> torch.fx.Node:
     return fx_graph.call_method("clone", (node,)) if may_alias(value, written) else node
 
 

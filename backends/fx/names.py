@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections import Counter
 
@@ -23,8 +24,9 @@ def is_module_path(text: str) -> bool:
 
 
 def attribute_path(name: str) -> list[str]:
-    """Split a qualified name into attributes that FX can print; any other name is kept as it is."""
-    return [_UNSAFE.sub("_", part) or "_" for part in name.split(".")]
+    """Split a qualified name into attributes; only what cannot stand in generated code is changed."""
+    parts = [_UNSAFE.sub("_", part) or "_" for part in name.split(".")]
+    return [f"{part}_" if keyword.iskeyword(part) else part for part in parts]
 
 
 class NodeNames:

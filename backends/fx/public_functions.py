@@ -68,12 +68,12 @@ cat chunk constant_pad_nd detach diagonal flatten.using_ints flip gather index_s
 repeat_interleave.self_int reshape roll scatter.src select.int split.Tensor split_with_sizes squeeze squeeze.dim
 squeeze.dims stack t tile transpose.int tril triu unbind.int unflatten.int unsqueeze
 arange arange.start arange.start_step full full_like ones ones_like scalar_tensor zeros zeros_like
-""".split()
+"""
 """Names for which `torch.<base name>` has the overload's own parameters."""
 
 _METHODS = """
 contiguous expand expand_as repeat to.device to.dtype to.dtype_layout type_as view view_as
-""".split()
+"""
 """Names for which the tensor's method has the overload's own parameters."""
 
 _FUNCTIONAL: dict[str, Public] = {
@@ -105,8 +105,8 @@ def _table() -> dict[str, Public]:
     for name, function in _OPERATORS.items():
         table[f"{name}.Tensor"] = table[f"{name}.Scalar"] = Public(function, _NOTHING)
     table.update({name: Public(function, _NOTHING) for name, function in _OTHER_OPERATORS.items()})
-    table.update({name: Public(getattr(torch, name.partition(".")[0])) for name in _TORCH})
-    table.update({name: Public(name.partition(".")[0]) for name in _METHODS})
+    table.update({name: Public(getattr(torch, name.partition(".")[0])) for name in _TORCH.split()})
+    table.update({name: Public(name.partition(".")[0]) for name in _METHODS.split()})
     table.update(_FUNCTIONAL)
     return {f"aten.{name}": public for name, public in table.items()}
 

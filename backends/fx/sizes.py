@@ -69,9 +69,7 @@ class Sizes:
             raise EmissionError(f"no shape of an input shows the size {symbol.name}; pass it as an input")
         return found
 
-    def _solve(
-        self, node: torch.fx.Node, axis: int | None, symbol: Symbol, factor: int, offset: int
-    ) -> torch.fx.Node:
+    def _solve(self, node: torch.fx.Node, axis: int | None, symbol: Symbol, factor: int, offset: int) -> torch.fx.Node:
         """The symbol's value, from `factor*symbol + offset` = the size of `axis`."""
         bare = factor == 1 and offset == 0
         name = re.sub(r"\W", "_", symbol.name) if bare else f"{node.name}_size"

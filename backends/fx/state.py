@@ -52,16 +52,16 @@ class State:
         key = (id(constant.tensor), is_parameter)
         if key not in self._tensors:
             with torch.inference_mode(False), torch.no_grad():
-                tensor = constant.tensor.detach()
-                tensor = tensor if self._share else tensor.clone()
-            differentiable = tensor.is_floating_point() or tensor.is_complex()
-            requires_grad = constant.requires_grad and differentiable
-            if is_parameter:
-                tensor = torch.nn.Parameter(tensor, requires_grad=requires_grad)
-            elif requires_grad:
-                tensor.requires_grad_()
-            self._tensors[key] = tensor
+                self._tensors[key] = self._copy(constant, is_parameter)
         return self._tensors[key]
+
+    def _copy(self, constant: Constant, is_parameter: bool) -> torch.Tensor:
+        tensor = constant.tensor.detach()
+        tensor = tensor if self._share else tensor.clone()
+        requires_grad = constant.requires_grad and (tensor.is_floating_point() or tensor.is_complex())
+        if is_parameter:
+            return torch.nn.Parameter(tensor, requires_grad=requires_grad)
+        return tensor.requires_grad_(requires_grad)
 
     def _place(self, name: str, tensor: torch.Tensor, persistent: bool) -> str:
         *containers, leaf = attribute_path(name)

@@ -13,21 +13,22 @@ from graphopt.ir import Graph
 from graphopt.ops import find_overload, parse
 
 UNARY = """
-abs acos asin atan ceil cos cosh deg2rad digamma erf erfc erfinv exp exp2 expm1 floor frac isfinite isinf isnan lgamma
-log log10 log1p log2 logical_not logit nan_to_num neg rad2deg reciprocal relu round rsqrt selu celu sigmoid sign sin sinc
-sinh sqrt square tan tanh trunc asinh atanh clone detach log_sigmoid mish hardswish hardsigmoid relu6 silu gelu elu
-hardtanh leaky_relu softplus all any max min mean median prod sum argmax argmin argsort t tril triu contiguous
+abs acos asin atan ceil cos cosh deg2rad digamma erf erfc erfinv exp exp2 expm1 floor frac isfinite isinf isnan
+lgamma log log10 log1p log2 logical_not logit nan_to_num neg rad2deg reciprocal relu round rsqrt selu celu sigmoid
+sign sin sinc sinh sqrt square tan tanh trunc asinh atanh clone detach log_sigmoid mish hardswish hardsigmoid relu6
+silu gelu elu hardtanh leaky_relu softplus all any max min mean median prod sum argmax argmin argsort t tril triu
+contiguous
 zeros_like ones_like glu sort
-""".split()
+"""
 BINARY = """
 add.Tensor sub.Tensor mul.Tensor div.Tensor eq.Tensor ne.Tensor lt.Tensor le.Tensor gt.Tensor ge.Tensor
 remainder.Tensor atan2 fmax fmin fmod.Tensor heaviside logical_and logical_or logical_xor maximum minimum
 pow.Tensor_Tensor rsub.Tensor xlogy.Tensor expand_as view_as type_as
-""".split()
+"""
 SCALAR = """
 add.Scalar sub.Scalar mul.Scalar div.Scalar eq.Scalar ne.Scalar lt.Scalar le.Scalar gt.Scalar ge.Scalar
 remainder.Scalar fmod.Scalar rsub.Scalar
-""".split()
+"""
 F32 = "input %x: f32[4, 6]"
 SQUARE = "input %x: f32[4, 4]"
 I64 = "input %i: i64[4, 6]"
@@ -36,9 +37,9 @@ SEQUENCE = "input %x: f32[2, 4, 8]"
 VOLUME = "input %x: f32[1, 2, 6, 6, 6]"
 
 ROWS: dict[str, str | list[str]] = {
-    **{name: f"{F32}\n%y = {name}(%x)" for name in UNARY},
-    **{name: f"{F32}\ninput %z: f32[4, 6]\n%y = {name}(%x, %z)" for name in BINARY},
-    **{name: f"{F32}\n%y = {name}(%x) {{other=0.75}}" for name in SCALAR},
+    **{name: f"{F32}\n%y = {name}(%x)" for name in UNARY.split()},
+    **{name: f"{F32}\ninput %z: f32[4, 6]\n%y = {name}(%x, %z)" for name in BINARY.split()},
+    **{name: f"{F32}\n%y = {name}(%x) {{other=0.75}}" for name in SCALAR.split()},
     "acosh": f"{F32}\n%w = add.Scalar(%x) {{other=2.0}}\n%y = acosh(%w)",
     "bitwise_not": f"{I64}\n%y = bitwise_not(%i)",
     "sort": f"{F32}\n%y, %j = sort(%x) {{dim=0, descending=true}}",
@@ -64,7 +65,10 @@ ROWS: dict[str, str | list[str]] = {
     ],
     "prod.dim_int": f"{F32}\n%y = prod.dim_int(%x) {{dim=1}}",
     "std.correction": f"{F32}\n%y = std.correction(%x) {{dim=(1,), correction=0, keepdim=true}}",
-    "var.correction": [f"{F32}\n%y = var.correction(%x) {{dim=(1,)}}", f"{F32}\n%y = var.correction(%x) {{correction=0}}"],
+    "var.correction": [
+        f"{F32}\n%y = var.correction(%x) {{dim=(1,)}}",
+        f"{F32}\n%y = var.correction(%x) {{correction=0}}",
+    ],
     "var_mean.correction": f"{F32}\n%y, %m = var_mean.correction(%x) {{dim=(1,), correction=0}}",
     "topk": f"{F32}\n%y, %j = topk(%x) {{k=3, dim=0, largest=false}}",
     "clamp": [f"{F32}\n%y = clamp(%x) {{min=0.2, max=0.6}}", f"{F32}\n%y = clamp(%x) {{max=0.6}}"],
@@ -136,7 +140,9 @@ ROWS: dict[str, str | list[str]] = {
         "{use_input_stats=true, momentum=0.1, eps=1e-05, cudnn_enabled=true}"
     ),
     "group_norm": f"{IMAGE}\nparameter %w: f32[4]\n%y = group_norm(%x, %w) {{num_groups=2, eps=0.01}}",
-    "layer_norm": f"{F32}\nparameter %w: f32[6]\nparameter %b: f32[6]\n%y = layer_norm(%x, %w, %b) {{normalized_shape=(6,)}}",
+    "layer_norm": (
+        f"{F32}\nparameter %w: f32[6]\nparameter %b: f32[6]\n%y = layer_norm(%x, %w, %b) {{normalized_shape=(6,)}}"
+    ),
     "rms_norm": f"{F32}\nparameter %w: f32[6]\n%y = rms_norm(%x, %w) {{normalized_shape=(6,), eps=0.01}}",
     "adaptive_avg_pool1d": f"{SEQUENCE}\n%y = adaptive_avg_pool1d(%x) {{output_size=(3,)}}",
     "adaptive_avg_pool2d": f"{IMAGE}\n%y = adaptive_avg_pool2d(%x) {{output_size=(3, 1)}}",
@@ -172,7 +178,9 @@ ROWS: dict[str, str | list[str]] = {
     "unflatten.int": f"{F32}\n%y = unflatten.int(%x) {{dim=1, sizes=(2, 3)}}",
     "flip": f"{F32}\n%y = flip(%x) {{dims=(0, 1)}}",
     "gather": "input %x: f32[9, 6]\ninput %i: i64[4, 6]\n%y = gather(%x, %i) {dim=0}",
-    "scatter.src": "input %x: f32[9, 6]\ninput %i: i64[4, 6]\ninput %s: f32[4, 6]\n%y = scatter.src(%x, %i, %s) {dim=0}",
+    "scatter.src": (
+        "input %x: f32[9, 6]\ninput %i: i64[4, 6]\ninput %s: f32[4, 6]\n%y = scatter.src(%x, %i, %s) {dim=0}"
+    ),
     "index_select": "input %x: f32[9, 6]\ninput %i: i64[4]\n%y = index_select(%x, %i) {dim=0}",
     "movedim.int": f"{IMAGE}\n%y = movedim.int(%x) {{source=1, destination=-1}}",
     "narrow": f"{F32}\n%y = narrow(%x) {{dim=1, start=1, length=3}}",

@@ -1,0 +1,123 @@
+"""The engines and their registry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from graphopt.analysis import run_graph
+from graphopt.backends.fx.engines import EagerEngine, InductorEngine
+from graphopt.errors import GraphOptError, TargetError, UnknownNameError
+from graphopt.ops import parse
+from graphopt.targets import Engine, engine_names, get_engine, register_engine, registry
+
+NET = """
+    input %x: f32[N, 3, 8, 8]
+    parameter %w: f32[4, 3, 3, 3] requires_grad
+    parameter %g: f32[4]
+    parameter %b: f32[4]
+    buffer %m: f32[4]
+    buffer %v: f32[4]
+    %1 = conv2d(%x, %w) {padding=(1, 1)}
+    %2 = batch_norm(%1, %g, %b, %m, %v) {training="follow", momentum=0.1, eps=1e-05, cudnn_enabled=true}
+    %3 = relu(%2)
+    %4 = reshape(%3) {shape=(N, 256)}
+    return %4, %x"""
+
+STATEFUL = """
+    input %x: f32[N, 2]
+    buffer %seen: f32[2] = (0.0, 0.0)
+    %s = sum.dim_IntList(%x) {dim=(0,)}
+    %t = add.Tensor(%seen, %s)
+    %y = mul.Tensor(%x, %t)
+    return %y
+    update "seen" = %t"""
+
+
+@pytest.mark.parametrize("name", ["eager", "inductor"])
+def test_runs_at_several_sizes(name: str) -> None:
+    graph = parse(NET)
+    executable = get_engine(name).load(graph)
+    for batch in (2, 3, 5, 1):
+        x = torch.randn(batch, 3, 8, 8)
+        for given in (x, x.to(memory_format=torch.channels_last)):
+            got = executable.run([given])
+            expected = run_graph(graph, given)
+            assert isinstance(got, list) and not got[0].requires_grad
+            assert torch.allclose(got[0], expected[0], atol=1e-5) and torch.equal(got[1], x)
+
+
+@pytest.mark.parametrize("name", ["eager", "inductor"])
+def test_state_lives_in_the_executable(name: str) -> None:
+    graph = parse(STATEFUL)
+    executable, other = get_engine(name).load(graph), get_engine(name).load(graph)
+    x = torch.ones(2, 2)
+    assert [executable.run([x])[0][0, 0].item() for _ in range(3)] == [2.0, 4.0, 6.0]
+    assert other.run([x])[0][0, 0].item() == 2.0
+    assert graph.constants["seen"].constant.tensor.tolist() == [0.0, 0.0]  # type: ignore[union-attr]
+
+
+def test_outputs_can_be_used_in_training() -> None:
+    (y, _) = get_engine("eager").load(parse(NET)).run([torch.randn(1, 3, 8, 8)])
+    head = torch.nn.Linear(256, 2)
+    head(y).sum().backward()
+    assert head.weight.grad is not None
+
+
+def test_freezing_is_set_for_the_compilation_alone() -> None:
+    import torch._inductor.config as inductor
+
+    get_engine("inductor").load(parse(NET)).run([torch.randn(2, 3, 8, 8)])
+    assert inductor.freezing is False
+
+
+def test_unsupported_graphs_are_told_by_reason() -> None:
+    graph = parse("input %x: i4[2]\nreturn %x")
+    assert "i4" in (EagerEngine().unsupported(graph) or "")
+    assert EagerEngine().unsupported(parse(NET)) is None and InductorEngine().unsupported(parse(NET)) is None
+
+
+def test_a_missing_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert InductorEngine().missing() is None
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no-such-compiler" in (InductorEngine().missing() or "")
+    assert EagerEngine().missing() is None
+
+
+@pytest.fixture
+def own_engine() -> Iterator[str]:
+    register_engine("own-eager", lambda: EagerEngine(share_weights=True))
+    yield "own-eager"
+    del registry._registered["own-eager"]
+
+
+def test_registry(own_engine: str) -> None:
+    assert {"eager", "inductor", "onnxruntime", own_engine} <= set(engine_names())
+    assert isinstance(get_engine(own_engine), Engine)
+    with pytest.raises(GraphOptError, match="registered already"):
+        register_engine(own_engine, EagerEngine)
+
+
+def test_registry_errors() -> None:
+    with pytest.raises(UnknownNameError, match=r"Unknown engine 'eagre'\. Did you mean 'eager'"):
+        get_engine("eagre")
+    with pytest.raises(TargetError, match="options"):
+        get_engine("eager", colour="blue")
+
+
+class Broken:
+    """An entry point whose module is missing."""
+
+    value = "no.such.module:Engine"
+
+    def load(self) -> Any:
+        raise ModuleNotFoundError("No module named 'no'")
+
+
+def test_a_broken_entry_point_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_entry_points", lambda: {"broken": Broken()})
+    with pytest.raises(TargetError, match=r"'broken' does not load from 'no\.such\.module:Engine'"):
+        get_engine("broken")
