@@ -1,0 +1,116 @@
+"""Random well-typed graphs: from a seed, or as a hypothesis strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from graphopt.errors import UnknownNameError, unknown_name
+from graphopt.ir import DType, Graph, Value
+from graphopt.testing import samplers  # noqa: F401  (fills the table)
+from graphopt.testing.builder import ANY, GraphBuilder, make_symbols
+from graphopt.testing.samplers.table import SAMPLERS, Sampler
+from graphopt.testing.source import HypothesisSource, RandomSource, Source
+
+
+def random_graph(seed: int, *, max_nodes: int = 10, **options: Any) -> Graph:
+    """Return the graph of a seed; the options are those of `graphs`.
+
+    >>> str(random_graph(3)) == str(random_graph(3))
+    True
+    """
+    return draw_graph(RandomSource(seed), max_nodes=max_nodes, **options)
+
+
+def graphs(
+    *,
+    max_nodes: int = 10,
+    operators: Collection[str] | None = None,
+    groups: Collection[str] | None = None,
+    symbolic: bool = True,
+    dtypes: Sequence[DType] = ANY,
+) -> Any:
+    """A hypothesis strategy of well-typed graphs, valid by construction.
+
+    max_nodes: how many calls are drawn; some operators bring a node or two of their own to stay in their domain.
+    operators: draw these only (names without `aten.`). groups: draw these families only, such as "binary", "shapes".
+    symbolic: let sizes be symbols. dtypes: of the leaves.
+
+    Graphs have scalars, sizes 0 and 1, symbolic sizes, parameters, buffers and constants (uniform ones and copies
+    among them), repeated subexpressions, unused nodes, and outputs that repeat or pass an input through. Shrinking
+    gives fewer and simpler nodes with small static sizes.
+
+    >>> from hypothesis import given, settings
+    >>> from graphopt.ir import verify
+    >>> @settings(max_examples=5, database=None, deadline=None)
+    ... @given(graphs(max_nodes=3))
+    ... def test(graph):
+    ...     verify(graph)
+    >>> test()
+    """
+    from hypothesis import strategies
+
+    options = {"operators": operators, "groups": groups, "symbolic": symbolic, "dtypes": dtypes}
+    chosen_samplers(operators, groups)
+
+    @strategies.composite
+    def strategy(draw: Any) -> Graph:
+        return draw_graph(HypothesisSource(draw), max_nodes=max_nodes, **options)
+
+    return strategy()
+
+
+def draw_graph(
+    source: Source,
+    *,
+    max_nodes: int = 10,
+    operators: Collection[str] | None = None,
+    groups: Collection[str] | None = None,
+    symbolic: bool = True,
+    dtypes: Sequence[DType] = ANY,
+) -> Graph:
+    """Draw one graph. See `graphs`."""
+    builder = GraphBuilder(source, make_symbols(source) if symbolic else (), dtypes)
+    table = chosen_samplers(operators, groups)
+    for _ in range(source.integer(1, max_nodes)):
+        sampler = source.choice(table)
+        builder.op = source.choice(_named(sampler, operators))
+        sampler.build(builder)
+    _choose_outputs(builder)
+    return builder.graph
+
+
+def chosen_samplers(operators: Collection[str] | None, groups: Collection[str] | None) -> list[Sampler]:
+    """The samplers to draw from, each as often as its weight says.
+
+    Raises:
+        UnknownNameError: an operator or group without a sampler.
+    """
+    for kind, wanted, known in (
+        ("operator", operators, {name for s in SAMPLERS for name in s.names}),
+        ("group", groups, {s.group for s in SAMPLERS}),
+    ):
+        for name in wanted or ():
+            if name not in known:
+                raise unknown_name(f"{kind} with a sampler", name, known)
+    found = [s for s in SAMPLERS if (groups is None or s.group in groups) and _named(s, operators)]
+    if not found:
+        raise UnknownNameError("no sampler is left; widen operators or groups")
+    return [s for s in found for _ in range(s.weight)]
+
+
+def _named(sampler: Sampler, operators: Collection[str] | None) -> tuple[str, ...]:
+    return sampler.names if operators is None else tuple(name for name in sampler.names if name in operators)
+
+
+def _choose_outputs(builder: GraphBuilder) -> None:
+    """The last result; perhaps more, inputs and constants among them, perhaps one of them twice."""
+    graph, results = builder.graph, [v for v in builder.pool if v.producer is not None]
+    outputs: list[Value] = [results[-1] if results else builder.pool[-1]]
+    for _ in range(builder.integer(0, 2)):
+        outputs.append(builder.one(results or builder.pool))
+    if builder.chance(6):
+        outputs.append(builder.one(builder.pool))
+    if builder.chance(6):
+        outputs.append(outputs[0])
+    graph.set_outputs(outputs)
