@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import parse_args, print_table, write_json
 
 import graphopt
+from common import parse_args, print_table, write_json
 from graphopt.backends.fx import emit_fx
 from graphopt.backends.onnx import emit_onnx
 from graphopt.passmanager import PassContext, PassManager
@@ -70,9 +70,10 @@ def main() -> None:
     columns = ["target", "capture", "passes", "emission", "total s", "times export"]
     print_table(f"{options.model}: torch.export.export alone takes {base:.3f} s", columns, rows, f"bar: under {BAR}x")
     compiled = graphopt.compile(model, args, target="onnxruntime")
-    records = compiled.report.passes.records
-    checks = [[r.name, r.status.value, *(1e3 * s for s in (r.seconds, r.verify_seconds, r.validate_seconds)), r.model_runs]
-              for r in records]  # fmt: skip
+    checks = [
+        [r.name, r.status.value, 1e3 * r.seconds, 1e3 * r.verify_seconds, 1e3 * r.validate_seconds, r.model_runs]
+        for r in compiled.report.passes.records
+    ]
     print_table("With validation on (ms)", ["pass", "status", "pass", "verify", "validate", "model runs"], checks)
     results["validated"] = compiled.report.to_dict()
     write_json(options.json, "compile_time", results)

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 from common import parse_args, print_table, write_json
-
 from graphopt.ir import DType, Graph, TensorType, Value
 from graphopt.passmanager import PassContext, PassManager
 from graphopt.pipelines import default_pipeline

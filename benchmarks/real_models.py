@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from common import parse_args, print_table, write_json
 from torch.utils import _pytree as pytree
 
 import graphopt
+from common import parse_args, print_table, write_json
 from tests.zoo import MODELS, ZooModel, seeded
 from tests.zoo.audit import call, other_sizes
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import onnxruntime_options, parse_args, print_table, ratio, time_interleaved, write_json
 from torch.utils import _pytree as pytree
 
 import graphopt
+from common import onnxruntime_options, parse_args, print_table, ratio, time_interleaved, write_json
 from tests.zoo import MODELS
 
 NAMES = ("resnet18", "mobilenet-v2", "minilm", "vit-small")
