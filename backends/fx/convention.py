@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import keyword
 import operator
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -35,24 +37,25 @@ def convention_of(graph: Graph, *, flat: bool) -> Convention:
     """Return the convention of the graph's signature, or the flat one."""
     signature = graph.signature
     if flat or signature is None:
-        return _Flat(graph)
+        return _Flat(graph, unwrap=not flat)
     if _is_plain(signature.in_tree):
         return _Named(graph, signature)
     return _Flattened(graph, signature)
 
 
 class _Flat:
-    """The inputs one by one; a tuple of the outputs."""
+    """The inputs one by one; a tuple of the outputs, or (`unwrap`) the only output itself."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, *, unwrap: bool) -> None:
         self._names = [value.name for value in graph.inputs]
+        self._unwrap = unwrap
 
     def inputs(self, fx_graph: torch.fx.Graph) -> list[torch.fx.Node]:
         names = _distinct([identifier(name) for name in self._names])
         return [fx_graph.placeholder(name) for name in names]
 
     def output(self, fx_graph: torch.fx.Graph, outputs: Sequence[torch.fx.Node]) -> None:
-        fx_graph.output(tuple(outputs))
+        fx_graph.output(outputs[0] if self._unwrap and len(outputs) == 1 else tuple(outputs))
 
 
 @dataclass(slots=True)
@@ -100,7 +103,7 @@ class _Named:
         fixed: list[_Argument] = []
         for index, tree in enumerate(positional.children()):
             own = [next(leaves) for _ in range(tree.num_leaves)]
-            name = own[0][1] if tree.is_leaf() and own[0][1].isidentifier() else f"arg{index}"
+            name = _argument_name(own[0][1] if own else "", f"arg{index}")
             arguments.append(_Argument(name, tree, [leaf for leaf, _ in own]))
         for key, tree in zip(keywords.context, keywords.children()):
             argument = _Argument(key, tree, [next(leaves)[0] for _ in range(tree.num_leaves)])
@@ -118,7 +121,7 @@ class _Flattened:
     def inputs(self, fx_graph: torch.fx.Graph) -> list[torch.fx.Node]:
         signature = self._signature
         positional, keywords = signature.in_tree.children()
-        names = [f"arg{index}" for index in range(positional.num_children)] + list(keywords.context)
+        names = _distinct([*self._positional_names(positional), *keywords.context])
         fx_graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, signature.in_tree, signature.out_tree)))
         found: dict[int, torch.fx.Node] = {}
         leaf_names = _distinct([identifier(name) for name in _leaf_names(signature)], taken=names)
@@ -130,6 +133,12 @@ class _Flattened:
 
     def output(self, fx_graph: torch.fx.Graph, outputs: Sequence[torch.fx.Node]) -> None:
         fx_graph.output(_output_leaves(self._signature, outputs))
+
+    def _positional_names(self, positional: Any) -> Iterator[str]:
+        leaf_names = iter(_leaf_names(self._signature))
+        for index, tree in enumerate(positional.children()):
+            own = [next(leaf_names) for _ in range(tree.num_leaves)]
+            yield _argument_name(own[0] if own else "", f"arg{index}")
 
 
 class _UnflattenOutput(_PyTreeCodeGen):
@@ -157,6 +166,14 @@ def _is_plain(tree: Any) -> bool:
 def _leaf_names(signature: Signature) -> list[str]:
     missing = len(signature.in_leaves) - len(signature.in_names)
     return [*signature.in_names, *(f"input{i}" for i in range(missing))]
+
+
+def _argument_name(leaf_name: str, otherwise: str) -> str:
+    """The argument that a leaf such as `batch['mask']` is a part of; `args[0]` has no name of its own."""
+    found = re.match(r"[^\W\d]\w*", leaf_name)
+    if found is None or leaf_name.startswith("args[") or keyword.iskeyword(found[0]):
+        return otherwise
+    return found[0]
 
 
 def _with_defaults(arguments: list[_Argument]) -> list[_Argument]:

@@ -21,8 +21,8 @@ def emit_fx(graph: Graph, *, share_weights: bool = False, flat: bool = False) ->
 
     share_weights: use the graph's tensors themselves. Otherwise each is copied once, so that training the
         module leaves the original alone.
-    flat: take the inputs of the graph in order and return a tuple of its outputs. Otherwise (if the graph has
-        a signature) take and return what the original model does.
+    flat: take the inputs of the graph in order and return a tuple of its outputs. Otherwise take and return what
+        the original model does; without a signature that is the inputs in order, and one output or a tuple.
 
     Raises:
         EmissionError: an operator or argument that PyTorch cannot express, or a stored tensor that was modified
@@ -40,7 +40,7 @@ def emit_fx(graph: Graph, *, share_weights: bool = False, flat: bool = False) ->
         y = torch.relu(x);  x = None
         mul = 2 * N;  N = None
         z = torch.reshape(y, [mul, 2]);  y = mul = None
-        return (z,)
+        return z
     """
     check_unchanged(graph)
     module = EmittedModule({}, torch.fx.Graph())

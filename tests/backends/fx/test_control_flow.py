@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from graphopt.analysis import run_graph
-from graphopt.backends.fx import emit_fx
 from graphopt.errors import EmissionError
 from graphopt.ops import parse
+from tests.backends.fx.helpers import emit
 
 COND = """
 input %x: f32[N, 4]
@@ -115,7 +115,7 @@ return %y"""
 def test_cond_takes_either_branch(sign: int, batch: int) -> None:
     graph = parse(COND)
     x = sign * torch.rand(batch, 4)
-    for got, expected in zip(emit_fx(graph)(x), run_graph(graph, x)):
+    for got, expected in zip(emit(graph)(x), run_graph(graph, x)):
         assert torch.equal(got, expected)
 
 
@@ -123,12 +123,12 @@ def test_cond_takes_either_branch(sign: int, batch: int) -> None:
 def test_while_loop_runs_as_often_as_needed(steps: int) -> None:
     graph = parse(WHILE)
     inputs = torch.tensor(steps), torch.ones(3), torch.rand(3)
-    for got, expected in zip(emit_fx(graph)(*inputs), run_graph(graph, *inputs)):
+    for got, expected in zip(emit(graph)(*inputs), run_graph(graph, *inputs)):
         assert torch.equal(got, expected)
 
 
 def test_cond_trains() -> None:
-    module = emit_fx(parse(COND))
+    module = emit(parse(COND))
     x = torch.rand(3, 4)
     module(x)[0].sum().backward()
     assert torch.allclose(module.w.grad, x.sum(0)[:, None].expand(4, 4))
@@ -137,7 +137,7 @@ def test_cond_trains() -> None:
 @pytest.mark.parametrize("which", [True, False])
 def test_regions_get_the_sizes_that_their_inputs_don_t_show(which: bool) -> None:
     graph = parse(SIZE_FROM_OUTSIDE)
-    module = emit_fx(graph)
+    module = emit(graph)
     for batch in (1, 4):
         inputs = torch.ones(batch, 4), torch.tensor(which)
         assert torch.equal(module(*inputs)[0], run_graph(graph, *inputs)[0])
@@ -147,7 +147,7 @@ def test_regions_get_the_sizes_that_their_inputs_don_t_show(which: bool) -> None
 def test_nested_regions(which: tuple[bool, bool]) -> None:
     graph = parse(NESTED)
     inputs = torch.rand(2), torch.tensor(which[0]), torch.tensor(which[1])
-    module = emit_fx(graph)
+    module = emit(graph)
     assert torch.equal(module(*inputs)[0], run_graph(graph, *inputs)[0])
     assert list(module.state_dict()) == ["k"]
 
@@ -169,7 +169,7 @@ input %p: bool[]
   }
 ]
 return %y""")
-    module = emit_fx(graph)
+    module = emit(graph)
     inputs = torch.ones(64), torch.tensor(True)
     assert torch.equal(module(*inputs)[0], inputs[0])
     with torch.no_grad():
@@ -187,7 +187,7 @@ return %y""")
     ids=["cond", "while", "size", "nested"],
 )
 def test_exports_again(text: str, inputs: tuple[torch.Tensor, ...], dynamic: bool) -> None:
-    module = emit_fx(parse(text))
+    module = emit(parse(text))
     shapes = ({0: torch.export.Dim("n", min=2)}, *[None] * (len(inputs) - 1)) if dynamic else None
     exported = torch.export.export(module, inputs, dynamic_shapes=shapes).module()
     for given in (inputs, (torch.cat([-inputs[0]] * 2), *inputs[1:])) if dynamic else (inputs,):
@@ -197,7 +197,7 @@ def test_exports_again(text: str, inputs: tuple[torch.Tensor, ...], dynamic: boo
 
 @pytest.mark.parametrize("text", [COND, WHILE], ids=["cond", "while"])
 def test_compiles(text: str) -> None:
-    module = emit_fx(parse(text))
+    module = emit(parse(text))
     inputs = (torch.tensor(2), torch.ones(3), torch.ones(3)) if text is WHILE else (torch.rand(3, 4),)
     with torch.no_grad():
         compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
@@ -223,4 +223,4 @@ input %p: bool[]
 ]
 return %y""")
     with pytest.raises(EmissionError, match=r"cond.*updates a; return the new value"):
-        emit_fx(graph)
+        emit(graph)

@@ -59,11 +59,26 @@ def test_flat() -> None:
     assert torch.equal(emit_fx(graph)(A, b=B), A * B)
 
 
+def test_without_a_signature_one_output_comes_bare() -> None:
+    assert isinstance(emit_fx(sum_and_product())(A, B), tuple)
+    graph = sum_and_product()
+    graph.set_outputs(graph.outputs[:1])
+    assert torch.equal(emit_fx(graph)(A, B), A + B)
+
+
 def test_arguments_have_the_original_s_names_and_defaults() -> None:
     module = with_signature((A,), {"flag": False, "other": B}, (0, 1), ("x", "flag", "other"))
     assert str(inspect.signature(module.forward)) == "(x, other, flag=False)"
     for result in (module(A, other=B), module(x=A, other=B, flag=False), module(A, B)):
         assert torch.equal(result[0], A + B)
+
+
+def test_nested_arguments_have_the_original_s_names() -> None:
+    module = with_signature(({"l": A}, B, 3), {}, 0, ("batch['l']", "args[1]", "lambda"))
+    assert str(inspect.signature(module.forward)) == "(batch, arg1, arg2=3)"
+    module = with_signature(({"l": A}, Pair(B, B)), {"deep": 1}, 0, ("batch['l']", "pair.sum", "pair.product", "deep"))
+    assert str(inspect.signature(module.forward)) == "(batch, pair, deep)"
+    assert torch.equal(module({"l": A}, pair=Pair(B, B), deep=1), A + B)
 
 
 def test_a_fixed_positional_argument_keeps_its_place() -> None:
@@ -78,6 +93,7 @@ def test_a_fixed_positional_argument_keeps_its_place() -> None:
         (([A, (B, 3)],), {}),
         (({"left": A, "more": [{"right": B}]},), {"training": None}),
         ((), {"pair": (A, B)}),
+        (((), A, B), {}),
         ((A, [], {}), {"b": B}),
     ],
 )

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from graphopt.analysis import run_graph
-from graphopt.backends.fx import emit_fx
 from graphopt.ops import parse
+from tests.backends.fx.helpers import emit
 
 COUNTER = """
     input %x: f32[N]
@@ -24,7 +24,7 @@ COUNTER = """
 
 def test_buffers_carry_state_from_call_to_call() -> None:
     graph = parse(COUNTER)
-    module = emit_fx(graph)
+    module = emit(graph)
     total = 0.0
     for step in range(1, 4):
         x = torch.full((step,), float(step))
@@ -43,7 +43,7 @@ def test_an_input_is_updated_in_place() -> None:
         update "cache" = %y""")
     cache, x = torch.tensor([1.0, -9.0]), torch.ones(2)
     expected = run_graph(graph, x, cache.clone())
-    (z,) = emit_fx(graph)(x, cache)
+    (z,) = emit(graph)(x, cache)
     assert torch.equal(z, expected[0]) and torch.equal(cache, expected[1])
 
 
@@ -57,7 +57,7 @@ def test_outputs_hold_the_values_from_before_the_update() -> None:
         return %b, %flat, %same, %x
         update "b" = %x
         update "x" = %b""")
-    module = emit_fx(graph)
+    module = emit(graph)
     x = torch.zeros(2, 2)
     old, flat, same, given = module(x)
     assert old.tolist() == same.tolist() == [[1.0, 2.0], [3.0, 4.0]]
@@ -66,7 +66,7 @@ def test_outputs_hold_the_values_from_before_the_update() -> None:
 
 
 def test_values_of_their_own_are_not_cloned() -> None:
-    assert "clone" not in emit_fx(parse(COUNTER)).code
+    assert "clone" not in emit(parse(COUNTER)).code
 
 
 def test_updates_don_t_join_one_backward_to_the_next() -> None:
@@ -78,7 +78,7 @@ def test_updates_don_t_join_one_backward_to_the_next() -> None:
         %m = add.Tensor(%mean, %y)
         return %m
         update "mean" = %m""")
-    module = emit_fx(graph)
+    module = emit(graph)
     for step in range(1, 4):
         module.w.grad = None
         module(torch.ones(2))[0].sum().backward()
@@ -94,7 +94,7 @@ def test_statistics_written_by_the_operator_itself_stay_in_the_module() -> None:
         %y = batch_norm(%x, none, none, %m, %v) {training=true, momentum=0.5, eps=0.01, cudnn_enabled=true}
         return %y""")
     before = graph.constants["m"].constant.tensor.clone()  # type: ignore[union-attr]
-    module = emit_fx(graph)
+    module = emit(graph)
     x = torch.randn(4, 3)
     module(x)
     assert torch.allclose(module.m, 0.5 * before + 0.5 * x.mean(0))

@@ -7,10 +7,10 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from graphopt.analysis import run_graph
-from graphopt.backends.fx import emit_fx
 from graphopt.backends.fx.public_functions import PUBLIC
 from graphopt.ir import Graph
 from graphopt.ops import find_overload, parse
+from tests.backends.fx.helpers import emit
 
 UNARY = """
 abs acos asin atan ceil cos cosh deg2rad digamma erf erfc erfinv exp exp2 expm1 floor frac isfinite isinf isnan
@@ -248,7 +248,7 @@ def test_same_bits_and_same_overload(name: str, text: str) -> None:
     results = text.rpartition("\n")[2].partition(" = ")[0]
     graph = parse(f"{text}\nreturn {results}")
     inputs = sample(graph)
-    module = emit_fx(graph)
+    module = emit(graph)
     for got, expected in zip(module(*inputs), run_graph(graph, *inputs)):
         assert got.dtype == expected.dtype and got.stride() == expected.stride()
         assert torch.equal(got, expected)

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from graphopt.analysis import run_graph
-from graphopt.backends.fx import emit_fx
 from graphopt.errors import EmissionError
 from graphopt.ir import Op, Param, ParamKind, Trait
 from graphopt.ops import parse, registry
+from tests.backends.fx.helpers import emit
 
 NET = """
     input %x: f32[N, 1, 8, 8]
@@ -33,7 +33,7 @@ NET = """
 
 
 def test_code_is_readable() -> None:
-    assert emit_fx(parse(NET)).code.strip() == """
+    assert emit(parse(NET)).code.strip() == """
 def forward(self, x):
     N = x.size(0)
     conv_weight = self.conv.weight
@@ -53,7 +53,7 @@ conv = bn_weight = bn_bias = bn_running_mean = bn_running_var = None
 
 
 def test_nodes_say_where_they_come_from() -> None:
-    module = emit_fx(parse(NET))
+    module = emit(parse(NET))
     (node,) = [n for n in module.graph.nodes if n.name == "mul"]
     assert node.meta["stack_trace"] == '  File "net.py", line 12, in forward\n    aten.mul.Scalar  # halve'
     assert node.meta["location"].rules == ("halve",)
@@ -61,7 +61,7 @@ def test_nodes_say_where_they_come_from() -> None:
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_exports_again(dynamic: bool) -> None:
-    module = emit_fx(parse(NET))
+    module = emit(parse(NET))
     shapes = ({0: torch.export.Dim("batch", min=1, max=64)},) if dynamic else None
     exported = torch.export.export(module, (torch.randn(4, 1, 8, 8),), dynamic_shapes=shapes)
     targets = {str(n.target) for n in exported.graph.nodes if n.op == "call_function"}
@@ -72,7 +72,7 @@ def test_exports_again(dynamic: bool) -> None:
 
 
 def test_compiles_for_inference_and_training() -> None:
-    module = emit_fx(parse(NET))
+    module = emit(parse(NET))
     twin = copy.deepcopy(module)
     x = torch.randn(4, 1, 8, 8)
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
@@ -86,7 +86,7 @@ def test_compiles_for_inference_and_training() -> None:
 
 
 def test_compiles_by_inductor() -> None:
-    module = emit_fx(parse(NET))
+    module = emit(parse(NET))
     x = torch.randn(4, 1, 8, 8)
     with torch.no_grad():
         assert torch.allclose(torch.compile(module)(x)[0], module(x)[0], atol=1e-5)
@@ -95,12 +95,12 @@ def test_compiles_by_inductor() -> None:
 def test_converts_to_double_and_agrees_with_the_double_interpreter() -> None:
     graph = parse(NET)
     x = torch.randn(4, 1, 8, 8)
-    module = emit_fx(graph).to(torch.float64)
+    module = emit(graph).to(torch.float64)
     assert torch.allclose(module(x.double())[0], run_graph(graph, x, float64=True)[0], rtol=1e-12, atol=1e-12)
 
 
 def test_a_copy_is_apart_and_computes_the_same() -> None:
-    module = emit_fx(parse(NET))
+    module = emit(parse(NET))
     copied = copy.deepcopy(module)
     x = torch.randn(2, 1, 8, 8)
     assert torch.equal(copied(x)[0], module(x)[0])
@@ -113,7 +113,7 @@ def test_a_copy_is_apart_and_computes_the_same() -> None:
 
 
 def test_a_graph_module_can_be_transformed() -> None:
-    module = emit_fx(parse(NET))
+    module = emit(parse(NET))
     for node in module.graph.nodes:
         if node.target is torch.relu:
             node.target = torch.tanh
@@ -125,7 +125,7 @@ def test_a_graph_module_can_be_transformed() -> None:
 
 
 def test_gradients_are_eager_ones() -> None:
-    module = emit_fx(parse(NET))
+    module = emit(parse(NET))
     x = torch.randn(4, 1, 8, 8)
     conv = nn.Conv2d(1, 4, 3, stride=2, padding=1, bias=False)
     conv.weight.data.copy_(module.conv.weight)
@@ -150,7 +150,7 @@ def test_custom_operators_are_called_as_they_are() -> None:
             input %x: f32[N]
             %y: f32[N] = graphopt_fx_test.scaled(%x) {factor=2.0, negate=true}
             return %y""")
-        module = emit_fx(graph)
+        module = emit(graph)
         assert "torch.ops.graphopt_fx_test.scaled.default(x, 2.0, negate = True)" in module.code
         assert module(torch.ones(2))[0].tolist() == [-2.0, -2.0]
 
@@ -165,7 +165,7 @@ def test_registered_python_semantics_are_called() -> None:
             double,
         )
     )
-    module = emit_fx(parse("input %x: f32[2]\n%y = fxtest.double(%x) {times=2}\nreturn %y"))
+    module = emit(parse("input %x: f32[2]\n%y = fxtest.double(%x) {times=2}\nreturn %y"))
     assert op.evaluate is double
     assert module(torch.ones(2))[0].tolist() == [4.0, 4.0]
     assert copy.deepcopy(module)(torch.ones(2))[0].tolist() == [4.0, 4.0]
@@ -180,21 +180,21 @@ def test_an_opaque_operator_is_an_error_that_names_it() -> None:
     registry.register(opaque)
     graph = parse('input %x: f32[2]\n%y = fxtest.opaque(%x) @ "model.py":41 "odd"\nreturn %y')
     with pytest.raises(EmissionError, match=r"fxtest\.opaque has no PyTorch implementation.*model\.py:41 odd"):
-        emit_fx(graph)
+        emit(graph)
 
 
 def test_a_dtype_that_pytorch_lacks_is_an_error() -> None:
     graph = parse("input %x: f32[2]\n%y: i4[2] = to.dtype(%x) {dtype=i4}\nreturn %y")
     with pytest.raises(EmissionError, match="i4"):
-        emit_fx(graph)
+        emit(graph)
 
 
 def test_empty_and_repeated_outputs() -> None:
     graph = parse("input %x: f32[2]\n%y = neg(%x)\nreturn %y, %x, %y")
-    y, x, z = emit_fx(graph)(torch.ones(2))
+    y, x, z = emit(graph)(torch.ones(2))
     assert y.tolist() == z.tolist() == [-1.0, -1.0] and x.tolist() == [1.0, 1.0]
     nothing = parse("input %x: f32[2]\nreturn")
-    assert emit_fx(nothing)(torch.ones(2)) == ()
+    assert emit(nothing)(torch.ones(2)) == ()
 
 
 def test_arguments_whose_names_are_keywords() -> None:
@@ -202,6 +202,6 @@ def test_arguments_whose_names_are_keywords() -> None:
         input %x: f32[N]
         %y = uniform(%x) {from=2.0, to=3.0}
         return %y""")
-    (y,) = emit_fx(graph)(torch.zeros(9))
+    (y,) = emit(graph)(torch.zeros(9))
     assert (y >= 2).all() and (y <= 3).all()
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from graphopt.analysis import run_graph
-from graphopt.backends.fx import emit_fx
 from graphopt.errors import EmissionError
 from graphopt.ops import parse
+from tests.backends.fx.helpers import emit
 
 EXPRESSIONS = [
     "N",
@@ -35,7 +35,7 @@ def test_arithmetic_at_several_sizes(expression: str, sizes: tuple[int, int]) ->
         %z = full() {{size=({expression}, 2), fill_value=1.5}}
         return %z""")
     inputs = torch.ones(sizes[0], 2), torch.ones(3, sizes[1])
-    assert torch.equal(emit_fx(graph)(*inputs)[0], run_graph(graph, *inputs)[0])
+    assert torch.equal(emit(graph)(*inputs)[0], run_graph(graph, *inputs)[0])
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2, 7])
@@ -48,7 +48,7 @@ def test_reshape_keeps_a_dynamic_batch(batch: int) -> None:
         %d = sum.dim_IntList(%c) {dim=(0,)}
         return %d""")
     x = torch.arange(batch * 12.0).reshape(batch, 3, 4)
-    assert torch.equal(emit_fx(graph)(x)[0], run_graph(graph, x)[0])
+    assert torch.equal(emit(graph)(x)[0], run_graph(graph, x)[0])
 
 
 def test_a_size_is_read_and_computed_once() -> None:
@@ -58,14 +58,14 @@ def test_a_size_is_read_and_computed_once() -> None:
         %b = reshape(%a) {shape=(N, 4)}
         %c = reshape(%b) {shape=(2*N, 2)}
         return %c""")
-    code = emit_fx(graph).code
+    code = emit(graph).code
     assert code.count(".size(") == 1
     assert code.count("2 * N") == 1
 
 
 def test_no_size_is_read_where_none_is_needed() -> None:
     graph = parse("input %x: f32[N, 4]\n%y = relu(%x)\nreturn %y")
-    assert "size" not in emit_fx(graph).code
+    assert "size" not in emit(graph).code
 
 
 def test_solves_for_a_symbol_behind_a_factor_and_an_offset() -> None:
@@ -74,7 +74,7 @@ def test_solves_for_a_symbol_behind_a_factor_and_an_offset() -> None:
         %y = full() {size=(N, N), fill_value=1.0}
         return %y""")
     for n in (0, 1, 4):
-        assert emit_fx(graph)(torch.zeros(3 * n + 2))[0].shape == (n, n)
+        assert emit(graph)(torch.zeros(3 * n + 2))[0].shape == (n, n)
 
 
 def test_a_symbol_with_a_divisor() -> None:
@@ -85,7 +85,7 @@ def test_a_symbol_with_a_divisor() -> None:
         %z = reshape(%y) {shape=(S//2, 2)}
         return %z""")
     for size in (8, 24):
-        assert emit_fx(graph)(torch.ones(size))[0].shape == (size // 2, 2)
+        assert emit(graph)(torch.ones(size))[0].shape == (size // 2, 2)
 
 
 def test_data_dependent_sizes_come_from_the_result_that_makes_them() -> None:
@@ -97,7 +97,7 @@ def test_data_dependent_sizes_come_from_the_result_that_makes_them() -> None:
         return %a, %b""")
     x = torch.tensor([0.0, 1.0, 0.0, 3.0])
     for given in (x, torch.zeros(3)):
-        for got, expected in zip(emit_fx(graph)(given), run_graph(graph, given)):
+        for got, expected in zip(emit(graph)(given), run_graph(graph, given)):
             assert torch.equal(got, expected)
 
 
@@ -107,7 +107,7 @@ def test_a_scalar_input_is_its_symbol() -> None:
         input %x: f32[4]
         %y = full() {size=(2*N,), fill_value=1.0}
         return %y""")
-    assert emit_fx(graph)(3, torch.zeros(4))[0].shape == (6,)
+    assert emit(graph)(3, torch.zeros(4))[0].shape == (6,)
 
 
 def test_a_size_that_nothing_shows_is_an_error_that_names_it() -> None:
@@ -116,4 +116,4 @@ def test_a_size_that_nothing_shows_is_an_error_that_names_it() -> None:
         %y: f32[Q] = full() {size=(Q,), fill_value=1.0} @ "model.py":7 "head"
         return %y""")
     with pytest.raises(EmissionError, match=r"size Q.*model\.py:7 head"):
-        emit_fx(graph)
+        emit(graph)

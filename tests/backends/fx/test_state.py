@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 
-from graphopt.backends.fx import emit_fx
 from graphopt.errors import EmissionError
 from graphopt.ir import Constant, ConstantKind, Graph, TensorType, from_torch
 from graphopt.ops import parse
+from tests.backends.fx.helpers import emit
 
 TIED = """
     input %x: f32[N, 4]
@@ -28,7 +28,7 @@ TIED = """
 
 
 def test_names_kinds_and_flags() -> None:
-    module = emit_fx(parse(TIED))
+    module = emit(parse(TIED))
     assert list(module.state_dict()) == [
         "folded", "embed.weight", "head.weight", "block.0.scale", "block.0.shift"
     ]  # fmt: skip
@@ -40,7 +40,7 @@ def test_names_kinds_and_flags() -> None:
 
 
 def test_state_dict_restores_the_module() -> None:
-    first, second = emit_fx(parse(TIED)), emit_fx(parse(TIED))
+    first, second = emit(parse(TIED)), emit(parse(TIED))
     x = torch.randn(2, 4)
     with torch.no_grad():
         for tensor in first.state_dict().values():
@@ -59,7 +59,7 @@ def test_copies_keep_ties_and_persistence_also_at_the_root() -> None:
         %y = mul.Tensor(%x, %a)
         %z = add.Tensor(%y, %c)
         return %z""")
-    module = emit_fx(graph)
+    module = emit(graph)
     for _ in range(2):
         copied = copy.deepcopy(module)
         assert copied.a is copied.b and copied.a is not module.a
@@ -71,7 +71,7 @@ def test_copies_keep_ties_and_persistence_also_at_the_root() -> None:
 def test_training_the_result_leaves_the_original_alone() -> None:
     graph = parse(TIED)
     before = {name: v.constant.tensor.clone() for name, v in graph.constants.items()}  # type: ignore[union-attr]
-    module = emit_fx(graph)
+    module = emit(graph)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     module(torch.ones(3, 4))[0].sum().backward()
     optimizer.step()
@@ -82,11 +82,11 @@ def test_training_the_result_leaves_the_original_alone() -> None:
 
 def test_shared_weights_share_storage() -> None:
     graph = parse(TIED)
-    module = emit_fx(graph, share_weights=True)
+    module = emit(graph, share_weights=True)
     original = graph.constants["embed.weight"].constant
     assert original is not None
     assert module.embed.weight.data_ptr() == original.tensor.data_ptr()
-    assert emit_fx(graph).embed.weight.data_ptr() != original.tensor.data_ptr()
+    assert emit(graph).embed.weight.data_ptr() != original.tensor.data_ptr()
 
 
 def test_one_tensor_under_two_constants_stays_one() -> None:
@@ -97,7 +97,7 @@ def test_one_tensor_under_two_constants_stays_one() -> None:
         constant = Constant(tensor, ConstantKind.PARAMETER, (name,), True)
         graph.add_constant(name, x.type, constant)
     graph.set_outputs([x])
-    module = emit_fx(graph)
+    module = emit(graph)
     assert module.a is module.b
 
 
@@ -107,7 +107,7 @@ def test_a_tensor_changed_since_capture_is_an_error_that_names_it() -> None:
     assert constant is not None
     constant.tensor.add_(1)
     with pytest.raises(EmissionError, match=r"block\.0\.shift.*capture the model again"):
-        emit_fx(graph)
+        emit(graph)
 
 
 @pytest.mark.parametrize("name", ["graph", "code", "graph.weight", "a b", "0", "onnx::Conv_1", "x/y:z", "class", ".a."])
@@ -116,7 +116,7 @@ def test_awkward_names_run(name: str) -> None:
     constant = Constant(torch.full((2,), 3.0), ConstantKind.BUFFER, (name,))
     value = graph.add_constant(name, graph.inputs[0].type, constant)
     graph.set_outputs([value])
-    module = emit_fx(graph)
+    module = emit(graph)
     assert module(torch.ones(2))[0].tolist() == [3.0, 3.0]
     assert copy.deepcopy(module)(torch.ones(2))[0].tolist() == [3.0, 3.0]
 
@@ -128,12 +128,12 @@ def test_two_tensors_that_want_one_name_both_live() -> None:
         buffer %"p.q": f32[2] = (10.0, 20.0)
         %y = add.Tensor(%p, %"p.q")
         return %y""")
-    assert emit_fx(graph)(torch.zeros(2))[0].tolist() == [11.0, 22.0]
+    assert emit(graph)(torch.zeros(2))[0].tolist() == [11.0, 22.0]
 
 
 def test_emission_under_inference_mode_still_trains() -> None:
     graph = parse(TIED)
     with torch.inference_mode():
-        module = emit_fx(graph)
+        module = emit(graph)
     module(torch.ones(3, 4))[0].sum().backward()
     assert module.embed.weight.grad is not None

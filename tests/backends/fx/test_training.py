@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from graphopt.analysis import run_graph
-from graphopt.backends.fx import emit_fx
 from graphopt.ops import parse
+from tests.backends.fx.helpers import emit
 
 BATCH_NORM = """
     input %x: f32[N, 3, 5]
@@ -27,7 +27,7 @@ BATCH_NORM = """
 
 
 def batch_norm_pair() -> tuple[torch.fx.GraphModule, nn.BatchNorm1d]:
-    module = emit_fx(parse(BATCH_NORM))
+    module = emit(parse(BATCH_NORM))
     oracle = nn.BatchNorm1d(3, eps=0.001, momentum=0.2).eval()
     oracle.load_state_dict({k.removeprefix("bn."): v for k, v in module.state_dict().items()})
     return module, oracle
@@ -48,7 +48,7 @@ def test_batch_norm_follows_the_mode() -> None:
 def test_batch_norm_in_eval_is_the_interpreters() -> None:
     graph = parse(BATCH_NORM)
     x = torch.randn(2, 3, 5)
-    assert torch.equal(emit_fx(graph)(x)[0], run_graph(graph, x)[0])
+    assert torch.equal(emit(graph)(x)[0], run_graph(graph, x)[0])
 
 
 def test_one_submodule_can_be_frozen() -> None:
@@ -80,7 +80,7 @@ def test_batch_norm_without_affine_and_without_counter() -> None:
         %y = batch_norm(%x, none, none, %running_mean, %running_var)
             {training="follow", momentum=0.1, eps=0.01, cudnn_enabled=true}
         return %y""".replace("\n            {", "{"))
-    module = emit_fx(graph).train()
+    module = emit(graph).train()
     mean, var = module.running_mean.clone(), module.running_var.clone()
     x = torch.randn(6, 3)
     assert torch.equal(module(x)[0], F.batch_norm(x, mean, var, training=True, momentum=0.1, eps=0.01))
@@ -89,7 +89,7 @@ def test_batch_norm_without_affine_and_without_counter() -> None:
 
 @pytest.mark.parametrize("op", ["dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"])
 def test_dropout_follows_the_mode(op: str) -> None:
-    module = emit_fx(parse(f"""
+    module = emit(parse(f"""
         input %x: f32[N, 8, 4]
         %y = {op}(%x) {{p=0.5, train="follow"}} @ "m.py":3 "drop"
         return %y"""))
@@ -104,7 +104,7 @@ def test_dropout_follows_the_mode(op: str) -> None:
 
 
 def test_a_module_called_twice_follows_twice() -> None:
-    module = emit_fx(parse("""
+    module = emit(parse("""
         input %x: f32[N, 64]
         %y = dropout(%x) {p=0.5, train="follow"} @ "m.py":3 "drop"
         %z = dropout(%y) {p=0.5, train="follow"} @ "m.py":3 "drop"
@@ -114,7 +114,7 @@ def test_a_module_called_twice_follows_twice() -> None:
 
 
 def test_fixed_flags_stay_fixed() -> None:
-    module = emit_fx(parse("input %x: f32[N]\n%y = dropout(%x) {p=0.5, train=false}\nreturn %y")).train()
+    module = emit(parse("input %x: f32[N]\n%y = dropout(%x) {p=0.5, train=false}\nreturn %y")).train()
     assert torch.equal(module(torch.ones(64))[0], torch.ones(64))
 
 
@@ -133,7 +133,7 @@ LSTM = """
 
 
 def test_lstm_follows_the_mode() -> None:
-    module = emit_fx(parse(LSTM))
+    module = emit(parse(LSTM))
     oracle = nn.LSTM(3, 2, 2, bias=False, batch_first=True, dropout=0.5)
     oracle.load_state_dict({k.removeprefix("rnn."): v for k, v in module.state_dict().items()})
     x = torch.randn(4, 5, 3)
@@ -201,7 +201,7 @@ def train(model: nn.Module, steps: int) -> list[float]:
 
 def test_training_is_eager_training_bit_for_bit() -> None:
     eager = Classifier()
-    module = emit_fx(parse(CLASSIFIER, eager.state_dict()))
+    module = emit(parse(CLASSIFIER, eager.state_dict()))
     assert list(module.state_dict()) == list(eager.state_dict())
     losses = train(module, 30)
     assert losses == train(eager, 30)
@@ -212,7 +212,7 @@ def test_training_is_eager_training_bit_for_bit() -> None:
 
 def test_the_result_loads_back_into_the_original() -> None:
     eager = Classifier()
-    module = emit_fx(parse(CLASSIFIER, eager.state_dict()))
+    module = emit(parse(CLASSIFIER, eager.state_dict()))
     train(module, 3)
     eager.load_state_dict(copy.deepcopy(module.state_dict()))
     x = torch.randn(5, 1, 6, 6)
