@@ -85,6 +85,19 @@ class Rewriter:
         node = Node(op_object, operands, attributes, types, regions=regions, location=location, names=(name,))
         return self.insert(node)
 
+    def rebuild(self, node: Node, operands: Sequence[Value | None]) -> Node:
+        """Insert a node with the operator, attributes and regions of `node`, on other operands.
+
+        Raises:
+            TypeInferenceError: the operands don't fit.
+        """
+        types = infer_types(node.op, operands, node.attributes, node.regions)
+        names = [r.name for r in node.results]
+        location = node.location.via(self._rule)
+        return self.insert(
+            Node(node.op, operands, node.attributes, types, regions=node.regions, location=location, names=names)
+        )
+
     def insert(self, node: Node) -> Node:
         """Insert a node that was built by hand before the anchor."""
         self.graph.insert_before(node, self._anchor)

@@ -1,0 +1,1 @@
+"""The rule tables of `canonicalize`: one subject a file, each rule with its contract."""

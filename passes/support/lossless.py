@@ -1,0 +1,32 @@
+"""The base of the passes that are made of rules: they reach into regions, and know whether the result is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphopt.ir import Graph
+from graphopt.passes.support.effects import graph_and_regions, is_removable
+from graphopt.passmanager import PassContext, PassResult, RulePass
+from graphopt.rewrite import RewriteStatistics, RuleSet, apply_rules
+
+
+@dataclass(frozen=True)
+class LosslessRules(RulePass):
+    """Applies its rules to the graph and to every region in it, inner ones first."""
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        """Rewrite `graph` in place."""
+        rules, fold = RuleSet(self.rules()), self.fold()
+        statistics = RewriteStatistics()
+        for inner in graph_and_regions(graph):
+            found = apply_rules(
+                inner,
+                rules,
+                fold=fold,
+                removable=context.removable or is_removable,
+                listeners=context.listeners,
+                gate=context.gate,
+                trainable=context.trainable,
+            )
+            statistics.merge(found)
+        return PassResult(statistics.changes > 0, statistics)

@@ -1,0 +1,25 @@
+"""Making a node again with other operands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphopt.ir import Node, TensorType, Value, infer_types, types_known_equal
+from graphopt.rewrite import Rewriter
+
+
+def with_first_operand(node: Node, value: Value, rewriter: Rewriter) -> Value:
+    """The only result of `node` made again on another first operand."""
+    return rewriter.rebuild(node, (value, *node.operands[1:])).result
+
+
+def same_type_with(node: Node, operands: Sequence[Value | None]) -> bool:
+    """True if `node` would have the same result types on `operands`; they must be valid for its operator."""
+    types = infer_types(node.op, operands, node.attributes)
+    return all(types_known_equal(a, r.type) for a, r in zip(types, node.results))
+
+
+def tensor_type(value: Value) -> TensorType:
+    """The type of a value that is known to be a tensor."""
+    assert isinstance(value.type, TensorType)
+    return value.type
