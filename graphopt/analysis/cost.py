@@ -107,7 +107,7 @@ class CostModel:
         constants = list(_constants(graph))
         return GraphCost(
             nodes=sum(1 for _ in walk(graph)),
-            parameters=sum(v.constant.tensor.numel() for v in constants if _is_parameter(v)),  # type: ignore[union-attr]
+            parameters=sum(map(_parameters, constants)),
             constant_bytes=sum(type_bytes(v.type, {}) for v in constants),
             macs=macs,
             flops=flops,
@@ -160,5 +160,6 @@ def _constants(graph: Graph) -> Iterable[Value]:
             yield from region.constants.values()
 
 
-def _is_parameter(value: Value) -> bool:
-    return value.constant is not None and value.constant.kind is ConstantKind.PARAMETER
+def _parameters(value: Value) -> int:
+    constant = value.constant
+    return constant.tensor.numel() if constant is not None and constant.kind is ConstantKind.PARAMETER else 0

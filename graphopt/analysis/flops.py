@@ -157,11 +157,14 @@ RULES: dict[str, Rule] = {
     **_cumulative("rms_norm _fused_rms_norm", _per_input(5)),
     **_cumulative("softmax _softmax log_softmax _log_softmax logsumexp", _per_input(5)),
     **_cumulative(
-        "sum mean amax amin max min argmax argmin any all prod count_nonzero cumsum cumprod aminmax nansum", _per_input(1)
+        "sum mean amax amin max min argmax argmin any all prod count_nonzero cumsum cumprod aminmax nansum",
+        _per_input(1),
     ),
     **_cumulative("var std var_mean std_mean", _per_input(4)),
     **_cumulative("norm linalg_vector_norm linalg_norm frobenius_norm", _per_input(2)),
-    **_cumulative("max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d", _pooling),
+    **_cumulative(
+        "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d", _pooling
+    ),
     **_cumulative("adaptive_avg_pool1d adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool3d", _per_input(1)),
     **_cumulative("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d", _per_input(1)),
     **_cumulative("upsample_bilinear2d upsample_linear1d", _interpolation(4)),

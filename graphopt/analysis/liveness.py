@@ -13,11 +13,11 @@ def last_uses(graph: Graph) -> dict[Value, Node]:
     """Return the last node that uses each value (its producer, if nothing does; the terminator, if it is returned)."""
     last: dict[Value, Node] = {}
     for node in graph:
-        for value in node.results:
-            last[value] = node
-        for value in node._operands:
-            if value is not None and value.constant is None:
-                last[value] = node
+        for result in node.results:
+            last[result] = node
+        for operand in node._operands:
+            if operand is not None and operand.constant is None:
+                last[operand] = node
     for value in graph.returned:
         last[value] = graph.terminator
     return last
@@ -30,10 +30,7 @@ def peak_memory(graph: Graph, bindings: Mapping[str, int]) -> int:
     are not counted; a node's regions run on top of what is live around it.
     """
     owner: dict[Value, Value] = {value: value for value in graph.inputs}
-    expiry: dict[Value, Node] = {}
-    for value, node in last_uses(graph).items():
-        expiry[value] = node
-    ends = _ends(graph, owner, expiry)
+    ends = _ends(graph, owner, last_uses(graph))
     live = sum(type_bytes(v.type, bindings) for v in graph.inputs)
     peak = live
     for node in graph:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ class PassContext:
     target: the name of the target that the graph is compiled for.
     trainable: whether the result is to be trained; batch norms are then left unfolded.
     samples: sets of flat example inputs in graph order, for passes that need data and for numeric validation.
+    calibration: an iterable of further inputs for passes that need data, as the caller gave it.
     listeners: told of every mutation. gate: asked before each rule application.
     removable: whether a node without uses may be dropped; None means the driver's own test (a pure operator).
     engine: what will run the result, for passes that measure; None if nothing does.
@@ -28,6 +29,7 @@ class PassContext:
     target: str = "cpu"
     trainable: bool = False
     samples: Sequence[Sequence[Any]] = ()
+    calibration: Iterable[Any] | None = None
     listeners: list[Listener] = field(default_factory=list)
     gate: Gate | None = None
     removable: Callable[[Node], bool] | None = None

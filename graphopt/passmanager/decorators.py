@@ -1,6 +1,8 @@
 """Rules and passes from functions: enough for a first custom pass.
 
-    x, w = var("x"), constant("w")
+A rule, and a pass:
+
+    x = var("x")
 
     @rewrite(aten.relu(aten.relu(x)), contract=Contract.BITWISE)
     def relu_once(x):                       # what the pattern bound, by name
@@ -97,8 +99,8 @@ def rewrite(
     contract: what the rule promises about numbers. name: by default the function's, in kebab case.
 
     The function's parameters are names of variables (or of named operators) in the pattern; a name that the match did
-    not bind gives None. `rewriter` and `match` give these objects. It returns a value, or operators of `aten` applied to
-    values, which are then created; a list of these for several results; a string, the reason, or None to decline.
+    not bind gives None. `rewriter` and `match` give these objects. It returns a value, or operators of `aten` applied
+    to values, which are then created; a list of these for several results; a string, the reason, or None to decline.
 
     >>> from graphopt.ops import parse
     >>> from graphopt.rewrite import aten, var
@@ -120,9 +122,7 @@ def rewrite(
     }
     """
     if not patterns or not all(isinstance(p, OpPattern) for p in patterns):
-        raise GraphOptError(
-            f"@rewrite takes patterns of operators, such as @rewrite(aten.relu(x)), got {patterns!r}"
-        )
+        raise GraphOptError(f"@rewrite takes patterns of operators, such as @rewrite(aten.relu(x)), got {patterns!r}")
 
     def decorate(function: Callable[..., Any]) -> FunctionRule:
         _check_parameters(function, patterns)
@@ -146,7 +146,11 @@ def pattern_names(pattern: Any) -> set[str]:
     name = getattr(pattern, "name", "")
     if isinstance(name, str) and name:
         found.add(name)
-    inner = [*getattr(pattern, "args", ()), *(p for _, p in getattr(pattern, "kwargs", ())), *getattr(pattern, "choices", ())]
+    inner = [
+        *getattr(pattern, "args", ()),
+        *(p for _, p in getattr(pattern, "kwargs", ())),
+        *getattr(pattern, "choices", ()),
+    ]
     inner += [getattr(pattern, part) for part in ("op", "inner") if hasattr(pattern, part)]
     for part in inner:
         found |= pattern_names(part)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from graphopt.errors import GraphOptError, RuleError
 from graphopt.ir import Graph
 from graphopt.passmanager.base import Pass
@@ -13,12 +15,16 @@ from graphopt.rewrite import Contract
 
 
 class Failure(Exception):
-    """A pass that failed. kind: the error to raise. final: the failure cannot be rolled back."""
+    """A pass that failed.
 
-    def __init__(self, message: str, kind: type[GraphOptError], *, final: bool = False) -> None:
+    kind: the error to raise. final: the failure cannot be rolled back. benign: it is no fault, so it is never raised.
+    """
+
+    def __init__(self, message: str, kind: type[GraphOptError], *, final: bool = False, benign: bool = False) -> None:
         super().__init__(message)
         self.kind = kind
         self.final = final
+        self.benign = benign
 
 
 def where_raised(error: Exception) -> str:
@@ -66,8 +72,6 @@ def first_bad_application(
 
 
 def _apply(pass_: Pass, graph: Graph, context: PassContext, limit: int | None) -> tuple[Graph, ApplicationLimit]:
-    from dataclasses import replace
-
     copy, gate = graph.clone(), ApplicationLimit(limit)
     pass_.run(copy, replace(context, gate=gate.allow, listeners=[]))
     return copy, gate

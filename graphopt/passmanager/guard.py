@@ -1,4 +1,4 @@
-"""What the manager watches while a pass runs: the nodes that it touches, the caller's tensors, the graph's interface."""
+"""What the manager watches while a pass runs: touched nodes, the caller's tensors, the graph's interface."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
-from graphopt.errors import VerificationError
 from graphopt.ir import Graph, Node, TensorType, Type, Value, types_known_equal, verify, verify_nodes, walk
 from graphopt.ir.types import types_compatible
 from graphopt.rewrite import Listener
 
 BACKUP_LIMIT = 1 << 30
-"""Weights of at most this many bytes are copied before a validated run, so that a pass that overwrites them is undone."""
+"""Weights of at most this many bytes are copied before a validated run, so that overwriting them can be undone."""
 
 
 class Touched(Listener):
@@ -137,7 +136,8 @@ class TensorGuard:
                 with torch.no_grad():
                     tensor.detach().copy_(copy)
             self._versions[key] = _version(tensor)
-        text = f"wrote to {', '.join(repr(self._names[k]) for k in keys[:3])}{' and others' if len(keys) > 3 else ''} in place"
+        names = ", ".join(repr(self._names[k]) for k in keys[:3]) + (" and others" if len(keys) > 3 else "")
+        text = f"wrote to {names} in place"
         return f"{text}; the old values are lost, so load the weights again" if lost else text
 
     @property

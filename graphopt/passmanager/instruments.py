@@ -269,7 +269,9 @@ def _logger(level: str) -> logging.Logger:
     return logger
 
 
-def gate_of(instruments: Sequence[Any], given: Callable[[str, Node], bool] | None) -> Callable[[str, Node], bool] | None:
+def gate_of(
+    instruments: Sequence[Any], given: Callable[[str, Node], bool] | None
+) -> Callable[[str, Node], bool] | None:
     """Join the gates of those instruments that have one, and the context's own."""
     gates = [i.allow for i in instruments if type(i).allow is not BaseInstrument.allow]
     if given is not None:

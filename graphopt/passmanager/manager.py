@@ -70,12 +70,13 @@ class PassManager:
     ) -> None:
         self.pipeline = as_pipeline(passes)
         folder = reproducers or os.environ.get("GRAPHOPT_REPRODUCERS") or None
+        checks = verify or os.environ.get("GRAPHOPT_VERIFY") or "touched"
         self.instruments = tuple(instruments)
         self.settings = Settings(
             validate=_one_of("validate", "each" if validate is True else validate, ("each", "end", False)),
             on_failure=_one_of("on_failure", on_failure, ("rollback", "raise")),
             budget=Budget.of(budget),
-            full=_one_of("verify", verify or os.environ.get("GRAPHOPT_VERIFY") or "touched", ("touched", "full")) == "full",
+            full=_one_of("verify", checks, ("touched", "full")) == "full",
             reproducers=Path(folder) if folder else None,
         )
 
@@ -83,8 +84,8 @@ class PassManager:
         """Return an optimized copy of `graph`, and the report. `graph` itself is left alone.
 
         Raises:
-            PassError: a wrong order; a pass that raised or returned a broken graph, if failures are to be raised; a pass
-                that overwrote a tensor that cannot be put back.
+            PassError: a wrong order; a pass that raised or returned a broken graph, if failures are to be raised; a
+                pass that overwrote a tensor that cannot be put back.
             ValidationError: a broken numeric promise, if failures are to be raised.
         """
         context = context or PassContext()

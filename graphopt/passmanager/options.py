@@ -107,7 +107,7 @@ def _plain(value: Any, kind: Any, args: tuple[Any, ...]) -> Any:
         return _require(value, isinstance(value, str), "a word or a quoted string")
     if isinstance(kind, type) and issubclass(kind, tuple | list | frozenset | set):
         return kind(_elements(value, kind, args))
-    if isinstance(kind, type) and issubclass(kind, dict | Mapping):  # type: ignore[arg-type]
+    if isinstance(kind, type) and issubclass(kind, dict | Mapping):
         _require(value, isinstance(value, dict), "{name=value, …}")
         key, item = args or (Any, Any)
         return {convert(k, key): convert(v, item) for k, v in value.items()}

@@ -90,12 +90,13 @@ def _load(entry: EntryPoint) -> Factory:
         loaded = entry.load()
     except Exception as error:
         package = _distribution(entry) or "a package"
+        remedy = f"repair or uninstall {package}"
         raise PassError(
-            f"pass {entry.name!r} of {package} does not load from {entry.value!r}: {error}; repair or uninstall {package}"
+            f"pass {entry.name!r} of {package} does not load from {entry.value!r}: {error}; {remedy}"
         ) from error
     if not callable(loaded):
         raise PassError(f"entry point {entry.value!r} of pass {entry.name!r} is neither a pass nor makes one")
-    return loaded  # type: ignore[no-any-return]
+    return loaded
 
 
 def factory_name(factory: Factory) -> str:

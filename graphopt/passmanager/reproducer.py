@@ -1,4 +1,4 @@
-"""Reproducers: one file for a failure, with the graph before the pass and the pass; weights and samples lie beside it."""
+"""Reproducers: a file for a failure with the graph before the pass and the pass; its tensors lie beside it."""
 
 from __future__ import annotations
 

@@ -72,7 +72,9 @@ def other_sizes(symbols: Sequence[Symbol], given: Mapping[str, int], prefer: Any
     taken = set(given.values())
     found: dict[str, int] = {}
     for symbol in symbols:
-        size = next((c for c in _allowed(symbol, prefer(given[symbol.name], symbol.multiple_of)) if c not in taken), None)
+        size = next(
+            (c for c in _allowed(symbol, prefer(given[symbol.name], symbol.multiple_of)) if c not in taken), None
+        )
         if size is None:
             size = given[symbol.name]  # its range allows no other
         taken.add(size)

@@ -1,4 +1,4 @@
-"""One run of a pipeline over one graph: each pass runs on a draft, which becomes the graph only if every check holds."""
+"""One run of a pipeline: each pass works on a draft, which becomes the graph only if every check holds."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from graphopt.passmanager.guard import (
 from graphopt.passmanager.instruments import Statistics, gate_of
 from graphopt.passmanager.pipeline import Fixpoint, Pipeline, still_changing
 from graphopt.passmanager.pipeline_text import print_pipeline
+from graphopt.passmanager.profit import no_profit
 from graphopt.passmanager.properties import objection, update
 from graphopt.passmanager.report import DeclinedRule, PassRecord, Report, Status
 from graphopt.passmanager.samples import synthesize
@@ -66,7 +67,6 @@ class Session:
         self.draft: Graph | None = None
         self.properties = set(context.properties)
         self.loosest = Contract.BITWISE
-        self.rounded = False
         self.report = Report(str(pipeline), context.target, validate=str(settings.validate or "off"))
         samples = self._samples()
         self.validator = Validator(graph, samples, budget=settings.budget) if samples is not None else None
@@ -107,14 +107,19 @@ class Session:
         if isinstance(pass_, Fixpoint):
             return self._loop(pass_, where)
         if isinstance(pass_, Pipeline):
-            return any([self._walk(p, where) for p in pass_.passes])
+            return self._row(pass_, where)
         return self._step(pass_, where)
+
+    def _row(self, pipeline: Pipeline, where: str) -> bool:
+        changed = False
+        for pass_ in pipeline.passes:
+            changed |= self._walk(pass_, where)
+        return changed
 
     def _loop(self, loop: Fixpoint, where: str) -> bool:
         changed = False
         for round_ in range(1, loop.limit + 1):
-            label = f"{where}fixpoint[{round_}]"
-            if not any([self._walk(p, label) for p in loop.passes]):
+            if not self._row(loop, f"{where}fixpoint[{round_}]"):
                 return changed
             changed = True
         self.report.notes.append(still_changing(loop))
@@ -149,8 +154,15 @@ class Session:
             update(self.properties, pass_)
             return
         self.draft = None
-        outputs = self._checked(pass_, draft, result, touched, record)
-        self._keep(pass_, draft, outputs, record)
+        self._check_graph(draft, pass_, touched, record)
+        promise = pass_.promise(result)
+        record.promise = promise.label
+        outputs = self._check_numbers(pass_, draft, promise, record)
+        self._check_profit(pass_, draft, record)
+        if outputs is not None and self.validator is not None:
+            self.validator.accept(outputs, lossy=promise is Contract.LOSSY)
+        self.loosest = max(self.loosest, promise)
+        self._keep(pass_, draft, record)
 
     def _run_pass(self, pass_: Pass, draft: Graph, touched: Touched, record: PassRecord) -> PassResult:
         listeners = [i.listener() for i in self.instruments]
@@ -193,14 +205,15 @@ class Session:
     # Checks
 
     def _check_tensors(self, pass_: Pass) -> None:
-        written = self.guard.written()
+        written = self.guard.written() or (self.guard.damaged() if self.settings.full else None)
         if written is not None:
-            self.draft = None
             raise Failure(f"pass {pass_.name!r} {written}", PassError, final=not self.guard.recoverable)
 
     def _changed(self, pass_: Pass, draft: Graph, result: PassResult, touched: Touched) -> bool:
         if not result.changed and touched.any:
-            raise Failure(f"pass {pass_.name!r} says that it changed nothing, but it changed {_listed(touched)}", PassError)
+            raise Failure(
+                f"pass {pass_.name!r} says that it changed nothing, but it changed {_listed(touched)}", PassError
+            )
         if self.settings.full:
             found = difference(self.current, draft)
             if found is not None and not result.changed:
@@ -209,9 +222,7 @@ class Session:
                 return False
         return result.changed
 
-    def _checked(
-        self, pass_: Pass, draft: Graph, result: PassResult, touched: Touched, record: PassRecord
-    ) -> Outputs | None:
+    def _check_graph(self, draft: Graph, pass_: Pass, touched: Touched, record: PassRecord) -> None:
         start = perf_counter()
         try:
             verify(draft) if self.settings.full else verify_touched(draft, touched)
@@ -222,16 +233,10 @@ class Session:
             raise Failure(f"pass {pass_.name!r} returned a broken graph: {error}", PassError) from error
         finally:
             record.verify_seconds = perf_counter() - start
-        promise = pass_.promise(result)
-        record.promise = promise.label
-        self.loosest = max(self.loosest, promise)
-        self.rounded |= new_inexact_constants(self.current, draft)
+
+    def _check_numbers(self, pass_: Pass, draft: Graph, promise: Contract, record: PassRecord) -> Outputs | None:
         if self.settings.validate != "each" or self.validator is None:
             return None
-        return self._validated(pass_, draft, promise, record)
-
-    def _validated(self, pass_: Pass, draft: Graph, promise: Contract, record: PassRecord) -> Outputs:
-        assert self.validator is not None
         start, runs = perf_counter(), self.validator.runs
         rounded = new_inexact_constants(self.current, draft)
         try:
@@ -250,10 +255,19 @@ class Session:
             record.model_runs = self.validator.runs - runs
         record.error = outputs.error
         record.notes += outputs.excuses
-        self.validator.accept(outputs, lossy=promise is Contract.LOSSY)
         return outputs
 
-    def _keep(self, pass_: Pass, draft: Graph, outputs: Outputs | None, record: PassRecord) -> None:
+    def _check_profit(self, pass_: Pass, draft: Graph, record: PassRecord) -> None:
+        """Revert a pass that was to make the graph faster, and does not."""
+        if not pass_.must_speed_up:
+            return
+        samples = self.validator.sets if self.validator is not None else self.context.samples
+        slower, found = no_profit(self.context.engine, self.current, draft, samples[0] if samples else None)
+        if slower:
+            raise Failure(f"no faster: {found}", PassError, benign=True)
+        record.notes.append(found)
+
+    def _keep(self, pass_: Pass, draft: Graph, record: PassRecord) -> None:
         self.current = draft
         self.cost = self.costs.graph(draft, peak=False)
         record.after = self.cost
@@ -264,14 +278,18 @@ class Session:
     def _fail(self, pass_: Pass, record: PassRecord, failure: Failure) -> None:
         self.draft = None
         message = str(failure)
-        if self.settings.reproducers is not None:
+        written = self.guard.written()
+        if written is not None:
+            message += f"\n  it also {written}"
+            failure.final |= not self.guard.recoverable
+        if self.settings.reproducers is not None and not failure.benign:
             from graphopt.passmanager.reproducer import write_reproducer
 
             samples = self.validator.sets if self.validator is not None else ()
             path = write_reproducer(self.settings.reproducers, self.current, pass_, samples, message)
             message += f"\n  run again: graphopt opt {path}"
         record.reason = message
-        if self.settings.on_failure == "raise" or failure.final:
+        if (self.settings.on_failure == "raise" and not failure.benign) or failure.final:
             record.status = Status.FAILED
             raise failure.kind(message) from failure.__cause__
         record.status = Status.ROLLED_BACK
@@ -284,9 +302,13 @@ class Session:
                 verify(self.current)
         except Exception as error:
             raise LateFailure(f"the graph was broken at the end: {error}") from error
+        damage = self.guard.damaged()
+        if damage is not None:
+            raise LateFailure(f"a pass {damage}")
         if self.settings.validate == "end" and self.validator is not None:
             try:
-                outputs = self.validator.check(self.current, self.loosest, rounded=self.rounded)
+                rounded = new_inexact_constants(self.original, self.current)
+                outputs = self.validator.check(self.current, self.loosest, rounded=rounded)
             except (Mismatch, OverBudget) as error:
                 raise LateFailure(f"the numbers were wrong at the end: {error}") from error
             self.validator.accept(outputs, lossy=False)
@@ -308,11 +330,13 @@ class Session:
         if made is None:
             self.report.validate = "off"
             self.report.notes.append(
-                "numbers were not validated: there are no sample inputs, and they cannot be made up for inputs that are "
-                "not all floating-point tensors; give samples"
+                "numbers were not validated: there are no sample inputs, and they cannot be made up for inputs that "
+                "are not all floating-point tensors; give samples"
             )
             return None
-        self.report.notes.append("numbers were validated on made-up inputs (standard normal); give samples for real ones")
+        self.report.notes.append(
+            "numbers were validated on made-up inputs (standard normal); give samples for real ones"
+        )
         return [made]
 
 

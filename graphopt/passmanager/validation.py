@@ -17,21 +17,18 @@ A pass costs one run on each set. An exact pass that follows another is compared
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from graphopt.analysis import Interpreter
 from graphopt.errors import GraphOptError, ValidationError
-from graphopt.ir import Graph, Trait, walk
+from graphopt.ir import Graph
 from graphopt.passmanager.budget import Budget
 from graphopt.passmanager.compare import (
     Distance,
     distance,
     exact_difference,
-    flat,
     form_difference,
     is_inexact,
     pairs,
@@ -40,7 +37,8 @@ from graphopt.passmanager.compare import (
     wide,
 )
 from graphopt.passmanager.report import ErrorSummary
-from graphopt.passmanager.samples import SEED, variations
+from graphopt.passmanager.runner import Baseline, Runner
+from graphopt.passmanager.samples import variations
 from graphopt.passmanager.stability import instability
 from graphopt.rewrite import Contract
 
@@ -57,69 +55,6 @@ class Mismatch(GraphOptError):
     def __init__(self, message: str, output: int | None = None) -> None:
         super().__init__(message)
         self.output = output
-
-
-class Runner:
-    """Runs graphs in the interpreter, and counts."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.runs = 0
-        self.random = any(Trait.RANDOM in node.op.traits for node in walk(graph))
-        self.seed = SEED
-
-    def work(self, graph: Graph, inputs: Sequence[Any]) -> list[Any]:
-        """Run in the working precision, operands contiguous."""
-        return self._run(Interpreter(graph, contiguous=True), inputs)
-
-    def wide(self, graph: Graph, inputs: Sequence[Any]) -> list[Any]:
-        """Run in float64."""
-        return self._run(Interpreter(graph, contiguous=True, float64=True), inputs)
-
-    def _run(self, interpreter: Interpreter, inputs: Sequence[Any]) -> list[Any]:
-        self.runs += 1
-        with self._seeded(inputs):
-            return flat(interpreter.run(*inputs))
-
-    def _seeded(self, inputs: Sequence[Any]) -> AbstractContextManager[Any]:
-        return _Seeded(self.seed, inputs) if self.random else nullcontext()
-
-
-class _Seeded:
-    """Fixes the global generators of the devices in use, and puts them back."""
-
-    def __init__(self, seed: int, inputs: Sequence[Any]) -> None:
-        self.seed = seed
-        devices = {x.device.index or 0 for x in inputs if isinstance(x, torch.Tensor) and x.is_cuda}
-        self._devices = sorted(devices)
-        self._fork = torch.random.fork_rng(devices=self._devices)
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.default_generator.manual_seed(self.seed)
-        for device in self._devices:
-            torch.cuda.default_generators[device].manual_seed(self.seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self._fork.__exit__(*error)
-
-
-@dataclass
-class Baseline:
-    """A graph that later ones are held against, with its outputs on each sample set.
-
-    reference: in float64, made when first needed; None where the graph cannot run in float64.
-    """
-
-    graph: Graph
-    work: list[list[Any]]
-    reference: list[list[Any] | None] = field(default_factory=list)
-
-    def own(self, index: int) -> list[Distance | None]:
-        """The graph's own error on a set, for each output; None for integers."""
-        reference = self.reference[index]
-        if reference is None:
-            return [None] * len(self.work[index])
-        return [distance(w, r) if is_inexact(w) else None for w, r in zip(self.work[index], reference)]
 
 
 @dataclass
@@ -253,7 +188,8 @@ class Validator:
                 base.reference.append(self.runner.wide(base.graph, self.sets[len(base.reference)]))
             except GraphOptError as error:
                 base.reference.append(None)
-                self.notes.append(f"the graph does not run in float64, so the bound is {UNREFEREED_ULPS:g} ulp: {error}")
+                bound = f"the bound is {UNREFEREED_ULPS:g} ulp"
+                self.notes.append(f"the graph does not run in float64, so {bound}: {error}")
         return base.reference[index]
 
     # Checks
@@ -353,7 +289,7 @@ class Validator:
                 outputs.excuses.append(f"output {index}: {message}; the original moves as much by rounding alone")
             worst = max(worst, relative)
         if outputs.error is not None:
-            outputs.error = _with_float64(outputs.error, worst)
+            outputs.error = replace(outputs.error, float64=worst)
 
     def _second_difference(
         self, old: Any, new: Any, index: int, rounded: bool
@@ -373,7 +309,10 @@ class Validator:
             limit = self._rounding_limit(index) * measured.scale
         if measured.max_abs <= limit:
             return None, None, measured.relative
-        message = f"in float64 the results differ by {measured.max_abs:.3g} at a scale of {measured.scale:.3g}, allowed {limit:.3g}"
+        message = (
+            f"in float64 the results differ by {measured.max_abs:.3g} at a scale of {measured.scale:.3g}, "
+            f"allowed {limit:.3g}"
+        )
         return message, ((wide(new) - wide(old)).abs_() - limit).clamp_(min=0), measured.relative
 
     def _rounding_limit(self, index: int) -> float:
@@ -432,9 +371,3 @@ def worse(a: ErrorSummary, b: ErrorSummary) -> ErrorSummary:
         a.mismatches + b.mismatches,
         a.elements + b.elements,
     )
-
-
-def _with_float64(error: ErrorSummary, relative: float) -> ErrorSummary:
-    from dataclasses import replace
-
-    return replace(error, float64=relative)

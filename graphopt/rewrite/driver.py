@@ -268,7 +268,8 @@ def _rule_error(rule: str, node: Node, error: Exception) -> RuleError:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     line = f" (at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""
-    return RuleError(f"rule {rule!r} raised {type(error).__name__}: {error}{line}\n  on {node!r}\n  from {node.location}")
+    what = f"rule {rule!r} raised {type(error).__name__}: {error}{line}"
+    return RuleError(f"{what}\n  on {node!r}\n  from {node.location}")
 
 
 def _overrun(count: int, recent: Iterable[tuple[str, str]]) -> str:

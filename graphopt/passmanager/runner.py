@@ -1,0 +1,84 @@
+"""Running graphs for validation: in the working precision or in float64, with fixed seeds, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from graphopt.analysis import Interpreter
+from graphopt.ir import Graph, Trait, walk
+from graphopt.passmanager.compare import Distance, distance, flat, is_inexact
+from graphopt.passmanager.samples import SEED
+
+
+class Runner:
+    """Runs graphs in the interpreter, operands contiguous, and counts the runs.
+
+    random: whether the graph draws random numbers; each run then sees the same state of the global generators, which
+        are put back afterwards.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.runs = 0
+        self.random = any(Trait.RANDOM in node.op.traits for node in walk(graph))
+        self.seed = SEED
+
+    def work(self, graph: Graph, inputs: Sequence[Any]) -> list[Any]:
+        """Run in the working precision."""
+        return self._run(Interpreter(graph, contiguous=True), inputs)
+
+    def wide(self, graph: Graph, inputs: Sequence[Any]) -> list[Any]:
+        """Run in float64."""
+        return self._run(Interpreter(graph, contiguous=True, float64=True), inputs)
+
+    def _run(self, interpreter: Interpreter, inputs: Sequence[Any]) -> list[Any]:
+        self.runs += 1
+        with _Seeded(self.seed, inputs) if self.random else nullcontext():
+            return flat(interpreter.run(*inputs))
+
+
+class _Seeded(AbstractContextManager[None]):
+    """Fixes the global generators of the devices in use, and puts them back."""
+
+    def __init__(self, seed: int, inputs: Sequence[Any]) -> None:
+        self.seed = seed
+        self._devices = sorted({x.device.index or 0 for x in inputs if isinstance(x, torch.Tensor) and x.is_cuda})
+        self._fork = torch.random.fork_rng(devices=self._devices)
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.default_generator.manual_seed(self.seed)
+        for device in self._devices:
+            torch.cuda.default_generators[device].manual_seed(self.seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self._fork.__exit__(*error)
+
+
+@dataclass
+class Baseline:
+    """A graph that later ones are held against, with its outputs on each sample set.
+
+    work: in the working precision. reference: in float64, made when first needed; None where the graph cannot run so.
+    """
+
+    graph: Graph
+    work: list[list[Any]]
+    reference: list[list[Any] | None] = field(default_factory=list)
+    _own: dict[int, list[Distance | None]] = field(default_factory=dict)
+
+    def own(self, index: int) -> list[Distance | None]:
+        """The graph's own error on a set, for each output; None for integers, or without a reference."""
+        if index not in self._own:
+            reference = self.reference[index]
+            work = self.work[index]
+            self._own[index] = (
+                [None] * len(work)
+                if reference is None
+                else [distance(w, r) if is_inexact(w) else None for w, r in zip(work, reference)]
+            )
+        return self._own[index]
