@@ -6,7 +6,7 @@ import struct
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from graphopt.ir.dims import Expr
+from graphopt.ir.dims import Expr, Symbol, symbols_of
 from graphopt.ir.dtypes import DType
 
 Attribute: TypeAlias = "None | bool | int | float | complex | str | Expr | DType | tuple[Attribute, ...]"
@@ -19,12 +19,13 @@ class Attributes(Mapping[str, Any]):
     False
     """
 
-    __slots__ = ("_items", "_key", "_hash")
+    __slots__ = ("_items", "_key", "_hash", "_symbols")
 
     def __init__(self, items: Mapping[str, Any] | None = None) -> None:
         self._items: dict[str, Any] = dict(items) if items else {}
         self._key: Hashable | None = None
         self._hash: int | None = None
+        self._symbols: tuple[Symbol, ...] | None = None
 
     def __getitem__(self, name: str) -> Any:
         return self._items[name]
@@ -64,12 +65,30 @@ class Attributes(Mapping[str, Any]):
             self._key = tuple((name, attribute_key(self._items[name])) for name in sorted(self._items))
         return self._key
 
+    @property
+    def symbols(self) -> tuple[Symbol, ...]:
+        """The symbols that the attributes mention, in order of appearance."""
+        if self._symbols is None:
+            found: dict[Symbol, None] = {}
+            for value in self._items.values():
+                _collect_symbols(value, found)
+            self._symbols = tuple(found)
+        return self._symbols
+
     def updated(self, **changes: Any) -> Attributes:
         """Return a copy with some attributes changed."""
         return Attributes({**self._items, **changes})
 
 
 EMPTY = Attributes()
+
+
+def _collect_symbols(value: Any, found: dict[Symbol, None]) -> None:
+    if isinstance(value, Expr):
+        found.update(dict.fromkeys(symbols_of(value)))
+    elif isinstance(value, tuple):
+        for item in value:
+            _collect_symbols(item, found)
 
 
 def attribute_key(value: Any) -> Hashable:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from graphopt.ir.dims import Symbol
+from graphopt.ir.fresh import placeholders, rename
+from graphopt.ir.memory import collection_paused
 from graphopt.ir.op import Op, Param, ParamKind
 from graphopt.ir.signature import Signature
 from graphopt.ir.types import Type, type_symbols
@@ -37,6 +39,7 @@ class Graph:
         self._count = 0
         self._ordered = True
         self._suffixes: dict[str, int] = {}
+        self._symbol_names: set[str] | None = None
 
     # Nodes
 
@@ -105,6 +108,10 @@ class Graph:
         self._count -= 1
 
     def _link(self, node: Node, before: Node | None, after: Node | None) -> Node:
+        for value in node.results:
+            if type_symbols(value.type):
+                self._name_symbols(node)
+                break
         node._prev, node._next, node.graph = before, after, self
         if before is None:
             self._head = node
@@ -118,6 +125,18 @@ class Graph:
             self._ordered = False
         self._count += 1
         return node
+
+    def _name_symbols(self, node: Node) -> None:
+        """Name the sizes that `node` makes from data; see `fresh`. O(nodes) for the first one only."""
+        found = placeholders([value.type for value in node.results])
+        if found and self._symbol_names is None:
+            self._symbol_names = {s.name for s in self.symbols()}
+            for other in self:
+                self._symbol_names.update(s.name for r in other.results for s in type_symbols(r.type))
+        if found and self._symbol_names is not None:
+            rename(node, found, self._symbol_names)
+        if self._symbol_names is not None:
+            self._symbol_names.update(s.name for r in node.results for s in type_symbols(r.type))
 
     def is_before(self, a: Node, b: Node) -> bool:
         """True if `a` comes before `b`. Renumbers the nodes (O(nodes)) only after an insertion in the middle."""
@@ -197,21 +216,28 @@ def clone_graph(graph: Graph, values: dict[Value, Value] | None = None) -> Graph
     for name, value in graph.constants.items():
         new = Value(value.type, name, constant=value.constant)
         copy.constants[name] = mapping[value] = new
-    for node in graph:
-        new_node = Node(
-            node.op,
-            [None if v is None else mapping[v] for v in node._operands],
-            node.attributes,
-            [r.type for r in node.results],
-            regions=tuple(region.clone() for region in node.regions),
-            location=node.location,
-        )
-        for old, new in zip(node.results, new_node.results):
-            new.name = old.name
-            mapping[old] = new
-        copy.append(new_node)
+    with collection_paused():
+        _copy_nodes(graph, copy, mapping)
+    copy._suffixes = dict(graph._suffixes)
+    copy._symbol_names = None if graph._symbol_names is None else set(graph._symbol_names)
     copy.terminator.set_operands([None if v is None else mapping[v] for v in graph.terminator._operands])
     return copy
+
+
+def _copy_nodes(graph: Graph, copy: Graph, mapping: dict[Value, Value]) -> None:
+    tail: Node | None = None
+    order = 0
+    for node in graph:
+        regions = tuple([region.clone() for region in node.regions]) if node.regions else ()
+        new_node = node.copy(mapping, regions)
+        new_node.graph, new_node._prev, new_node._order = copy, tail, order
+        if tail is None:
+            copy._head = new_node
+        else:
+            tail._next = new_node
+        tail = new_node
+        order += 1
+    copy._tail, copy._count = tail, order
 
 
 def walk(graph: Graph) -> Iterator[Node]:
@@ -220,6 +246,3 @@ def walk(graph: Graph) -> Iterator[Node]:
         yield node
         for region in node.regions:
             yield from walk(region)
-
-
-

@@ -1,33 +1,58 @@
-"""Type inference, memoized by operator, operand types and attributes: types are frozen, so the key is cheap."""
+"""Type inference, memoized by operator, operand types and attributes: types are frozen, so the key is cheap.
+
+PyTorch's default dtype is a part of the key too, since it decides what integers divide to.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
 
 from graphopt.errors import GraphOptError, TypeInferenceError
-from graphopt.ir.attributes import Attributes
-from graphopt.ir.dims import Expr, symbol
+from graphopt.ir.attributes import Attributes, attribute_key
+from graphopt.ir.fresh import placeholders, with_names_of
 from graphopt.ir.graph import Graph
-from graphopt.ir.op import Call, Op, Trait
+from graphopt.ir.op import Call, Op
+from graphopt.ir.printer import attribute_text
 from graphopt.ir.types import Type
 from graphopt.ir.value import Node, Value
 
 _MEMO_LIMIT = 1 << 16
-_memo: dict[tuple[Op, tuple[Type | None, ...], Attributes], tuple[Type, ...]] = {}
+_Key: TypeAlias = "tuple[Op, tuple[Type | None, ...], Attributes, torch.dtype]"
+_memo: dict[_Key, tuple[tuple[Type, ...], bool]] = {}
 
 
 def infer_types(
     op: Op, operands: Sequence[Value | None], attributes: Attributes, regions: tuple[Graph, ...] = ()
 ) -> tuple[Type, ...]:
-    """Return the result types of an operator.
+    """Return the result types of an operator. Sizes that depend on data are placeholders (see `fresh`).
 
     Raises:
         TypeInferenceError: the operands don't fit, or the operator has no inference.
     """
+    return _infer_types(op, operands, attributes, regions)[0]
+
+
+def infer_node(node: Node) -> tuple[Type, ...]:
+    """Infer the result types of a node anew. Symbols that the node introduces keep their names.
+
+    Raises:
+        TypeInferenceError: the operands don't fit, or the operator has no inference.
+    """
+    types, is_open = _infer_types(node.op, node._operands, node.attributes, node.regions)
+    return with_names_of(node, types) if is_open else types
+
+
+def _infer_types(
+    op: Op, operands: Sequence[Value | None], attributes: Attributes, regions: tuple[Graph, ...]
+) -> tuple[tuple[Type, ...], bool]:
+    """The result types, and whether there are placeholders in them."""
     types = tuple([None if v is None else v.type for v in operands])
-    if regions or Trait.DATA_DEPENDENT in op.traits:
+    if regions:
         return _infer(Call(op, types, attributes, regions))
-    key = (op, types, attributes)
+    key = (op, types, attributes, torch.get_default_dtype())
     found = _memo.get(key)
     if found is None:
         found = _infer(Call(op, types, attributes))
@@ -37,23 +62,26 @@ def infer_types(
     return found
 
 
-def infer_node(node: Node) -> tuple[Type, ...]:
-    """Infer the result types of a node anew."""
-    return infer_types(node.op, node.operands, node.attributes, node.regions)
-
-
-def _infer(call: Call) -> tuple[Type, ...]:
+def _infer(call: Call) -> tuple[tuple[Type, ...], bool]:
     if call.op.infer is None:
         raise TypeInferenceError(f"{call.op.name} has no type inference; give its result types")
     try:
-        return tuple(call.op.infer(call))
+        types = tuple(call.op.infer(call))
     except GraphOptError:
         raise
     except Exception as error:
-        shown = ", ".join(map(repr, call.operand_types))
-        raise TypeInferenceError(f"{call.op.name} cannot take ({shown}) with {dict(call.attributes)}: {error}") from error
+        raise TypeInferenceError(refusal(call, str(error))) from error
+    return types, bool(placeholders(types))
 
 
-def placeholder(index: int, low: int = 0, high: int | None = None) -> Expr:
-    """The symbol of a size that depends on data, before the graph has named it."""
-    return symbol(f"?{index}", low, high)
+def refusal(call: Call, reason: str) -> str:
+    """The sentence that says what an operator cannot take, and why."""
+    shown = ", ".join("none" if t is None else repr(t) for t in call.operand_types)
+    defaults = {p.name: attribute_key(p.default) for p in call.op.attribute_params}
+    given = [
+        f"{name}={attribute_text(value)}"
+        for name, value in call.attributes.items()
+        if defaults.get(name) != attribute_key(value)
+    ]
+    options = f" with {', '.join(given)}" if given else ""
+    return f"{call.op.name} cannot take ({shown}){options}: {reason}"

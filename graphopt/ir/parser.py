@@ -246,7 +246,7 @@ class _Parser:
         start = self.lexer.position
         negative = self.lexer.accept("-")
         token = self.lexer.peek
-        if token.kind == "number" and not token.text.isdigit() or token.text in ("inf", "nan"):
+        if (token.kind == "number" and not token.text.isdigit()) or token.text in ("inf", "nan"):
             self.lexer.next()
             return -float(token.text) if negative else float(token.text)
         self.lexer.position = start

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
-from graphopt.ir.dims import Dim, Symbol, equal, known_equal, product, symbols_of
+from graphopt.ir.dims import Dim, Symbol, equal, known_equal, product, substitute, symbols_of
 from graphopt.ir.dtypes import DType
 
 
@@ -21,6 +22,15 @@ class TensorType:
     dtype: DType
     shape: tuple[Dim, ...]
     device: str = "cpu"
+    _symbols: tuple[Symbol, ...] | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def symbols(self) -> tuple[Symbol, ...]:
+        """The symbols in the shape, in first-seen order."""
+        if self._symbols is None:
+            found = dict.fromkeys(s for dim in self.shape if not isinstance(dim, int) for s in symbols_of(dim))
+            object.__setattr__(self, "_symbols", tuple(found))
+        return self._symbols  # type: ignore[return-value]
 
     def __repr__(self) -> str:
         device = "" if self.device == "cpu" else f"@{self.device}"
@@ -98,13 +108,25 @@ Type: TypeAlias = TensorType | ScalarType | SequenceType | OptionalType | NoneTy
 def type_symbols(type_: Type) -> tuple[Symbol, ...]:
     """Return the symbols in a type, in first-seen order."""
     if isinstance(type_, TensorType):
-        found = dict.fromkeys(s for dim in type_.shape if not isinstance(dim, int) for s in symbols_of(dim))
-        return tuple(found)
+        return type_.symbols
     if isinstance(type_, ScalarType) and type_.value is not None:
         return symbols_of(type_.value)
     if isinstance(type_, SequenceType | OptionalType):
         return type_symbols(type_.element)
     return ()
+
+
+def substitute_type(type_: Type, mapping: Mapping[str, Dim]) -> Type:
+    """Return the type with dims in the place of the symbols so named; other symbols stay."""
+    if isinstance(type_, TensorType):
+        if not type_.symbols:
+            return type_
+        return type_.with_shape(tuple([substitute(dim, mapping) for dim in type_.shape]))
+    if isinstance(type_, ScalarType) and type_.value is not None:
+        return ScalarType(type_.kind, substitute(type_.value, mapping))
+    if isinstance(type_, SequenceType | OptionalType):
+        return type(type_)(substitute_type(type_.element, mapping))
+    return type_
 
 
 def types_compatible(declared: Type, inferred: Type) -> bool:

@@ -56,6 +56,10 @@ class Use(NamedTuple):
     index: int
 
 
+_new = object.__new__
+_new_use = tuple.__new__  # what `Use(...)` does, without a frame of Python
+
+
 class Value:
     """A typed SSA value: the result of a node, a graph input (no producer), or a constant.
 
@@ -151,12 +155,43 @@ class Node:
         self._prev: Node | None = None
         self._next: Node | None = None
         self._order = 0
+        named = len(names)
         self.results = tuple(
-            Value(t, names[i] if i < len(names) else "", producer=self, index=i) for i, t in enumerate(result_types)
+            [
+                Value(t, names[i] if i < named else "", producer=self, index=i)
+                for i, t in enumerate(result_types)
+            ]
         )
         for index, operand in enumerate(self._operands):
             if operand is not None:
-                operand._uses[Use(self, index)] = None
+                operand._uses[_new_use(Use, (self, index))] = None
+
+    def copy(self, values: dict[Value, Value], regions: tuple[Graph, ...] = ()) -> Node:
+        """Copy this node for another graph, with the operands that `values` gives, and record its results there.
+
+        The copy shares types, attributes and location. Written out, since rollback clones whole graphs.
+        """
+        node = _new(Node)
+        node.op, node.attributes, node.location, node.regions = self.op, self.attributes, self.location, regions
+        node.graph = node._prev = node._next = None
+        node._order = 0
+        node._operands = operands = []
+        for old in self._operands:
+            if old is None:
+                operands.append(None)
+            else:
+                operand = values[old]
+                operand._uses[_new_use(Use, (node, len(operands)))] = None
+                operands.append(operand)
+        results = []
+        for old in self.results:
+            values[old] = result = _new(Value)
+            result.type, result.name, result.index, result.constant = old.type, old.name, old.index, None
+            result.producer = node
+            result._uses = {}
+            results.append(result)
+        node.results = tuple(results)
+        return node
 
     @property
     def operands(self) -> tuple[Value | None, ...]:

@@ -20,8 +20,8 @@ import torch
 from graphopt.errors import GraphOptError, TypeInferenceError
 from graphopt.ir import Call, Expr, ScalarKind, ScalarType, Symbol, TensorType, Type, from_torch
 from graphopt.ir.dims import Dim, evaluate, from_symbol, symbols_of
-from graphopt.ir.infer import placeholder
-from graphopt.ir.printer import attribute_text
+from graphopt.ir.fresh import placeholder
+from graphopt.ir.infer import refusal
 from graphopt.ir.types import type_symbols
 from graphopt.ops.quiet import quiet
 from graphopt.ops.schema import torch_arguments
@@ -48,16 +48,6 @@ def infer_by_fake(call: Call) -> tuple[Type, ...]:
         return _static(call)
     except (DataDependentOutputException, DynamicOutputShapeException):
         return _symbolic(call, ())
-
-
-def refusal(call: Call, reason: str) -> str:
-    """The sentence that says what an operator cannot take, and why."""
-    op = call.op
-    shown = ", ".join("none" if t is None else repr(t) for t in call.operand_types)
-    defaults = {p.name: p.default for p in op.attribute_params}
-    given = {k: v for k, v in call.attributes.items() if k not in defaults or defaults[k] != v}
-    options = f" with {', '.join(f'{k}={attribute_text(v)}' for k, v in given.items())}" if given else ""
-    return f"{op.name} cannot take ({shown}){options}: {reason}"
 
 
 def _static(call: Call) -> tuple[Type, ...]:

@@ -54,8 +54,9 @@ def native_batch_norm(
     var: TensorType,
     *_: Any,
 ) -> Result:
-    """The decomposed form, with two empty statistics."""
-    if not _fits(x, _channels(x), weight, bias, mean, var):
+    """The decomposed form, with two empty statistics; PyTorch does not check the lengths of its vectors."""
+    shapes = {v.shape for v in (weight, bias, mean, var) if v is not None}
+    if len(x.shape) < 2 or shapes != {x.shape[1:2]} or not _fits(x, x.shape[1], weight, bias, mean, var):
         return None
     return (x, x.with_shape((0,)), x.with_shape((0,)))
 

@@ -95,7 +95,7 @@ def _register(n: int) -> None:
 
 def _adapted(x: TensorType, output_size: Any, n: int) -> Shape | None:
     if len(x.shape) not in (n + 1, n + 2):
-        raise Mismatch(f"an input of rank {len(x.shape)} cannot be pooled over {n} dims")
+        return None
     if not x.dtype.is_floating or any(less(d, 1) is True for d in x.shape[-n - 1 :]):
         return None
     sizes = pair(output_size, n)

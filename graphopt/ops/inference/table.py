@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 
 from graphopt.errors import TypeInferenceError
 from graphopt.ir import MISSING, Call, Param, ParamKind, TensorType, Type
-from graphopt.ops.fake import infer_by_fake, refusal
+from graphopt.ir.infer import refusal
+from graphopt.ops.fake import infer_by_fake
 
 Result: TypeAlias = "Type | Sequence[Type] | None"
 Rule: TypeAlias = "Callable[..., Result]"
