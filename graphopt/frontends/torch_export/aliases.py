@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graphopt.errors import CaptureError
-from graphopt.frontends.torch_export.context import storage_key
 from graphopt.frontends.torch_export.overloads import Overload
 from graphopt.frontends.torch_export.storage import Storage, TensorRef, View
 from graphopt.frontends.torch_export.views import SameStep, ViewStep
@@ -36,12 +35,12 @@ def result_view(
     dropout in eval) are told apart from case to case.
     """
     type_: TensorType = value.type  # type: ignore[assignment]
-    if not importer.context.tracking:
+    context = importer.context
+    if not context.tracking:
         return View(Storage(), type_, value)
-    key = storage_key(traced)
-    parent = next((r.view for r in refs if r.view.storage.key == key), None)
+    parent = next((r.view for r in refs if context.shares(traced, r.view)), None)
     if parent is None:
-        return View(Storage(key), type_, value)
+        return context.root(value, traced).view
     return view_of(importer, overload, value, bound, parent)
 
 
@@ -55,7 +54,7 @@ def view_of(
     return View(parent.storage, type_, value, parent, _step(importer, overload, value, bound, parent))
 
 
-_SAME = {"dropout", "feature_dropout", "alpha_dropout", "contiguous", "alias", "pad", "type_as", "expand", "slice"}
+_SAME = {"feature_dropout", "alpha_dropout", "contiguous", "alias", "pad", "type_as", "expand", "slice"}
 """Operators that, where result and operand share memory and type, are the identity."""
 
 
@@ -63,17 +62,15 @@ def _step(
     importer: Importer, overload: Overload, value: Value, bound: tuple[list[Any], Attributes], parent: View
 ) -> ViewStep:
     arguments = overload.op.bind_names(*bound)
-    name, position = _parent_position(arguments, parent)
     assert value.producer is not None
     types = tuple(r.type for r in value.producer.results)
+    simpler = _simpler(overload.base, arguments, parent.type, types, value.index)
+    if simpler is not None:
+        name, given = simpler
+        op, types = registry.get(name), (value.type,)
+        return ViewStep(importer.builder, op, "self", given, parent.type, types, importer.builder.location)
+    name, position = _parent_position(arguments, parent)
     location = importer.builder.location
-    if overload.base in _SPLITS:
-        return _piece(importer, overload.base, arguments, parent, types, value.index)
-    if overload.base == "unbind":
-        select = {"dim": arguments["dim"], "index": value.index}
-        return ViewStep(
-            importer.builder, registry.get("aten.select.int"), "self", select, parent.type, (value.type,), location
-        )
     return ViewStep(importer.builder, overload.op, name, arguments, parent.type, types, location, value.index, position)
 
 
@@ -88,22 +85,19 @@ def _parent_position(arguments: dict[str, Any], parent: View) -> tuple[str, int 
     raise CaptureError("a view whose base is not among its operands")
 
 
-def _piece(
-    importer: Importer, base: str, arguments: dict[str, Any], parent: View, types: tuple[Any, ...], index: int
-) -> ViewStep:
-    """One piece of a split is a slice: regenerating it need not split again."""
-    rank = parent.type.rank
+def _simpler(
+    base: str, arguments: dict[str, Any], parent: TensorType, types: Sequence[Any], index: int
+) -> tuple[str, dict[str, Any]] | None:
+    """One result of a split is a slice, one of an unbind a select: regenerating it need not split again."""
+    if base == "unbind":
+        return "aten.select.int", {"dim": arguments["dim"], "index": index}
+    if base == "broadcast_tensors":
+        return "aten.expand", {"size": types[index].shape}
+    if base not in _SPLITS:
+        return None
+    rank = parent.rank
     dim = {"vsplit": 0, "dsplit": 2, "hsplit": 1 if rank > 1 else 0}.get(base, arguments.get("dim", 0)) % rank
     start: Dim = 0
     for type_ in types[:index]:
         start = start + type_.shape[dim]
-    piece = {"dim": dim, "start": start, "end": start + types[index].shape[dim], "step": 1}
-    return ViewStep(
-        importer.builder,
-        registry.get("aten.slice.Tensor"),
-        "self",
-        piece,
-        parent.type,
-        (types[index],),
-        importer.builder.location,
-    )
+    return "aten.slice.Tensor", {"dim": dim, "start": start, "end": start + types[index].shape[dim], "step": 1}

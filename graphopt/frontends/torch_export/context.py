@@ -21,6 +21,7 @@ class Context:
     """Symbols, locations and modes of one exported program.
 
     tracking: whether aliases matter, that is, whether anything is written in place.
+    memory: the storage of each traced tensor's memory.
     numbers: the 0-dim tensors that symbolic floats and booleans were read from, by sympy expression.
     """
 
@@ -29,12 +30,23 @@ class Context:
     tracking: bool
     locations: Locations = field(default_factory=Locations)
     autocast: Autocast | None = None
+    memory: dict[int, Storage] = field(default_factory=dict)
     numbers: dict[Any, Value] = field(default_factory=dict)
 
     def root(self, value: Value, traced: Any = None, differentiable: bool = False) -> TensorRef:
         """Return a tensor with memory of its own."""
-        key = storage_key(traced) if self.tracking and isinstance(traced, torch.Tensor) else None
-        return TensorRef(View(Storage(key), value.type, value), differentiable)  # type: ignore[arg-type]
+        storage = Storage()
+        self.place(traced, storage)
+        return TensorRef(View(storage, value.type, value), differentiable)  # type: ignore[arg-type]
+
+    def place(self, traced: Any, storage: Storage) -> None:
+        """Record the memory of a traced tensor."""
+        if self.tracking and isinstance(traced, torch.Tensor):
+            self.memory[storage_key(traced)] = storage
+
+    def shares(self, traced: torch.Tensor, view: View) -> bool:
+        """True if a traced tensor is in the memory that `view` sees."""
+        return self.memory.get(storage_key(traced)) is view.storage
 
     def constant(self, graph: Graph, name: str, tensor: torch.Tensor) -> TensorRef:
         """Store a tensor that the traced graph holds as an attribute."""

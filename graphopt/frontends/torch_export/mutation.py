@@ -41,7 +41,8 @@ def import_mutation(importer: Importer, node: fx.Node, overload: Overload) -> An
     differentiable = any(ref.differentiable for ref in importer.refs(node))
     for target, value in zip(targets, results):
         if is_out and not shapes_known_equal(target.type.shape, value.type.shape):  # type: ignore[union-attr]
-            _resize(target, value, importer.builder.cast(value, target.type))
+            storage = _resize(target, importer.builder.cast(value, target.type))
+            importer.context.place(node.meta.get("val"), storage)
         else:
             write(importer, target, value)
         target.differentiable = target.differentiable or differentiable
@@ -83,9 +84,11 @@ def _returned(overload: Overload, named: dict[str, Any], rest: Sequence[Value], 
     return results[0] if len(results) == 1 else results or None
 
 
-def _resize(target: TensorRef, value: Value, cast: Value) -> None:
+def _resize(target: TensorRef, cast: Value) -> Storage:
     """`out=` with another shape: PyTorch resizes the tensor, which then no longer shares its old contents."""
-    target.view = View(Storage(target.view.storage.key), cast.type, cast)  # type: ignore[arg-type]
+    storage = Storage()
+    target.view = View(storage, cast.type, cast)  # type: ignore[arg-type]
+    return storage
 
 
 def _flat(items: Sequence[Any]) -> list[TensorRef]:
@@ -159,7 +162,16 @@ def _set(importer: Importer, node: fx.Node, overload: Overload) -> Any:
     """`x.data = y`: x becomes another way to see y's memory."""
     if overload.torch_op is not torch.ops.aten.set_.source_Tensor:
         raise CaptureError(f"{overload.op.name} rebinds a tensor's memory and cannot be captured; assign instead")
+    return _rebind(importer, node, overload)
+
+
+def _rebind(importer: Importer, node: fx.Node, overload: Overload) -> Any:
+    """`x.data = y` leaves only a compatibility check in the trace; x becomes another way to see y's memory."""
     ref, source = importer.lookup(node.args[0]), importer.lookup(node.args[1])
+    if ref.view.value.producer is None and ref.view.parent is None:
+        raise CaptureError(
+            "the model assigns to .data of an input, parameter or buffer; write to it with .copy_() instead"
+        )
     ref.view = source.view
     return ref
 
@@ -176,7 +188,7 @@ FALLBACKS.append(import_mutation)
 HANDLERS.update({"aten.copy_": _copy, "aten.fill_": _fill, "aten.zero_": _fill})
 HANDLERS.update({f"aten.{name}": _same for name in ("detach_", "requires_grad_")})
 HANDLERS.update({f"aten.{name}": _resize_in_place for name in ("resize_", "resize_as_")})
-HANDLERS["aten.set_"] = _set
+HANDLERS.update({"aten.set_": _set, "aten._has_compatible_shallow_copy_type": _rebind})
 HANDLERS.update(
     {
         f"aten.{name}": _move_view

@@ -10,8 +10,8 @@ from torch import fx
 from graphopt.frontends.torch_export.aliases import view_of
 from graphopt.frontends.torch_export.importer import HANDLERS, Importer
 from graphopt.frontends.torch_export.overloads import Overload, describe
-from graphopt.frontends.torch_export.storage import TensorRef
-from graphopt.frontends.torch_export.views import INVERSES
+from graphopt.frontends.torch_export.storage import TensorRef, View
+from graphopt.frontends.torch_export.views import INVERSES, SameStep
 from graphopt.ir import DType, TensorType, Value, from_torch
 from graphopt.ops import attribute_from_torch
 
@@ -61,6 +61,19 @@ def _lift_fresh_copy(importer: Importer, node: fx.Node, overload: Overload) -> A
     """A constant of the source text (`torch.tensor(…)`): fresh memory with the stored value."""
     ref = importer.lookup(node.args[0])
     return importer.context.root(ref.read(), node.meta["val"])
+
+
+def _dropout(importer: Importer, node: fx.Node, overload: Overload) -> Any:
+    """Dropout that drops nothing returns its input, though the trace shows a copy."""
+    args = importer.arguments(node.args)
+    result = importer.emit(node, overload, args, {})
+    probability, train = args[1:]
+    if (train and probability) or not importer.context.tracking:
+        return result
+    parent = importer.lookup(node.args[0]).view
+    importer.context.place(node.meta["val"], parent.storage)
+    view = View(parent.storage, parent.type, result.read(), parent, SameStep())
+    return TensorRef(view, result.differentiable)
 
 
 def _reshape(importer: Importer, node: fx.Node, overload: Overload) -> Any:
@@ -171,6 +184,7 @@ HANDLERS.update({f"aten.{name}": _factory for name in FACTORIES})
 HANDLERS.update(
     {
         "aten.detach": _detach,
+        "aten.dropout": _dropout,
         "aten.lift_fresh_copy": _lift_fresh_copy,
         "aten.expand_as": _expand_as,
         "aten.batch_norm": _batch_norm,

@@ -27,11 +27,10 @@ class Step(Protocol):
 class Storage:
     """One piece of memory. `version` counts the writes."""
 
-    __slots__ = ("version", "key")
+    __slots__ = ("version",)
 
-    def __init__(self, key: int | None = None) -> None:
+    def __init__(self) -> None:
         self.version = 0
-        self.key = key
 
 
 class View:

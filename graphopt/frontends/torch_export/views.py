@@ -185,7 +185,7 @@ def _imag_back(step: ViewStep, builder: Builder, parent: Read, value: Value) -> 
 
 def _scatter_by_index(step: ViewStep, builder: Builder, parent: Read, value: Value) -> Value:
     """Any view that only selects elements: view the positions 0 … n-1 the same way, and put the values there."""
-    if step.type.dtype is not step.base.dtype:
+    if step.type.dtype is not step.base.dtype or step.position is not None:
         raise CaptureError(f"an in-place write through {step.op.name} is not supported (from {step.location})")
     count, long = step.base.numel, DType.I64
     device = step.base.device
