@@ -11,6 +11,7 @@ from graphopt.ir import Constant, ConstantKind, DType, Graph, Location, TensorTy
 from graphopt.ir.dims import Dim, bounds, known_equal, product
 from graphopt.ir.value import Node
 from graphopt.ops import get_op
+from graphopt.ops.traits import is_commutative
 from graphopt.testing.domain import Domain
 from graphopt.testing.inputs import input_domain, random_tensor
 from graphopt.testing.source import Source
@@ -145,7 +146,10 @@ class GraphBuilder:
         make: Callable[[], Sequence[Dim]] | None = None,
         least: int = 0,
     ) -> Value:
-        """A value of the pool that meets the wishes, else (and now and then) a new leaf, of the shape that `make` gives."""
+        """A value of the pool that meets the wishes, else (and now and then) a new leaf.
+
+        make: draws the shape of a new leaf. least: the size that every dim must have.
+        """
         if not self.chance(8):
             found = self.find(dtypes, ranks, _nonempty(where, least), bound=bound, exact=exact)
             if found is not None:
@@ -159,12 +163,15 @@ class GraphBuilder:
         return F32 if F32 in allowed and self.flag() else self.one(allowed)
 
     def match(
-        self, x: Value, *, dtypes: Sequence[DType] | None = None, bound: float = BOUND, exact: bool = False
+        self, x: Value, *more: Value, dtypes: Sequence[DType] | None = None, bound: float = BOUND, exact: bool = False
     ) -> Value:
-        """A value that broadcasts with `x`, of its dtype unless others are allowed."""
+        """A value that broadcasts with `x` (and with more), of the dtype of `x` unless others are allowed."""
         wanted = (x.dtype,) if dtypes is None else dtypes
         if not self.chance(3):
-            found = self.find(wanted, (0, 6), lambda v: broadcasts(v.shape, x.shape), bound=bound, exact=exact)
+            shapes = [v.shape for v in (x, *more)]
+            found = self.find(
+                wanted, (0, 6), lambda v: all(broadcasts(v.shape, s) for s in shapes), bound=bound, exact=exact
+            )
             if found is not None:
                 return found
         return self.leaf(TensorType(self.dtype(wanted), self.broadcastable(x.shape)))
@@ -178,6 +185,10 @@ class GraphBuilder:
             if found is not None:
                 return found
         return self.leaf(type_)
+
+    def at_least(self, dim: Dim, least: int) -> bool:
+        """True if a dim is known to be at least so large."""
+        return low(dim) >= least
 
     # Leaves
 
@@ -250,6 +261,16 @@ class GraphBuilder:
         for value, known in zip(node.results, domains, strict=True):
             self._keep(value, known)
         return node.results[0] if len(node.results) == 1 else node.results
+
+    def repeat(self, node: Node) -> Value:
+        """Append a call like `node`, with its operands swapped where that makes no difference."""
+        operands = list(node.operands)
+        if is_commutative(node) and len(operands) == 2 and self.flag():
+            operands.reverse()
+        types = infer_types(node.op, operands, node.attributes)
+        copy = self.graph.append(Node(node.op, operands, node.attributes, types, location=self._location()))
+        self._keep(copy.result, self._domains[node.result])
+        return copy.result
 
     def _keep(self, value: Value, domain: Domain) -> None:
         self._domains[value] = domain

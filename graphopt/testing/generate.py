@@ -6,7 +6,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from graphopt.errors import UnknownNameError, unknown_name
-from graphopt.ir import DType, Graph, Value
+from graphopt.ir import DType, Graph, TensorType, Value
+from graphopt.ir.dims import from_symbol
+from graphopt.ir.printer import all_symbols
 from graphopt.testing import samplers  # noqa: F401  (fills the table)
 from graphopt.testing.builder import ANY, GraphBuilder, make_symbols
 from graphopt.testing.samplers.table import SAMPLERS, Sampler
@@ -77,7 +79,17 @@ def draw_graph(
         builder.op = source.choice(_named(sampler, operators))
         sampler.build(builder)
     _choose_outputs(builder)
+    _bind_symbols(builder.graph)
     return builder.graph
+
+
+def _bind_symbols(graph: Graph) -> None:
+    """Give each symbol that no input's size is an input of its own."""
+    bound = {dim for value in graph.inputs for dim in value.shape}
+    for used in all_symbols(graph):
+        size = from_symbol(used)
+        if size not in bound:
+            graph.add_input(f"size_of_{used.name}", TensorType(DType.F32, (size,)))
 
 
 def chosen_samplers(operators: Collection[str] | None, groups: Collection[str] | None) -> list[Sampler]:
@@ -106,9 +118,10 @@ def _named(sampler: Sampler, operators: Collection[str] | None) -> tuple[str, ..
 def _choose_outputs(builder: GraphBuilder) -> None:
     """The last result; perhaps more, inputs and constants among them, perhaps one of them twice."""
     graph, results = builder.graph, [v for v in builder.pool if v.producer is not None]
+    if not builder.pool:
+        builder.leaf(TensorType(DType.F32, ()))
     outputs: list[Value] = [results[-1] if results else builder.pool[-1]]
-    for _ in range(builder.integer(0, 2)):
-        outputs.append(builder.one(results or builder.pool))
+    outputs += [builder.one(results or builder.pool) for _ in range(builder.integer(0, 2))]
     if builder.chance(6):
         outputs.append(builder.one(builder.pool))
     if builder.chance(6):

@@ -196,14 +196,15 @@ def lerp(b: GraphBuilder) -> None:
     if b.op == "lerp.Scalar":
         b.emit(b.op, x, y, b.one((0.5, 0.0, 1.0)), domain=known.rounded())
     else:
-        weight = b.emit("sigmoid", b.match(x), domain=Domain(0.0, 1.0, False))
+        weight = b.emit("sigmoid", b.match(x, y), domain=Domain(0.0, 1.0, False))
         b.emit(b.op, x, y, weight, domain=known.rounded())
 
 
 @register_sampler("addcmul addcdiv")
 def add_product(b: GraphBuilder) -> None:
     x = b.tensor()
-    y, z = b.match(x), b.match(x)
+    y = b.match(x)
+    z = b.match(x, y)
     value = b.one((1, 2, 0.5))
     if b.op == "addcdiv":
         z = b.positive(z)

@@ -9,9 +9,10 @@ from graphopt.testing.domain import Domain
 from graphopt.testing.samplers.table import register_sampler
 
 
-def mask_for(b: GraphBuilder, x: Value) -> Value:
-    """A mask that broadcasts with `x`: one at hand, a comparison of `x`, or an input."""
-    found = b.find((BOOL,), where=lambda v: broadcasts(v.shape, x.shape), exact=True)
+def mask_for(b: GraphBuilder, x: Value, *more: Value) -> Value:
+    """A mask that broadcasts with `x` and more: one at hand, a comparison of `x`, or an input."""
+    shapes = [v.shape for v in (x, *more)]
+    found = b.find((BOOL,), where=lambda v: all(broadcasts(v.shape, s) for s in shapes), exact=True)
     if found is not None and b.flag():
         return found
     if b.domain(x).exact and b.flag():
@@ -23,7 +24,7 @@ def mask_for(b: GraphBuilder, x: Value) -> Value:
 def where(b: GraphBuilder) -> None:
     x = b.tensor(ANY)
     y = x if b.chance(10) else b.match(x)
-    mask = mask_for(b, x)
+    mask = mask_for(b, x, y)
     b.emit("where.self", mask, x, y, domain=b.domain(x).union(b.domain(y)))
 
 

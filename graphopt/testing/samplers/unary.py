@@ -227,7 +227,8 @@ def clamp_one_side(b: GraphBuilder) -> None:
 @register_sampler("clamp.Tensor")
 def clamp_tensors(b: GraphBuilder) -> None:
     x = b.tensor()
-    least, most = b.match(x), b.match(x)
+    least = b.match(x)
+    most = b.match(x, least)
     known = b.domain(x).union(b.domain(least), b.domain(most))
     drop = b.integer(0, 2)
     b.emit("clamp.Tensor", x, None if drop == 1 else least, None if drop == 2 else most, domain=known)
