@@ -60,7 +60,7 @@ class FunctionRule(Rule):
         values = [given[n] if n in SPECIAL else match.bindings.get(n) for n in self.parameters]
         made = self.function(*values)
         if made is None:
-            return "it does not apply here"
+            return ""
         if isinstance(made, Value | OpPattern | str):
             return _built(made, match, rewriter)
         if isinstance(made, Sequence):

@@ -21,21 +21,35 @@ class Touched(Listener):
     def __init__(self) -> None:
         self.nodes: dict[Node, None] = {}
         self.removals = 0
+        self._new: set[Node] = set()
 
     def inserted(self, node: Node) -> None:
         self.nodes[node] = None
+        self._new.add(node)
 
     def modified(self, node: Node) -> None:
         self.nodes[node] = None
 
     def removed(self, node: Node) -> None:
         self.nodes.pop(node, None)
-        self.removals += 1
+        # What the pass itself made does not count: a rule that declines late takes back what it built.
+        if node in self._new:
+            self._new.discard(node)
+        else:
+            self.removals += 1
 
     @property
     def any(self) -> bool:
         """True if anything was seen."""
         return bool(self.nodes) or self.removals > 0
+
+    def described(self) -> str:
+        """Name the first node, where it came from, and how many others there are."""
+        if not self.nodes:
+            return f"the graph: it removed {self.removals} nodes"
+        first = next(iter(self.nodes))
+        others = len(self.nodes) - 1
+        return f"{first!r} (from {first.location})" + (f" and {others} other nodes" if others else "")
 
 
 def verify_touched(graph: Graph, touched: Touched) -> None:

@@ -12,12 +12,14 @@ from typing import Any, Literal, NamedTuple
 from graphopt.errors import GraphOptError
 from graphopt.ir import Graph
 from graphopt.passmanager.budget import Budget
+from graphopt.passmanager.checks import LateFailure
 from graphopt.passmanager.context import PassContext
 from graphopt.passmanager.instruments import environment_instruments
 from graphopt.passmanager.pipeline import PassLike, as_pipeline
 from graphopt.passmanager.properties import check_order
 from graphopt.passmanager.report import Report
-from graphopt.passmanager.session import LateFailure, Session, Settings
+from graphopt.passmanager.session import Session
+from graphopt.passmanager.settings import Settings
 
 
 class Outcome(NamedTuple):

@@ -107,7 +107,7 @@ def apply_rules(
     For each node taken from the worklist: drop it if it is dead, else fold it, else try its rules in order. Only what
     a rewrite touched is tried again, so the cost is linear in nodes + rewrites.
 
-    fold: returns existing values or constants in place of the node's results, or None.
+    fold: returns existing values or constants in place of the node's results, or None; it creates no nodes.
     removable: whether a node without uses may be dropped (by default, if its operator is pure).
     gate: see `Gate`.
     budget: the largest number of rewrites (16 a node by default).
@@ -179,8 +179,7 @@ class _Driver:
         if self.fold is None:
             return False
         try:
-            with self.rewriter.at(node, "fold"):
-                values = self.fold(node, self.rewriter)
+            values = self.fold(node, self.rewriter)
         except Exception as error:
             raise _rule_error("fold", node, error) from error
         if values is None or type_reason(node.results, values) is not None:
@@ -228,6 +227,7 @@ class _Driver:
 
     def _apply(self, rule: Rule, match: Match, node: Node) -> bool:
         self.feed.created.clear()
+        constants = len(self.graph.constants)
         if self.applications >= self.budget - RECENT:
             self.recent.append((rule.label, repr(node)))
         with self.rewriter.at(node, rule.label):
@@ -235,23 +235,26 @@ class _Driver:
         if replacement is None:
             return True
         if isinstance(replacement, str):
-            self._undo()
-            self.statistics.decline(rule.label, node, replacement)
+            self._undo(constants)
+            if replacement:
+                self.statistics.decline(rule.label, node, replacement)
             return False
         values = [replacement] if isinstance(replacement, Value) else list(replacement)
         reason = type_reason(node.results, values)
         if reason is not None:
-            self._undo()
+            self._undo(constants)
             self.statistics.decline(rule.label, node, reason)
             return False
         self.rewriter.replace(node, values)
         return True
 
-    def _undo(self) -> None:
-        """Remove what a declined rewrite created; nothing uses it yet."""
+    def _undo(self, constants: int) -> None:
+        """Remove what a declined rewrite created, constants beyond the first so many included; nothing uses it yet."""
         for created in reversed(self.feed.created):
             if created.graph is self.graph:
                 self.rewriter.erase(created)
+        for value in list(self.graph.constants.values())[constants:]:
+            self.rewriter.drop_constant(value)
 
     def _allowed(self, rule: str, node: Node) -> bool:
         return self.gate is None or self.gate(rule, node)

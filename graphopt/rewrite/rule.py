@@ -54,7 +54,7 @@ class Rule:
         """Build the replacement of the root's results.
 
         Returns: a value for each result; None if the graph was changed in place; a string, the reason, to decline after
-        all (what was created is removed again).
+        all ("" says nothing; what was created is removed again).
         """
         raise NotImplementedError
 

@@ -1,0 +1,24 @@
+"""How a pass manager checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from graphopt.passmanager.budget import Budget
+
+
+@dataclass(frozen=True)
+class Settings:
+    """See `PassManager`. `full`: verify everything after each pass, and doubt what passes say of themselves."""
+
+    validate: Literal["each", "end", False] = "each"
+    on_failure: Literal["rollback", "raise"] = "rollback"
+    budget: Budget | None = None
+    full: bool = False
+    reproducers: Path | None = None
+
+    def thorough(self) -> Settings:
+        """Return these settings with every check after each pass."""
+        return replace(self, full=True, validate="each" if self.validate else False)
