@@ -125,8 +125,10 @@ class Op:
 
     @property
     def is_removable(self) -> bool:
-        """True if a node without uses may be dropped: pure, or random without another effect."""
-        return Trait.PURE in self.traits or (Trait.RANDOM in self.traits and Trait.EFFECT not in self.traits)
+        """True if a node without uses may be dropped, as far as the operator tells: `ops.effects` asks the node."""
+        if Trait.EFFECT in self.traits or Trait.DATA_DEPENDENT in self.traits:
+            return False
+        return Trait.PURE in self.traits or Trait.RANDOM in self.traits
 
     def bind_names(self, operands: Sequence[Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Map each parameter's name to its operand, tuple of operands, or attribute."""

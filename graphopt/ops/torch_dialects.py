@@ -25,10 +25,19 @@ def resolve_torch_op(name: str) -> Op | None:
     parts = name.split(".")
     extra = EXTRA_TRAITS.get(parts[1], frozenset()) if parts[0] == "aten" else frozenset()
     op = op_from_torch(name, overload, extra)
-    removed = {Trait.DATA_DEPENDENT} if name == "aten.index.Tensor" else set()
     rule = find_rule(name)
     infer = infer_by_fake if rule is None else RuleInference(op.params, rule)
-    return replace(op, infer=infer, traits=op.traits - removed)
+    return replace(op, infer=infer, traits=op.traits - _denied(name, op.traits))
+
+
+def _denied(name: str, traits: frozenset[Trait]) -> set[Trait]:
+    """Traits that contradict what else is known of an operator."""
+    denied: set[Trait] = set()
+    if name == "aten.index.Tensor":  # only a mask makes its size depend on data, and its types then say so
+        denied.add(Trait.DATA_DEPENDENT)
+    if Trait.RANDOM in traits or Trait.EFFECT in traits:
+        denied.add(Trait.PURE)
+    return denied
 
 
 def find_overload(name: str) -> torch._ops.OpOverload | None:
