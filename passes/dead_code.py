@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphopt.ir import Graph, Node, Trait
+from graphopt.ir import ConstantKind, Graph, Node, Trait, Value
 from graphopt.passes.support.effects import graph_and_regions, is_removable
 from graphopt.passes.support.regions import drop_unused_operands, drop_unused_results
 from graphopt.passmanager import Pass, PassContext, PassResult
@@ -20,7 +20,8 @@ from graphopt.rewrite import Contract, Rewriter, RewriteStatistics
 class DeadCode(Pass):
     """Remove unused nodes and constants. A node stays if it is an effect, or if an output needs it.
 
-    constants: also remove unused constants. Those that the graph updates stay.
+    constants: also remove unused constants. Those that the graph updates stay; so do the parameters and buffers of
+        a graph that is to be trained, since they belong to its state.
     """
 
     contract = Contract.BITWISE
@@ -47,7 +48,7 @@ class DeadCode(Pass):
                 self._trim(node, rewriter, statistics)
         if self.constants:
             for value in tuple(graph.constants.values()):
-                if not value._uses and value.name not in graph.mutations:
+                if not value._uses and value.name not in graph.mutations and not _is_state(value, context):
                     rewriter.drop_constant(value)
                     statistics.rule("drop-constant").applied += 1
 
@@ -57,3 +58,7 @@ class DeadCode(Pass):
             statistics.rule("drop-result").applied += 1
         if drop_unused_operands(trimmed, rewriter) is not trimmed:
             statistics.rule("drop-operand").applied += 1
+
+
+def _is_state(value: Value, context: PassContext) -> bool:
+    return context.trainable and value.constant is not None and value.constant.kind is not ConstantKind.CONSTANT

@@ -25,8 +25,8 @@ _ROLES = {ConstantKind.PARAMETER: 0, ConstantKind.BUFFER: 1, ConstantKind.CONSTA
 class MergeConstants(Pass):
     """Replace duplicate constants by one, which keeps all their names.
 
-    Where the result is trained, distinct trainable parameters stay distinct even if they are equal now. A tensor
-    that the graph updates is never merged.
+    Where the result is trained, parameters and buffers stay apart even if they are equal now: training and
+    `load_state_dict` change each on its own. A tensor that the graph updates is never merged.
     """
 
     contract = Contract.BITWISE
@@ -70,9 +70,9 @@ def _groups(values: Iterable[Value], trainable: bool) -> list[list[Value]]:
 
 
 def _identity(value: Value, trainable: bool) -> tuple[Hashable, ...]:
-    """What must agree besides the bits: a trained parameter is itself alone, a buffer stays saved or not."""
+    """What must agree besides the bits: state that may change is itself alone, a buffer stays saved or not."""
     assert value.constant is not None
-    trained = trainable and value.constant.requires_grad
+    trained = trainable and value.constant.kind is not ConstantKind.CONSTANT
     return value.constant.persistent, id(value.constant.tensor) if trained else None
 
 

@@ -43,7 +43,9 @@ class State:
         names = constant.names or (value.name,)
         for name in names:
             self._by_name.setdefault(name, value)
-        paths = [self._place(name, tensor, constant.persistent) for name in dict.fromkeys(names)]
+        # A folded constant is part of the code: the original's state_dict has no such entry.
+        persistent = constant.persistent and constant.kind is not ConstantKind.CONSTANT
+        paths = [self._place(name, tensor, persistent) for name in dict.fromkeys(names)]
         return paths[0]
 
     def _tensor(self, constant: Constant) -> torch.Tensor:

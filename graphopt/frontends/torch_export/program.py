@@ -226,9 +226,11 @@ class _ProgramImport:
         return importer.builder.one("graphopt.dim", dim, type=type_)
 
     def _drop_unused(self, outputs: list[Value], updates: dict[str, Value]) -> None:
+        """Drop tensors that tracing lifted and nothing uses. Unused parameters and buffers are part of the state."""
         kept = {*outputs, *updates.values(), *(self.graph.constants[n] for n in updates if n in self.graph.constants)}
         for name, value in list(self.graph.constants.items()):
-            if not value.num_uses and value not in kept:
+            assert value.constant is not None
+            if value.constant.kind is ConstantKind.CONSTANT and not value.num_uses and value not in kept:
                 del self.graph.constants[name]
 
     def _signature(self, out_leaves: tuple[Leaf, ...]) -> Signature:

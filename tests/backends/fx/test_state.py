@@ -29,9 +29,7 @@ TIED = """
 
 def test_names_kinds_and_flags() -> None:
     module = emit(parse(TIED))
-    assert list(module.state_dict()) == [
-        "folded", "embed.weight", "head.weight", "block.0.scale", "block.0.shift"
-    ]  # fmt: skip
+    assert list(module.state_dict()) == ["embed.weight", "head.weight", "block.0.scale", "block.0.shift"]
     assert [name for name, _ in module.named_parameters()] == ["embed.weight", "block.0.scale"]
     assert module.embed.weight is module.head.weight
     assert module.embed.weight.requires_grad and not module.block.get_parameter("0.scale").requires_grad
