@@ -11,13 +11,22 @@ import torch
 
 from graphopt.backends.onnx.kernels import compute_dtype
 from graphopt.backends.onnx.records import Body, Operation, Tensor
+from graphopt.backends.onnx.shaping import broadcast_shape
 from graphopt.backends.onnx.sizes import Sizes
 from graphopt.ir import DType, Expr, Node, TensorType, Value, from_torch, symbol
 from graphopt.ir.dims import Dim
 
+ELEMENTWISE = frozenset(
+    "Abs Add And BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Clip Cos Div Elu Equal Erf Exp Floor Gelu Greater "
+    "GreaterOrEqual Identity IsInf IsNaN Less LessOrEqual Log Max Min Mod Mul Neg Not Or Pow Reciprocal Relu Round "
+    "Sigmoid Sign Sin Softplus Sqrt Sub Tanh Where Xor".split()
+)
+"""Operators whose result has the shape to which their inputs broadcast."""
+
 Input: TypeAlias = "Tensor | None | bool | int | float | Sequence[Dim]"
 
 _KEY_INPUT = {"Where": 1}
+"""The first input of an operator that has the type of its elements, where it isn't input 0."""
 
 
 class Emitter:
@@ -67,19 +76,21 @@ class Emitter:
         **attributes: Any,
     ) -> tuple[Tensor, ...]:
         """Append an operation with one result for each entry of `dtypes`."""
-        tensors = self._inputs(inputs, _KEY_INPUT.get(op_type, 0))
-        key = next((t for t in tensors[_KEY_INPUT.get(op_type, 0) :] if t is not None), None)
+        first = _KEY_INPUT.get(op_type, 0)
+        tensors = self._inputs(inputs, first)
+        key = next((t for t in tensors[first:] if t is not None), None)
         native = key.dtype if key is not None else dtypes[0]
         assert native is not None
         wide = compute_dtype(op_type, native, self.widen_floats)
         if wide is not native:
-            tensors = [self.cast(t, wide) if t is not None and t.dtype is native else t for t in tensors]
+            widened = [self.cast(t, wide) if t is not None and t.dtype is native else t for t in tensors[first:]]
+            tensors = [*tensors[:first], *widened]
         outputs = []
         for index, dtype in enumerate(dtypes):
             shape = None if shapes is None else shapes[index]
-            result = native if dtype is None else dtype
-            computed = wide if result is native and op_type not in ("Cast", "Shape") else result
-            outputs.append(Tensor(computed, None if shape is None else tuple(shape)))
+            if shape is None and op_type in ELEMENTWISE:
+                shape = _broadcast(tensors)
+            outputs.append(Tensor(wide if dtype is None else dtype, None if shape is None else tuple(shape)))
         kept = {name.rstrip("_"): value for name, value in attributes.items() if value is not None}
         self.body.operations.append(Operation(op_type, tensors, outputs, kept, domain, self.origin))
         if wide is native:
@@ -195,3 +206,9 @@ class Emitter:
         finally:
             assert body.parent is not None
             self.body = body.parent
+
+
+def _broadcast(tensors: Sequence[Tensor | None]) -> tuple[Dim, ...] | None:
+    shapes = [t.shape for t in tensors if t is not None]
+    known = [shape for shape in shapes if shape is not None]
+    return broadcast_shape(*known) if len(known) == len(shapes) else None

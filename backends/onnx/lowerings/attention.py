@@ -25,27 +25,23 @@ def _lower_attention(e: Emitter, a: Call) -> Tensor:
     mask = a.attn_mask
     if a.is_causal:
         mask = causal_mask(e, a.query.dims[-2], a.key.dims[-2], a.query.dtype)
-    return attend(e, a.query, a.key, a.value, mask, a.scale, may_be_empty=not a.is_causal)
+    return attend(e, a.query, a.key, a.value, mask, a.scale, may_be_empty=not a.is_causal)[0]
 
 
-@lowers("aten._scaled_dot_product_flash_attention_for_cpu", "aten._scaled_dot_product_efficient_attention",
-        "aten._scaled_dot_product_flash_attention")
+@lowers("aten._scaled_dot_product_flash_attention_for_cpu")
 def _lower_fused_attention(e: Emitter, a: Call) -> Sequence[Tensor]:
-    """The kernels that PyTorch picks. What they return beside the output only serves their gradients."""
-    if any(result.num_uses for result in a.node.results[1:]):
-        raise Declined("the statistics of an attention kernel are used")
-    mask = getattr(a, "attn_mask", None) or getattr(a, "attn_bias", None)
+    """The kernel that PyTorch picks; it also returns the logarithm of each row's sum of exponentials."""
+    mask = a.attn_mask
     if a.is_causal:
         mask = causal_mask(e, a.query.dims[-2], a.key.dims[-2], a.query.dtype)
-    y = attend(e, a.query, a.key, a.value, mask, a.scale, may_be_empty=not a.is_causal)
-    unused = e.constant(torch.zeros(0), "unused")
-    return y, *(unused for _ in a.types[1:])
+    y, scores = attend(e, a.query, a.key, a.value, mask, a.scale, may_be_empty=not a.is_causal)
+    return y, e.op("ReduceLogSumExp", scores, [scores.rank - 1], keepdims=0)
 
 
 def attend(
     e: Emitter, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, may_be_empty: bool
-) -> Tensor:
-    """Attention over the last two dims.
+) -> tuple[Tensor, Tensor]:
+    """Attention over the last two dims: the result, and the masked scores.
 
     may_be_empty: a row of the mask may hide every key. Its softmax is 0/0, its output 0 as in PyTorch.
     """
@@ -61,7 +57,9 @@ def attend(
         visible = _visible_rows(e, mask) if may_be_empty else None
     weights = e.op("Softmax", scores, axis=-1, shape=scores.dims)
     y = _weighted(e, weights, v, groups)
-    return y if visible is None else e.op("Where", visible, y, e.scalar(0.0, y.dtype))
+    if visible is not None:
+        y = e.op("Where", visible, y, e.scalar(0.0, y.dtype))
+    return y, scores
 
 
 def _groups(q: Tensor, k: Tensor) -> int:

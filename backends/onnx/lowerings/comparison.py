@@ -158,11 +158,3 @@ def _lower_where(e: Emitter, a: Call) -> Tensor:
 @lowers("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
 def _lower_masked_fill(e: Emitter, a: Call) -> Tensor:
     return e.op("Where", e.cast(a.mask, DType.BOOL), as_tensor(e, a.value, a.out.dtype), a.self)
-
-
-@lowers("aten.equal")
-def _lower_equal(e: Emitter, a: Call) -> Tensor:
-    if a.self.dims != a.other.dims:
-        return e.scalar(False, DType.BOOL)
-    differs = e.op("Not", e.op("Equal", a.self, a.other, dtype=DType.BOOL))
-    return e.op("Not", e.op("ReduceMax", differs, keepdims=0))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from graphopt.backends.onnx.emitter import Emitter
-from graphopt.backends.onnx.lowerings.common import as_tensor, computing_dtype
+from graphopt.backends.onnx.lowerings.common import as_tensor
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, Lowering, lowers, lowers_each
 from graphopt.ir import DType
@@ -47,7 +48,7 @@ def _unary(op_type: str) -> Lowering:
         if op_type in _IDENTITY_ON_INTEGERS and not x.dtype.is_floating:
             return x
         if op_type == "Neg" and x.dtype is DType.U8:
-            return e.op("Sub", 0, x) if False else e.op("Sub", e.scalar(0, x.dtype), x)
+            return e.op("Sub", e.scalar(0, x.dtype), x)
         return e.op(op_type, x)
 
     return lower
@@ -289,7 +290,9 @@ def _lower_clamp(e: Emitter, a: Call) -> Tensor:
 
 
 def clip(e: Emitter, x: Tensor, low: Any, high: Any) -> Tensor:
-    """Bound by numbers; None is no bound."""
+    """Bound by numbers; None is no bound. To a runtime no bound is the largest finite number, so infinity is given."""
+    if x.dtype.is_floating:
+        low, high = (-math.inf if low is None else low), (math.inf if high is None else high)
     bounds = [None if bound is None else e.scalar(bound, x.dtype) for bound in (low, high)]
     return e.op("Clip", x, *bounds)
 
@@ -314,6 +317,3 @@ def _lower_nan_to_num(e: Emitter, a: Call) -> Tensor:
     y = e.op("Where", infinite[0], e.scalar(high, x.dtype), x)
     y = e.op("Where", infinite[1], e.scalar(low, x.dtype), y)
     return e.op("Where", e.op("IsNaN", x, dtype=DType.BOOL), e.scalar(a.nan or 0.0, x.dtype), y)
-
-
-__all__ = ["UNARY", "add", "clip", "computing_dtype", "floor_divide", "subtract", "truncate"]

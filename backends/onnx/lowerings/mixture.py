@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, Declined, lowers
@@ -37,5 +39,5 @@ def grouped_product(e: Emitter, x: Tensor, weights: Tensor, ends: Tensor) -> Ten
         start = end
     rest = e.op("Shape", e.op("Slice", x, start, [END], [0]), start=0, end=1, dtype=DType.I64, shape=(1,))
     size = e.op("Concat", rest, e.sizes.vector([columns]), axis=0, shape=(2,))
-    pieces.append(e.op("ConstantOfShape", size, dtype=x.dtype))
-    return concat(e, [e.cast(piece, x.dtype) for piece in pieces], 0)
+    pieces.append(e.op("ConstantOfShape", size, value=torch.zeros(1, dtype=x.dtype.torch), dtype=x.dtype))
+    return concat(e, pieces, 0)

@@ -141,10 +141,13 @@ def _softmax(op_type: str, e: Emitter, a: Call) -> Tensor:
 
 @lowers("aten.softmax.int", "aten._softmax", "aten._safe_softmax")
 def _lower_softmax(e: Emitter, a: Call) -> Tensor:
+    """The safe form gives 0 where all elements are minus infinity."""
     y = _softmax("Softmax", e, a)
     if a.node.op.name != "aten._safe_softmax":
         return y
-    return e.op("Where", e.op("IsNaN", y, dtype=DType.BOOL), e.scalar(0.0, y.dtype), y)
+    axis = normal_axis(a.dim, a.self.rank)
+    hidden = e.op("Equal", e.op("ReduceMax", a.self, [axis], keepdims=1), float("-inf"), dtype=DType.BOOL)
+    return e.op("Where", hidden, e.scalar(0.0, y.dtype), y)
 
 
 @lowers("aten.log_softmax.int", "aten._log_softmax")

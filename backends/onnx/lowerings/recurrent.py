@@ -42,11 +42,7 @@ def run_layers(e: Emitter, a: Call, op_type: str, states: Sequence[Tensor], **at
     per_layer = len(a.params) // (a.num_layers * directions)
     if per_layer != (4 if a.has_biases else 2):
         raise Declined("an LSTM with a projection")
-    batched = a.input.rank == 3
-    x = a.input if batched else unsqueeze(e, a.input, [1])
-    states = [s if batched else unsqueeze(e, s, [1]) for s in states]
-    time_first = not a.batch_first or not batched
-    x = x if time_first else transpose(e, x, [1, 0, 2])
+    x = transpose(e, a.input, [1, 0, 2]) if a.batch_first else a.input
     lasts: list[list[Tensor]] = [[] for _ in states]
     for layer in range(a.num_layers):
         start = layer * directions * per_layer
@@ -55,10 +51,8 @@ def run_layers(e: Emitter, a: Call, op_type: str, states: Sequence[Tensor], **at
         x, final = _layer(e, op_type, x, weights, initial, directions, attributes)
         for last, state in zip(lasts, final):
             last.append(state)
-    x = x if time_first else transpose(e, x, [1, 0, 2])
-    finals = [concat(e, last, 0) for last in lasts]
-    results = [x, *finals]
-    return results if batched else [squeeze(e, t, [1]) for t in results]
+    x = transpose(e, x, [1, 0, 2]) if a.batch_first else x
+    return [x, *(concat(e, last, 0) for last in lasts)]
 
 
 def _layer_state(e: Emitter, state: Tensor, layer: int, directions: int, layers: int) -> Tensor:

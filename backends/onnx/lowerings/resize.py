@@ -35,8 +35,9 @@ def _upsample(mode: str) -> Lowering:
         if "coordinate_transformation_mode" not in attributes:
             aligned = "align_corners" if a.align_corners else "half_pixel"
             attributes["coordinate_transformation_mode"] = aligned
-        if antialias:
-            attributes["antialias"] = 1
+        if antialias:  # weights as in Pillow: of the cells inside alone, and another cubic
+            attributes.update(antialias=1, exclude_outside=1)
+            attributes.update({"cubic_coeff_a": -0.5} if "cubic_coeff_a" in attributes else {})
         scales = _scales(a)
         if scales is None or antialias:
             return e.op("Resize", _image(a), None, None, e.sizes.vector(a.out.shape), **attributes)

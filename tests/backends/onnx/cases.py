@@ -4,7 +4,8 @@
 
 A `!` makes the operand a stored constant. `~spec` says how values are drawn: `pos` positive, `unit` in (-1, 1), `prob`
 in (0, 1), `special` with NaN, infinities and zeros among them, `nonzero`, `distinct`, `lo:hi` integers below hi,
-`mask` bool with a true in every row, `sorted`. N and M are dynamic dims, run at several sizes.
+`mask` bool with a true in every row, `sorted`. N and M are dynamic dims, run at several sizes. Where the IR cannot
+infer the types of the results, they follow an arrow: `-> f32[N, 4], i64[N]`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from graphopt.ops import parse
 
 SIZES: tuple[dict[str, int], ...] = ({"N": 3, "M": 5}, {"N": 1, "M": 6})
 
-_LINE = re.compile(r"(?P<op>[\w.]+)\((?P<args>.*?)\)(?P<attributes>\s*\{.*\})?$")
+_LINE = re.compile(r"(?P<op>[\w.]+)\((?P<args>.*?)\)(?P<attributes>\s*\{.*\})?(?:\s*->\s*(?P<results>.*))?$")
 _ARGUMENT = re.compile(r"(?P<type>\w+\[[^\]]*\])(?P<constant>!?)(?:~(?P<spec>[\w.:-]+))?$")
 
 
@@ -65,7 +66,13 @@ def make_case(line: str) -> Case:
         else:
             statements.append(f"input %{name}: {argument['type']}")
             inputs.append(Argument(name, argument["spec"] or ""))
-    statements.append(f"{match['op']}({', '.join(operands)}){match['attributes'] or ''}")
+    for name in ("N", "M"):  # a size that no operand tells comes with an operand of its own
+        if re.search(rf"\b{name}\b", line) and not re.search(rf"[\[,]\s*{name}\s*[\],]", match["args"]):
+            statements.append(f"input %{name}: f32[{name}]")
+            inputs.append(Argument(name, ""))
+    results = [f"%r{i}: {text}" for i, text in enumerate(_split(match["results"] or ""))]
+    assignment = f"{', '.join(results)} = " if results else ""
+    statements.append(f"{assignment}{match['op']}({', '.join(operands)}){match['attributes'] or ''}")
     graph = parse("\n".join([*statements, "return"]), tensors)
     (node,) = graph.nodes
     graph.set_outputs(node.results)
