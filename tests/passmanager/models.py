@@ -57,7 +57,7 @@ def nothing(graph, rewriter):
 @pass_(contract=Contract.LOSSY)
 def halve_weights(graph, rewriter, *, bits: int = 4):
     """Round the largest weight to few bits."""
-    value = max(graph.constants.values(), key=lambda v: v.constant.tensor.numel())
+    value = max((v for v in graph.constants.values() if v.num_uses), key=lambda v: v.constant.tensor.numel())
     scale = 2.0**bits
     rounded = torch.round(value.constant.tensor * scale) / scale
     rewriter.replace_value(value, rewriter.constant_like(value, rounded))
