@@ -9,7 +9,7 @@ import torch
 
 from graphopt.analysis.bindings import bind_fresh, bind_sizes
 from graphopt.errors import GraphOptError, InputError
-from graphopt.ir import DType, Expr, Graph, Node, Trait, Value
+from graphopt.ir import DType, Expr, Graph, Node, TensorType, Trait, Value
 from graphopt.ir.dims import evaluate
 from graphopt.ops import torch_arguments
 
@@ -98,6 +98,8 @@ class Interpreter:
             regions = [self._region(region, bindings) for region in node.regions]
             return tuple(node.op.evaluate(regions, *operands))
         attributes = self._attributes(node)
+        if self.float64 and node.op.has(Trait.ELEMENTWISE) and _makes_floats(node):
+            operands = [v.double() if isinstance(v, torch.Tensor) else v for v in operands]
 
         def size(expression: Expr) -> int:
             return evaluate(expression, bindings)
@@ -105,15 +107,17 @@ class Interpreter:
         args, kwargs = torch_arguments(node.op, operands, attributes, size)
         try:
             result = node.op.evaluate(*args, **kwargs)
-        except RuntimeError as error:
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
             raise GraphOptError(f"{node.op.name} failed: {error} (from {node.location})") from error
         results = tuple(result) if isinstance(result, list | tuple) else (result,)
-        return tuple(self._widen(r) if self.contiguous else r for r in results)
+        return tuple([self._widen(r) for r in results]) if self.contiguous or self.float64 else results
 
     def _attributes(self, node: Node) -> Mapping[str, Any]:
         if not self.float64:
             return node.attributes
         wide = {k: _WIDE[v] for k, v in node.attributes.items() if isinstance(v, DType) and v in _WIDE}
+        if "dtype" in node.attributes and node.attributes["dtype"] is None and _makes_floats(node):
+            wide["dtype"] = DType.F64
         return node.attributes.updated(**wide) if wide else node.attributes
 
     def _region(self, region: Graph, bindings: dict[str, int]) -> Callable[..., list[Any]]:
@@ -124,6 +128,15 @@ class Interpreter:
             return self._run(region, inputs, inner)
 
         return run
+
+
+def _makes_floats(node: Node) -> bool:
+    """True if floating-point results come from none: from sizes, integers or bools, as PyTorch's default dtype."""
+    return _is_floating(node.results[0]) and not any(map(_is_floating, node.inputs))
+
+
+def _is_floating(value: Value) -> bool:
+    return isinstance(value.type, TensorType) and (value.type.dtype.is_floating or value.type.dtype.is_complex)
 
 
 def _last_uses(graph: Graph) -> dict[Node, list[Value]]:
