@@ -10,7 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from graphopt.passes.rules import arithmetic, casts, clamps, logic, noops, permutes, pieces, powers, reshapes, scalars
+from graphopt.passes.rules import (
+    arithmetic,
+    casts,
+    clamps,
+    control_flow,
+    logic,
+    noops,
+    permutes,
+    pieces,
+    powers,
+    reshapes,
+    scalars,
+)
 from graphopt.passes.support.lossless import LosslessRules
 from graphopt.rewrite import Contract, Rule
 
@@ -25,6 +37,7 @@ RULES: tuple[Rule, ...] = (
     *permutes.RULES,
     *reshapes.RULES,
     *pieces.RULES,
+    *control_flow.RULES,
 )
 
 

@@ -138,6 +138,7 @@ class Rewriter:
             constant.kind,
             names=constant.names if original.num_uses <= 1 else (),
             requires_grad=constant.requires_grad,
+            device=original.type.device,  # type: ignore[union-attr]
         )
 
     # Change

@@ -8,25 +8,31 @@ from graphopt.ir import Graph
 from graphopt.passes.support.effects import graph_and_regions, is_removable
 from graphopt.passmanager import PassContext, PassResult, RulePass
 from graphopt.rewrite import RewriteStatistics, RuleSet, apply_rules
+from graphopt.rewrite.driver import Fold
 
 
 @dataclass(frozen=True)
 class LosslessRules(RulePass):
     """Applies its rules to the graph and to every region in it, inner ones first."""
 
+    def folding(self, graph: Graph, context: PassContext, notes: list[str]) -> Fold | None:
+        """The folding hook for one graph; `notes` takes sentences for the report."""
+        return None
+
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Rewrite `graph` in place."""
-        rules, fold = RuleSet(self.rules()), self.fold()
+        rules = RuleSet(self.rules())
         statistics = RewriteStatistics()
+        notes: list[str] = []
         for inner in graph_and_regions(graph):
             found = apply_rules(
                 inner,
                 rules,
-                fold=fold,
+                fold=self.folding(inner, context, notes),
                 removable=context.removable or is_removable,
                 listeners=context.listeners,
                 gate=context.gate,
                 trainable=context.trainable,
             )
             statistics.merge(found)
-        return PassResult(statistics.changes > 0, statistics)
+        return PassResult(statistics.changes > 0, statistics, notes)
