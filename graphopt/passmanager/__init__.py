@@ -18,7 +18,7 @@ from graphopt.passmanager.instruments import (
 from graphopt.passmanager.manager import Outcome, PassManager
 from graphopt.passmanager.pipeline import Fixpoint, Pipeline, as_pipeline, fixpoint
 from graphopt.passmanager.pipeline_text import parse_pipeline, print_pipeline
-from graphopt.passmanager.registry import get_pass, pass_names, register_pass, registry
+from graphopt.passmanager.registry import get_pass, pass_names, register_pass
 from graphopt.passmanager.report import ErrorSummary, PassRecord, Report, Status
 from graphopt.passmanager.reproducer import read_reproducer, write_reproducer
 
@@ -56,7 +56,6 @@ __all__ = [
     "print_pipeline",
     "read_reproducer",
     "register_pass",
-    "registry",
     "rewrite",
     "write_reproducer",
 ]

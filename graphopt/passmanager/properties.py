@@ -8,6 +8,8 @@ from graphopt.errors import PassError
 from graphopt.passmanager.base import Pass
 from graphopt.passmanager.pipeline import Pipeline
 
+SEARCH_LIMIT = 2000
+
 
 def objection(pass_: Pass, properties: Set[str]) -> str | None:
     """Return why a pass may not run on a graph with these properties, or None."""
@@ -65,21 +67,28 @@ def _advice(passes: Sequence[Pass], properties: set[str]) -> str:
 
 
 def legal_order(passes: Sequence[Pass], properties: set[str]) -> list[Pass] | None:
-    """Return an order in which every pass may run, as near as possible to the given one, or None.
+    """Return the first order, as near as possible to the given one, in which every pass may run; None if none is found.
 
-    A pass that bars others (it establishes what they conflict with) waits for them.
+    The search is depth-first and gives up after `SEARCH_LIMIT` steps.
     """
-    held, left, order = set(properties), list(passes), list[Pass]()
-    while left:
-        ready = [p for p in left if objection(p, held) is None]
-        free = [p for p in ready if not any(p.establishes & q.conflicts for q in left if q is not p)]
-        if not ready:
+    dead_ends: set[tuple[tuple[int, ...], frozenset[str]]] = set()
+
+    def search(left: tuple[int, ...], held: frozenset[str]) -> list[Pass] | None:
+        if not left:
+            return []
+        if (left, held) in dead_ends or len(dead_ends) > SEARCH_LIMIT:
             return None
-        chosen = (free or ready)[0]
-        left.remove(chosen)
-        order.append(chosen)
-        update(held, chosen)
-    return order
+        for index in left:
+            if objection(passes[index], held) is None:
+                after = set(held)
+                update(after, passes[index])
+                rest = search(tuple(i for i in left if i != index), frozenset(after))
+                if rest is not None:
+                    return [passes[index], *rest]
+        dead_ends.add((left, held))
+        return None
+
+    return search(tuple(range(len(passes))), frozenset(properties))
 
 
 def _makers(properties: Sequence[str]) -> list[str]:

@@ -11,8 +11,9 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
 from graphopt.errors import GraphOptError, PassError, unknown_name
-from graphopt.passmanager.base import FunctionPass, Pass, kebab_case
+from graphopt.passmanager.base import FunctionPass, Pass, as_pass, kebab_case
 from graphopt.passmanager.pipeline import Fixpoint, Pipeline
+from graphopt.rewrite import Rule
 
 GROUP = "graphopt.passes"
 OWNER = "graphopt"
@@ -28,12 +29,14 @@ class PassRegistry:
         self._registered: dict[str, Factory] = {"fixpoint": Fixpoint, "pipeline": Pipeline}
         self._entries: dict[str, EntryPoint] | None = None
 
-    def register(self, factory: Factory, name: str | None = None) -> None:
+    def register(self, factory: Factory | Rule, name: str | None = None) -> None:
         """Add a pass under `name` (by default its own).
 
         Raises:
             GraphOptError: the name is taken by another pass.
         """
+        if isinstance(factory, Rule):
+            factory = as_pass(factory)
         key = name or factory_name(factory)
         taken = self._registered.get(key)
         if taken is not None and taken is not factory:
@@ -94,6 +97,8 @@ def _load(entry: EntryPoint) -> Factory:
         raise PassError(
             f"pass {entry.name!r} of {package} does not load from {entry.value!r}: {error}; {remedy}"
         ) from error
+    if isinstance(loaded, Rule):
+        return as_pass(loaded)
     if not callable(loaded):
         raise PassError(f"entry point {entry.value!r} of pass {entry.name!r} is neither a pass nor makes one")
     return loaded
@@ -109,7 +114,7 @@ registry = PassRegistry()
 
 
 def register_pass(factory: F | None = None, *, name: str | None = None) -> Any:
-    """Register a pass class, a pass, or a function that makes one; also usable as a decorator.
+    """Register a pass class, a pass, a rule, or a function that makes a pass; also usable as a decorator.
 
     >>> from graphopt.passmanager import Pass, get_pass, register_pass
     >>> from dataclasses import dataclass
