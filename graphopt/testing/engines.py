@@ -5,11 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
+from graphopt.errors import EmissionError
 from graphopt.ir import Graph
+from graphopt.targets import Engine
 
 Run = Callable[..., list[Any]]
+
+
+class Unsupported(EmissionError):
+    """A graph with something that an engine says it has no kernel for."""
+
+
+def engine_function(engine: Engine, graph: Graph) -> Run:
+    """Load a graph into an engine.
+
+    Raises:
+        Unsupported: the engine has no kernel for an operator or type of the graph.
+        EmissionError: the graph cannot be emitted, though the engine says that it can run it.
+    """
+    try:
+        executable = engine.load(graph)
+    except EmissionError as error:
+        reason = engine.unsupported(graph)
+        if reason is not None and "kernel" in reason:
+            raise Unsupported(reason) from error
+        raise
+    return lambda *inputs: executable.run(inputs)
 
 
 def fx_function(graph: Graph) -> Run:
@@ -20,47 +41,22 @@ def fx_function(graph: Graph) -> Run:
     return lambda *inputs: list(module(*inputs))
 
 
-def onnx_function(graph: Graph, *, check: bool = True) -> Run:
+def onnx_function(graph: Graph) -> Run:
     """The ONNX model of a graph in ONNX Runtime with its graph optimizations off: on, they can hide a bug in ours.
 
-    check: also run onnx.checker, with full shape inference.
+    Raises:
+        Unsupported: ONNX Runtime has no kernel for an operator or type of the graph.
+        EmissionError: see `graphopt.backends.onnx.emit_onnx`.
     """
+    from graphopt.backends.onnx.engine import OnnxRuntimeEngine
+
+    return engine_function(OnnxRuntimeEngine(threads=1, optimization="off"), graph)
+
+
+def check_onnx(graph: Graph) -> None:
+    """Run onnx.checker, with strict shape inference, on the ONNX model of a graph."""
     import onnx
 
     from graphopt.backends.onnx import emit_onnx
 
-    model = emit_onnx(graph)
-    if check:
-        onnx.checker.check_model(model, full_check=True)
-    session = _session(model.SerializeToString())
-    names = [value.name for value in session.get_inputs()]
-    count = len(graph.outputs)
-
-    def run(*inputs: Any) -> list[Any]:
-        feed = {name: torch.as_tensor(value).numpy() for name, value in zip(names, _fed(graph, inputs))}
-        return [_tensor(output) for output in session.run(None, feed)[:count]]
-
-    return run
-
-
-def _fed(graph: Graph, inputs: tuple[Any, ...]) -> list[Any]:
-    """The inputs, and the buffers that the graph updates, which an ONNX model takes as further inputs."""
-    names = {value.name for value in graph.inputs}
-    constants = (graph.constants[name].constant for name in graph.mutations if name not in names)
-    return [*inputs, *(c.tensor for c in constants if c is not None)]
-
-
-def _session(data: bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-
-
-def _tensor(output: Any) -> Any:
-    import numpy
-
-    return torch.from_numpy(numpy.array(output))
+    onnx.checker.check_model(emit_onnx(graph), full_check=True)
