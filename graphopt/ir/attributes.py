@@ -19,13 +19,14 @@ class Attributes(Mapping[str, Any]):
     False
     """
 
-    __slots__ = ("_items", "_key", "_hash", "_symbols")
+    __slots__ = ("_items", "_key", "_hash", "_symbols", "valid_for")
 
     def __init__(self, items: Mapping[str, Any] | None = None) -> None:
         self._items: dict[str, Any] = dict(items) if items else {}
         self._key: Hashable | None = None
         self._hash: int | None = None
         self._symbols: tuple[Symbol, ...] | None = None
+        self.valid_for: object = None  # the operator whose schema the verifier found them to fit
 
     def __getitem__(self, name: str) -> Any:
         return self._items[name]
@@ -105,3 +106,31 @@ def attribute_key(value: Any) -> Hashable:
     if value is None:
         return ("n",)
     return (kind.__name__, value)
+
+
+def is_of_kind(value: Any, kind: str) -> bool:
+    """True if an attribute is of a schema's type, such as `float?` or `int[2]`. Types unknown here take anything."""
+    if kind.endswith("?"):
+        return value is None or is_of_kind(value, kind[:-1])
+    if kind.endswith("]"):
+        element = kind[: kind.rindex("[")]
+        return isinstance(value, tuple) and all(is_of_kind(item, element) for item in value)
+    if kind == "bool" and isinstance(value, str):
+        return value == "follow"  # a mode that follows its module
+    allowed = _KINDS.get(kind)
+    if allowed is None or not isinstance(value, allowed):
+        return allowed is None
+    return kind not in ("int", "float") or not isinstance(value, bool)
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int, Expr),
+    "float": (float,),
+    "bool": (bool,),
+    "str": (str,),
+    "Scalar": (int, float, complex, Expr),
+    "dtype": (DType,),
+    "device": (str,),
+    "layout": (str,),
+    "memory_format": (str,),
+}

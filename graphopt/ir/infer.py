@@ -41,8 +41,13 @@ def infer_node(node: Node) -> tuple[Type, ...]:
     Raises:
         TypeInferenceError: the operands don't fit, or the operator has no inference.
     """
+    return infer_with_symbols(node)[0]
+
+
+def infer_with_symbols(node: Node) -> tuple[tuple[Type, ...], bool]:
+    """`infer_node`, and whether the node may introduce symbols: its sizes depend on data, or on its regions."""
     types, is_open = _infer_types(node.op, node._operands, node.attributes, node.regions)
-    return with_names_of(node, types) if is_open else types
+    return (with_names_of(node, types) if is_open else types), is_open or bool(node.regions)
 
 
 def _infer_types(

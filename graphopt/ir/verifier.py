@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from graphopt.errors import GraphOptError, VerificationError
+from graphopt.ir.attributes import is_of_kind
+from graphopt.ir.dims import Symbol
 from graphopt.ir.graph import Graph
-from graphopt.ir.infer import infer_node
-from graphopt.ir.op import MISSING, ParamKind
+from graphopt.ir.infer import infer_with_symbols
+from graphopt.ir.op import MISSING, SEGMENTS, ParamKind
 from graphopt.ir.printer import print_node
-from graphopt.ir.types import TensorType, types_compatible
+from graphopt.ir.types import TensorType, type_symbols, types_compatible
 from graphopt.ir.value import Node, Use, Value
 
 
@@ -19,6 +21,13 @@ def verify(graph: Graph) -> None:
     Raises:
         VerificationError: names the broken invariant, the node and its origin.
     """
+    _verify(graph, {})
+
+
+def _verify(graph: Graph, outer: dict[str, Symbol]) -> None:
+    symbols = dict(outer)
+    for value in graph.inputs:
+        _bind_input_symbols(graph, value, symbols)
     defined: set[Value] = set(graph.inputs)
     for name, value in graph.constants.items():
         _check_constant(name, value)
@@ -26,7 +35,7 @@ def verify(graph: Graph) -> None:
     count = 0
     for node in graph:
         _check_operands(node, defined)
-        verify_node(node)
+        _check_node(node, symbols)
         defined.update(node.results)
         count += 1
     _check_operands(graph.terminator, defined)
@@ -37,7 +46,10 @@ def verify(graph: Graph) -> None:
 
 
 def verify_nodes(graph: Graph, nodes: Iterable[Node]) -> None:
-    """Check only `nodes` (those a pass touched), their order against their producers included."""
+    """Check only `nodes` (those a pass touched), their order against their producers included.
+
+    Whether each symbol is bound before it is used is seen by `verify` alone.
+    """
     for node in nodes:
         if node.graph is not graph:
             continue
@@ -53,10 +65,38 @@ def verify_nodes(graph: Graph, nodes: Iterable[Node]) -> None:
 
 def verify_node(node: Node) -> None:
     """Check a node by itself: schema, regions and result types."""
+    _check_node(node, None)
+
+
+def _check_node(node: Node, symbols: dict[str, Symbol] | None) -> None:
     _check_schema(node)
     for region in node.regions:
-        verify(region)
-    _check_types(node)
+        _verify(region, symbols or {})
+    makes_symbols = _check_types(node)
+    if symbols is not None:
+        _check_symbols(node, symbols, makes_symbols)
+
+
+def _bind_input_symbols(graph: Graph, value: Value, symbols: dict[str, Symbol]) -> None:
+    for symbol in type_symbols(value.type):
+        if symbols.setdefault(symbol.name, symbol) != symbol:
+            raise VerificationError(f"graph {graph.name} has two symbols of the name {symbol.name} (%{value.name})")
+
+
+def _check_symbols(node: Node, symbols: dict[str, Symbol], makes_symbols: bool) -> None:
+    """Symbols are bound by an input, or by the node that makes them; attributes may use what is bound."""
+    for symbol in node.attributes.symbols:
+        if symbols.get(symbol.name) != symbol:
+            raise _error(node, f"symbol {symbol.name} in an attribute is not bound by an input or a node before")
+    for result in node.results:
+        for symbol in type_symbols(result.type):
+            known = symbols.get(symbol.name)
+            if known is None and makes_symbols:
+                symbols[symbol.name] = symbol
+            elif known is None:
+                raise _error(node, f"symbol {symbol.name} of %{result.name} is not bound by an input or a node before")
+            elif known != symbol:
+                raise _error(node, f"symbol {symbol.name} of %{result.name} has another range where it is bound")
 
 
 def _check_operands(node: Node, defined: set[Value]) -> None:
@@ -79,23 +119,39 @@ def _check_schema(node: Node) -> None:
         if param.kind is ParamKind.OPERAND and (not size or node._operands[position] is None):
             raise _error(node, f"{op.name} needs operand {param.name!r}")
         position += size
-    for param in op.attribute_params:
-        if param.default is MISSING and param.name not in attributes:
-            raise _error(node, f"{op.name} needs attribute {param.name!r}")
+    if attributes.valid_for is not op:
+        _check_attributes(node)
+        attributes.valid_for = op
 
 
-def _check_types(node: Node) -> None:
+def _check_attributes(node: Node) -> None:
+    op, attributes = node.op, node.attributes
+    params = {param.name: param for param in op.attribute_params}
+    for name, param in params.items():
+        if name not in attributes:
+            if param.default is MISSING:
+                raise _error(node, f"{op.name} needs attribute {name!r}")
+        elif attributes[name] is not param.default and not is_of_kind(attributes[name], param.type):
+            raise _error(node, f"attribute {name!r} of {op.name} is {attributes[name]!r}, not of type {param.type}")
+    for name in attributes:
+        if name not in params and name != SEGMENTS:
+            raise _error(node, f"{op.name} has no attribute {name!r}")
+
+
+def _check_types(node: Node) -> bool:
+    """Compare result types with inference. Return whether the node may introduce symbols."""
     if node.op.infer is None:
-        return
+        return True
     try:
-        inferred = infer_node(node)
+        inferred, makes_symbols = infer_with_symbols(node)
     except GraphOptError as error:
         raise _error(node, str(error)) from error
     if len(inferred) != len(node.results):
         raise _error(node, f"inference gives {len(inferred)} results, the node has {len(node.results)}")
     for result, type_ in zip(node.results, inferred):
-        if not types_compatible(result.type, type_):
+        if result.type is not type_ and not types_compatible(result.type, type_):
             raise _error(node, f"result %{result.name} is {result.type!r}, inference says {type_!r}")
+    return makes_symbols
 
 
 def _check_constant(name: str, value: Value) -> None:
