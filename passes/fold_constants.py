@@ -124,8 +124,7 @@ class _Folder:
 def _input(value: Value | None) -> torch.Tensor | None:
     if value is None or value.constant is not None:
         return None if value is None else stored_tensor(value)
-    assert isinstance(value.type, TensorType)
-    return torch.empty((), dtype=value.type.dtype.torch).expand(value.type.shape)
+    return torch.empty((), dtype=value.dtype.torch).expand(value.shape)
 
 
 def _fits(result: Value, tensor: object) -> bool:

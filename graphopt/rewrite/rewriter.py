@@ -71,7 +71,9 @@ class Rewriter:
 
     # Creation
 
-    def create(self, op: str | Op, *args: Any, regions: tuple[Graph, ...] = (), name: str = "", **kwargs: Any) -> Node:
+    def create(
+        self, op: str | Op, /, *args: Any, regions: tuple[Graph, ...] = (), name: str = "", **kwargs: Any
+    ) -> Node:
         """Insert a node, called as the operator's schema says: `create("aten.conv2d", x, w, b, stride=2)`.
 
         Raises:
@@ -85,17 +87,20 @@ class Rewriter:
         node = Node(op_object, operands, attributes, types, regions=regions, location=location, names=(name,))
         return self.insert(node)
 
-    def rebuild(self, node: Node, operands: Sequence[Value | None]) -> Node:
+    def rebuild(self, node: Node, operands: Sequence[Value | None], **changes: Any) -> Node:
         """Insert a node with the operator, attributes and regions of `node`, on other operands.
+
+        changes: attributes that change, in normal form.
 
         Raises:
             TypeInferenceError: the operands don't fit.
         """
-        types = infer_types(node.op, operands, node.attributes, node.regions)
+        attributes = node.attributes.updated(**changes) if changes else node.attributes
+        types = infer_types(node.op, operands, attributes, node.regions)
         names = [r.name for r in node.results]
         location = node.location.via(self._rule)
         return self.insert(
-            Node(node.op, operands, node.attributes, types, regions=node.regions, location=location, names=names)
+            Node(node.op, operands, attributes, types, regions=node.regions, location=location, names=names)
         )
 
     def insert(self, node: Node) -> Node:

@@ -124,6 +124,15 @@ class ClampOfRange(Rule):
         return match.node("inner").results[0]
 
 
+def nonnegative(value: Value) -> bool:
+    """True if no element is negative (NaN may be there)."""
+    node = value.producer
+    if node is None:
+        return False
+    found = _RANGES.get(node.op.base) or limits(node)
+    return found is not None and found[0] >= 0
+
+
 class AbsOfRange(Rule):
     """|x| → x, where x is never negative."""
 
@@ -133,9 +142,7 @@ class AbsOfRange(Rule):
 
     def guard(self, match: Match) -> bool:
         """The range starts at zero or above."""
-        inner = match.node("inner")
-        found = _RANGES.get(inner.op.base) or limits(inner)
-        return found is not None and found[0] >= 0
+        return nonnegative(match.node("inner").results[0])
 
     def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
         """The values as they are."""

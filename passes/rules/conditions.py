@@ -32,6 +32,7 @@ _KEEPS_FINITE = frozenset(
         "minimum",
         "maximum",
         "where",
+        "masked_fill",
         "cat",
         "stack",
         "clamp",

@@ -45,13 +45,13 @@ class Contraction:
     @property
     def out_channels(self) -> int:
         """The number of outputs."""
-        shape = self.weight.type.shape  # type: ignore[union-attr]
+        shape = self.weight.shape
         return int(shape[1] * self.groups if self.transposed else shape[0])
 
     @property
     def in_channels(self) -> int:
         """The number of inputs."""
-        shape = self.weight.type.shape  # type: ignore[union-attr]
+        shape = self.weight.shape
         return int(shape[0] if self.transposed else shape[1] * self.groups)
 
     def channel_axis(self, value: Value) -> int:
@@ -123,14 +123,9 @@ class Contraction:
         constant, type_ = self.weight.constant, self.weight.type
         assert constant is not None and isinstance(type_, TensorType)
         name = self.weight.name.removesuffix("weight") + "bias" if self.weight.name.endswith("weight") else "bias"
-        return rewriter.constant(
-            tensor,
-            name,
-            constant.kind,
-            names=_bias_names(constant),
-            requires_grad=constant.requires_grad,
-            device=type_.device,
-        )
+        names = _bias_names(constant)
+        kind = constant.kind if names else ConstantKind.CONSTANT
+        return rewriter.constant(tensor, name, kind, names=names, device=type_.device)
 
 
 def _bias_names(weight: Constant) -> tuple[str, ...]:
