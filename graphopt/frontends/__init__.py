@@ -1,5 +1,5 @@
 """Front ends: models into IR graphs."""
 
-from graphopt.frontends.torch_export import capture
+from graphopt.frontends.torch_export import capture, load_archive
 
-__all__ = ["capture"]
+__all__ = ["capture", "load_archive"]

@@ -54,7 +54,7 @@ def view_of(
     return View(parent.storage, type_, value, parent, _step(importer, overload, value, bound, parent))
 
 
-_SAME = {"feature_dropout", "alpha_dropout", "contiguous", "alias", "pad", "type_as", "expand", "slice"}
+_SAME = {"feature_dropout", "alpha_dropout", "alias", "pad", "type_as", "expand", "slice"}
 """Operators that, where result and operand share memory and type, are the identity."""
 
 

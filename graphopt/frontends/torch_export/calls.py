@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
 from graphopt.errors import CaptureError
+from graphopt.ir import Signature
+
+_PLAIN = (type(None), bool, int, float, str)
 
 
 def named_arguments(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,6 +37,19 @@ def named_arguments(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mappi
         else:
             named[name] = value
     return named
+
+
+def with_parameters(signature: Signature | None, model: torch.nn.Module) -> Signature | None:
+    """Add to a calling convention how the original takes its arguments."""
+    if signature is None:
+        return None
+    parameters = inspect.signature(model.forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return replace(
+        signature,
+        parameters=tuple(p.name for p in parameters if p.kind in positional),
+        defaults=tuple((p.name, p.default) for p in parameters if isinstance(p.default, _PLAIN)),
+    )
 
 
 def leaf_names(in_spec: Any, parameters: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from graphopt.errors import CaptureError, GraphOptError
 from graphopt.frontends.torch_export.archive import load_archive
-from graphopt.frontends.torch_export.calls import named_arguments
+from graphopt.frontends.torch_export.calls import named_arguments, with_parameters
 from graphopt.frontends.torch_export.dynamic import Shapes, resolve
 from graphopt.frontends.torch_export.failures import explain
 from graphopt.frontends.torch_export.preserve import preserved, silent
@@ -69,7 +69,7 @@ def capture(
         program = _explained(lambda: _exported(module, shapes), name)
     tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     symbol_names, exact = shapes.names(program)
-    return _imported(
+    graph = _imported(
         program,
         name,
         modes=modes,
@@ -78,6 +78,8 @@ def capture(
         tensors=tensors,
         aliases=_all_names(tensors),
     )
+    graph.signature = with_parameters(graph.signature, module)
+    return graph
 
 
 def _as_module(model: Any) -> torch.nn.Module:

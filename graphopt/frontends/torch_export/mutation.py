@@ -34,11 +34,34 @@ def import_mutation(importer: Importer, node: fx.Node, overload: Overload) -> An
     if functional is None:
         return _functionalized(importer, node, overload)
     named = _named(importer, node, overload)
+    rest: Sequence[Value] = ()
+    for part in _parts(overload, named):
+        rest = _run_and_write(importer, node, overload, functional, part)
+    return _returned(overload, named, rest, importer)
+
+
+def _parts(overload: Overload, named: dict[str, Any]) -> list[dict[str, Any]]:
+    """One call, or one for each element of the lists if these share memory: then the elements are written in turn."""
+    lists = [named[name] for name in overload.mutated if isinstance(named[name], list)]
+    storages = [ref.view.storage for ref in _flat(lists)]
+    if len(set(map(id, storages))) == len(storages):
+        return [named]
+    length = len(lists[0])
+    return [
+        {name: [v[i]] if isinstance(v, list) and len(v) == length else v for name, v in named.items()}
+        for i in range(length)
+    ]
+
+
+def _run_and_write(
+    importer: Importer, node: fx.Node, overload: Overload, functional: OpOverload, named: dict[str, Any]
+) -> Sequence[Value]:
+    """Emit the functional operator, write its results to what the overload mutates, and return the other results."""
     targets = _flat([named[name] for name in overload.mutated])
-    is_out = any(a.is_out for a in overload.torch_op._schema.arguments)
     given = _renamed(overload, functional, named)
     results = _call(importer, describe(functional), given, [t.type for t in targets], node.name)
     differentiable = any(ref.differentiable for ref in importer.refs(node))
+    is_out = any(a.is_out for a in overload.torch_op._schema.arguments)
     for target, value in zip(targets, results):
         if is_out and not shapes_known_equal(target.type.shape, value.type.shape):  # type: ignore[union-attr]
             storage = _resize(target, importer.builder.cast(value, target.type))
@@ -46,7 +69,7 @@ def import_mutation(importer: Importer, node: fx.Node, overload: Overload) -> An
         else:
             write(importer, target, value)
         target.differentiable = target.differentiable or differentiable
-    return _returned(overload, named, results[len(targets) :], importer)
+    return results[len(targets) :]
 
 
 def _named(importer: Importer, node: fx.Node, overload: Overload) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from graphopt.frontends.torch_export.aliases import view_of
+from graphopt.frontends.torch_export.context import storage_key
 from graphopt.frontends.torch_export.importer import HANDLERS, Importer
 from graphopt.frontends.torch_export.overloads import Overload, describe
 from graphopt.frontends.torch_export.storage import TensorRef, View
@@ -87,6 +88,15 @@ def _reshape(importer: Importer, node: fx.Node, overload: Overload) -> Any:
     return importer.emit(node, describe(_aten.reshape.default), args[:2], {}, refs=refs)
 
 
+def _contiguous(importer: Importer, node: fx.Node, overload: Overload) -> Any:
+    """`contiguous` of a tensor that is so already is the tensor itself."""
+    (source, *_) = node.args
+    assert isinstance(source, fx.Node)
+    if storage_key(source.meta["val"]) == storage_key(node.meta["val"]):
+        return importer.lookup(source)
+    return importer.emit(node, overload, importer.arguments(node.args), importer.keywords(node))
+
+
 def _expand_as(importer: Importer, node: fx.Node, overload: Overload) -> Any:
     shape = importer.context.symbols.type_of(node.meta["val"]).shape  # type: ignore[union-attr]
     args = [importer.argument(node.args[0]), shape]
@@ -110,7 +120,7 @@ def _to(importer: Importer, node: fx.Node, overload: Overload) -> Any:
     if memory_format is not None:
         changes["memory_format"] = attribute_from_torch(memory_format)
     if not changes and not copies:
-        return TensorRef(ref.view, ref.differentiable)
+        return ref
     args = [ref.read()]
     if not changes:
         return importer.emit(node, describe(_aten.clone.default), args, {}, refs=[ref])
@@ -184,6 +194,7 @@ HANDLERS.update({f"aten.{name}": _factory for name in FACTORIES})
 HANDLERS.update(
     {
         "aten.detach": _detach,
+        "aten.contiguous": _contiguous,
         "aten.dropout": _dropout,
         "aten.lift_fresh_copy": _lift_fresh_copy,
         "aten.expand_as": _expand_as,
