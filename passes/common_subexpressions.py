@@ -11,7 +11,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from graphopt.ir import Graph, Node, Trait, structurally_equal
-from graphopt.passes.support.effects import graph_and_regions, is_deterministic
+from graphopt.ops.effects import is_pure
+from graphopt.passes.support.regions import graph_and_regions
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter, RewriteStatistics
 from graphopt.rewrite.rule import type_reason
@@ -39,7 +40,7 @@ class CommonSubexpressions(Pass):
         seen: dict[Hashable, Node] = {}
         for node in graph:
             first = seen.setdefault(_key(node), node)
-            if first is node or not is_deterministic(node, context.trainable) or not _same_regions(first, node):
+            if first is node or not is_pure(node, context.trainable) or not _same_regions(first, node):
                 continue
             reason = type_reason(node.results, first.results)
             if reason is not None:

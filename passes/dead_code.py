@@ -8,10 +8,11 @@ Bitwise: nothing that is computed for an output changes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from graphopt.ir import ConstantKind, Graph, Node, Trait, Value
-from graphopt.passes.support.effects import graph_and_regions, is_removable
-from graphopt.passes.support.regions import drop_unused_operands, drop_unused_results
+from graphopt.ops.effects import is_removable
+from graphopt.passes.support.regions import drop_unused_operands, drop_unused_results, graph_and_regions
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter, RewriteStatistics
 
@@ -38,7 +39,7 @@ class DeadCode(Pass):
 
     def _sweep(self, graph: Graph, context: PassContext, statistics: RewriteStatistics) -> None:
         rewriter = Rewriter(graph, context.listeners)
-        removable = context.removable or is_removable
+        removable = context.removable or partial(is_removable, trainable=context.trainable)
         for node in reversed(graph):
             if not any(r._uses for r in node.results):
                 if removable(node) and (context.gate is None or context.gate(self.name, node)):

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 
 from graphopt.ir import Expr, Graph, Node, TensorType, Trait, Value
+from graphopt.ops.effects import is_pure
 from graphopt.passes.rules.regroup import RULES
-from graphopt.passes.support.effects import is_deterministic
 from graphopt.passes.support.evaluation import evaluate, stored_tensor, type_bytes
 from graphopt.passes.support.lossless import LosslessRules
 from graphopt.passmanager import PassContext
@@ -89,7 +89,7 @@ class _Folder:
         op = node.op
         if op.evaluate is None or op.dialect not in _DIALECTS or Trait.DATA_DEPENDENT in op.traits or node.regions:
             return False
-        if not is_deterministic(node, self.surroundings.trainable) or any(map(_is_symbolic, node.attributes.values())):
+        if not is_pure(node, self.surroundings.trainable) or any(map(_is_symbolic, node.attributes.values())):
             return False
         if op.base in _SHAPE_ONLY:
             return True

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from graphopt.ir import ConstantKind, Graph, Value
-from graphopt.passes.support.effects import graph_and_regions
+from graphopt.passes.support.regions import graph_and_regions
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter, RewriteStatistics
 

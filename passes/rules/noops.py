@@ -9,7 +9,7 @@ Where the result is trained, `detach` and dropouts that follow the module's mode
 from __future__ import annotations
 
 from graphopt.ir import Node, TensorType, Value, types_known_equal
-from graphopt.passes.support.effects import is_training
+from graphopt.ops.effects import is_random
 from graphopt.rewrite import Algebra, Contract, Match, Rewriter, Rule, aten, var
 from graphopt.rewrite.rule import Replacement
 
@@ -53,10 +53,7 @@ class DropoutInEvaluation(_Identity):
 
     def check(self, match: Match) -> str | None:
         """It must not be in training, nor follow a module that will be."""
-        root = match.root
-        if root.attributes.get("p") == 0:
-            return None
-        return "dropout in training" if is_training(root, match.surroundings.trainable) else None
+        return "dropout in training" if is_random(match.root, match.surroundings.trainable) else None
 
 
 _SAME_TYPE = [

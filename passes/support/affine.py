@@ -10,7 +10,6 @@ import torch
 
 from graphopt.ir import Node, TensorType, Value
 from graphopt.passes.rules.conditions import is_number
-from graphopt.passes.support.effects import is_training
 from graphopt.passes.support.evaluation import stored_tensor
 from graphopt.rewrite.pattern import Surroundings
 
@@ -32,7 +31,8 @@ def batch_norm(node: Node, surroundings: Surroundings) -> Affine | str:
 
     γ (x − μ) / √(σ² + ε) + β = s x + t with s = γ / √(σ² + ε) and t = β − μ s.
     """
-    if is_training(node, surroundings.trainable):
+    mode = node.attributes.get("training", False)
+    if mode is True or (mode == "follow" and surroundings.trainable):
         return "the batch norm is in training"
     source, gamma, beta, mean, variance = node._operands[:5]
     if mean is None or variance is None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from graphopt.ir import Graph
-from graphopt.passes.support.effects import graph_and_regions, is_removable
+from graphopt.ops.effects import is_removable
+from graphopt.passes.support.regions import graph_and_regions
 from graphopt.passmanager import PassContext, PassResult, RulePass
 from graphopt.rewrite import RewriteStatistics, RuleSet, apply_rules
 from graphopt.rewrite.driver import Fold
@@ -29,7 +31,7 @@ class LosslessRules(RulePass):
                 inner,
                 rules,
                 fold=self.folding(inner, context, notes),
-                removable=context.removable or is_removable,
+                removable=context.removable or partial(is_removable, trainable=context.trainable),
                 listeners=context.listeners,
                 gate=context.gate,
                 trainable=context.trainable,

@@ -1,14 +1,23 @@
-"""Narrowing control flow: results that nobody uses, and operands that no region reads."""
+"""Control flow: the graphs inside a graph, results that nobody uses, and operands that no region reads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from graphopt.ir import Graph, Node, Value
-from graphopt.passes.support.effects import is_removable
+from graphopt.ops.effects import is_removable
 from graphopt.rewrite import Rewriter
 
 COND = "higher_order.cond"
+
+
+def graph_and_regions(graph: Graph) -> list[Graph]:
+    """Return `graph` and every region nested in it, inner ones first."""
+    found: list[Graph] = []
+    for node in graph:
+        for region in node.regions:
+            found += graph_and_regions(region)
+    return [*found, graph]
 
 
 def drop_unused_results(node: Node, rewriter: Rewriter) -> Node:
