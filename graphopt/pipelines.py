@@ -1,0 +1,72 @@
+"""Pipelines by name: `default`, `canonical` and `none`.
+
+The default pipeline is lossless: every pass in it is bitwise, value-exact or reassociating. Its order:
+
+1. `canonicalize` first, since it is what removes most nodes, and later passes look for its normal forms.
+2. `fold-constants`, so that weights that are computed (transposed, reshaped, cast) are stored tensors.
+3. `fuse-linear`, `fold-batch-norm` and `fold-pad`, which need stored tensors and named layers. Batch norms stay where
+   the result is to be trained.
+4. `fuse-attention`, before its parts are shared or renamed.
+5. `canonicalize` and `fold-constants` again, for what the folds left over.
+6. `common-subexpressions`, `merge-constants` and `dead-code` to clean up, and `legalize` for the target.
+"""
+
+from __future__ import annotations
+
+from graphopt.passmanager import Pass, Pipeline, as_pipeline
+from graphopt.passmanager.pipeline import PassLike
+from graphopt.passes.canonicalize import Canonicalize
+from graphopt.passes.common_subexpressions import CommonSubexpressions
+from graphopt.passes.dead_code import DeadCode
+from graphopt.passes.fold_batch_norm import FoldBatchNorm
+from graphopt.passes.fold_constants import FoldConstants
+from graphopt.passes.fold_pad import FoldPad
+from graphopt.passes.fuse_attention import FuseAttention
+from graphopt.passes.fuse_linear import FuseLinear
+from graphopt.passes.merge_constants import MergeConstants
+
+NAMES = ("default", "canonical", "none")
+"""The names that `resolve_passes` knows."""
+
+
+def default_pipeline(target: str = "cpu", trainable: bool = False) -> list[Pass]:
+    """Return the passes that `compile` runs unless it is told otherwise.
+
+    target: the name of the target. trainable: leaves batch norms as they are.
+
+    >>> [p.name for p in default_pipeline(trainable=True)][:3]
+    ['canonicalize', 'fold-constants', 'fuse-linear']
+    """
+    folds: list[Pass] = [FuseLinear(), FoldPad(), FuseAttention()]
+    if not trainable:
+        folds.insert(1, FoldBatchNorm())
+    return [
+        Canonicalize(),
+        FoldConstants(),
+        *folds,
+        Canonicalize(),
+        FoldConstants(),
+        CommonSubexpressions(),
+        MergeConstants(),
+        DeadCode(),
+    ]
+
+
+def canonical_pipeline() -> list[Pass]:
+    """Return the passes that bring a graph into normal form and change no weight."""
+    return [Canonicalize(), CommonSubexpressions(), DeadCode()]
+
+
+def resolve_passes(passes: PassLike, target: str, trainable: bool) -> Pipeline:
+    """Turn a name, pipeline text, a pass, or a sequence of passes into a pipeline.
+
+    Raises:
+        GraphOptError: malformed text, or an unknown pass; the message underlines the token.
+    """
+    if passes == "default":
+        return as_pipeline(default_pipeline(target, trainable))
+    if passes == "canonical":
+        return as_pipeline(canonical_pipeline())
+    if passes == "none":
+        return as_pipeline([])
+    return as_pipeline(passes)
