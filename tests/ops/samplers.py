@@ -910,3 +910,41 @@ def type_as(d: Draw) -> Drawn:
 @sampler("view.dtype")
 def view_dtype(d: Draw) -> Drawn:
     return [d.tensor(1, 3)], {"dtype": d.dtype()}
+
+
+def recurrent(d: Draw, gates: int, states: int) -> Drawn:
+    directions, layers, biases, batch_first = d.one((1, 2)), d.one((1, 2)), d.flag(), d.flag()
+    batch, time, features, width = d.dim(), d.dim(), d.one((3, 4)), d.one((2, 5))
+    dtype = d.dtype((DType.F32, DType.F32, DType.F64))
+    shapes: list[tuple[object, ...]] = [(batch, time, features) if batch_first else (time, batch, features)]
+    shapes += [(layers * directions, batch, width)] * states
+    for layer in range(layers):
+        inputs = features if layer == 0 else directions * width
+        cell: list[tuple[object, ...]] = [(gates * width, inputs), (gates * width, width)]
+        shapes += (cell + [(gates * width,)] * (2 if biases else 0)) * directions
+    attributes = {
+        "has_biases": biases,
+        "num_layers": layers,
+        "dropout": 0.0,
+        "train": False,
+        "bidirectional": directions == 2,
+        "batch_first": batch_first,
+    }
+    if states == 2:
+        attributes["operand_segment_sizes"] = (1, 2, len(shapes) - 3)
+    return [TensorType(dtype, shape) for shape in shapes], attributes  # type: ignore[arg-type]
+
+
+@sampler("lstm.input")
+def lstm(d: Draw) -> Drawn:
+    return recurrent(d, 4, 2)
+
+
+@sampler("gru.input")
+def gru(d: Draw) -> Drawn:
+    return recurrent(d, 3, 1)
+
+
+@sampler("rnn_tanh.input rnn_relu.input")
+def rnn(d: Draw) -> Drawn:
+    return recurrent(d, 1, 1)
