@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import IO, Any
 
 import torch
@@ -12,13 +13,14 @@ from torch import nn
 
 from graphopt.compiled import CompiledModel
 from graphopt.engine_choice import require_available
-from graphopt.errors import GraphOptError
+from graphopt.errors import CaptureError
 from graphopt.ir import Graph
 from graphopt.lazy import CaptureCache
-from graphopt.options import CompileOptions, OnFailure, Validate, make_options
+from graphopt.options import CompileOptions, OnFailure, Validate, check_arguments, check_dynamic, make_options
 from graphopt.passmanager import Pass
-from graphopt.program import Program, build_program, load_program
+from graphopt.program import Program, build_program, load_program, saved_options
 from graphopt.serialization import load_graph
+from graphopt.state import State, adopt_state, share_state
 from graphopt.targets import Target
 
 Model = nn.Module | torch.export.ExportedProgram | str | os.PathLike[str]
@@ -49,6 +51,10 @@ def trace(
     """
     from graphopt.frontends import capture
 
+    check_arguments(args, kwargs)
+    check_dynamic(dynamic_shapes)
+    if isinstance(model, type):
+        raise CaptureError(f"{model.__name__} is a class; make a model of it first: {model.__name__}(...)")
     return capture(model, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, trust=trust)
 
 
@@ -120,10 +126,10 @@ def compile(
         trust=trust,
     )
     require_available(options.target.name, options.engines)
+    check_arguments(args, kwargs)
     if args is None and kwargs is None and isinstance(model, nn.Module):
-        return CompiledModel(options, None, _lazy(model, options))
-    _check_arguments(args, kwargs)
-    return CompiledModel(options, _build(model, args or (), kwargs or {}, options, dynamic_shapes))
+        return _compile_lazily(model, options)
+    return CompiledModel(options, _build(model, tuple(args or ()), dict(kwargs or {}), options, dynamic_shapes))
 
 
 def load(source: str | os.PathLike[str] | IO[bytes], *, target: str | Target | None = None) -> CompiledModel:
@@ -133,37 +139,47 @@ def load(source: str | os.PathLike[str] | IO[bytes], *, target: str | Target | N
 
     Raises:
         SerializationError: not a saved model, damaged, or of an incompatible version.
+        TargetError: no engine of the target runs on this machine.
     """
     graph, manifest = load_graph(source)
-    if target is not None:
-        options = make_options(target, None, None, **_DEFAULTS)
-        return CompiledModel(options, load_program(graph, options, None, manifest))
-    options = make_options(manifest["target"], manifest["trainable"], None, **_DEFAULTS)
-    return CompiledModel(options, load_program(graph, options, manifest["engine"], manifest))
-
-
-_DEFAULTS: dict[str, Any] = {"validate": "each", "on_failure": "rollback", "instruments": ()}
+    options = saved_options(manifest) if target is None else make_options(target, opset=manifest.get("opset"))
+    require_available(options.target.name, options.engines)
+    return CompiledModel(options, load_program(graph, options, manifest.get("engine"), manifest))
 
 
 def _build(
-    model: Model, args: Sequence[Any], kwargs: Mapping[str, Any], options: CompileOptions, dynamic_shapes: Any
+    model: Model,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: CompileOptions,
+    dynamic_shapes: Any,
+    state: State | None = None,
 ) -> Program:
-    graph = trace(model, args, kwargs, dynamic_shapes=dynamic_shapes, trust=options.trust)
-    given = (tuple(args), dict(kwargs)) if args or kwargs else None
-    return build_program(graph, options, given)
+    """state: of a model that is captured more than once, the tensors that all its programs share."""
+    if isinstance(model, str | os.PathLike):
+        from graphopt.frontends import load_archive
+
+        model = load_archive(model, trust=options.trust)
+    if isinstance(model, torch.export.ExportedProgram) and not (args or kwargs) and model.example_inputs is not None:
+        args, kwargs = model.example_inputs
+    # An engine carries no gradients, so the model is captured as it runs without them.
+    with torch.no_grad() if options.engines else nullcontext():
+        graph = trace(model, args, kwargs, dynamic_shapes=dynamic_shapes, trust=options.trust)
+    given = (args, kwargs) if args or kwargs or not graph.inputs else None
+    if state is None:
+        return build_program(graph, options, given)
+    adopt_state(graph, state.tensors())
+    program = build_program(graph, replace(options, share_weights=True), given)
+    assert program.module is not None
+    share_state(program.module, state)
+    return program
 
 
-def _lazy(model: nn.Module, options: CompileOptions) -> CaptureCache:
+def _compile_lazily(model: nn.Module, options: CompileOptions) -> CompiledModel:
+    trains = not options.engines
+    state = State(model, share=options.share_weights) if trains else None
+
     def build(args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> Program:
-        return _build(model, args, kwargs, options, dynamic_shapes)
+        return _build(model, args, kwargs, options, dynamic_shapes, state)
 
-    return CaptureCache(build, inspect.signature(model.forward), options.dynamic_shapes)
-
-
-def _check_arguments(args: Any, kwargs: Any) -> None:
-    if args is not None and not isinstance(args, tuple | list):
-        raise GraphOptError(
-            f"args must be a tuple of example inputs, got {type(args).__name__}; write (x,) for one input"
-        )
-    if kwargs is not None and not isinstance(kwargs, Mapping):
-        raise GraphOptError(f"kwargs must be a mapping of names to example inputs, got {type(kwargs).__name__}")
+    return CompiledModel(options, None, CaptureCache(build, trains, options.dynamic_shapes), state)

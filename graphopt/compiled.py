@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,15 +12,15 @@ from torch import nn
 
 from graphopt.errors import GraphOptError
 from graphopt.ir import ConstantKind, Graph
+from graphopt.lazy import CaptureCache
 from graphopt.options import CompileOptions
 from graphopt.program import Program, program_facts
 from graphopt.report import CompileReport
 from graphopt.serialization import save_graph
+from graphopt.state import State, adopt_tables
 
 if TYPE_CHECKING:
     import onnx
-
-Captures = Callable[[tuple[Any, ...], dict[str, Any], bool], Program]
 
 
 class CompiledModel(nn.Module):
@@ -30,38 +30,50 @@ class CompiledModel(nn.Module):
 
     On `target="fx"` the parameters are this module's own, under their original names: it trains. On an engine
     target the weights live in the engine, so `train()`, `half()` and `load_state_dict` raise and name the remedy.
+
+    A model compiled without example inputs is captured at its first call, and anew for each new kind of arguments;
+    `graph`, `module`, `report`, `save` and `to_onnx` are then those of the latest call's capture.
     """
 
-    def __init__(self, options: CompileOptions, program: Program | None, captures: Captures | None = None) -> None:
+    def __init__(
+        self,
+        options: CompileOptions,
+        program: Program | None,
+        captures: CaptureCache | None = None,
+        state: State | None = None,
+    ) -> None:
         super().__init__()
         self.training = False
         self._options = options
         self._captures = captures
-        self._program: Program | None = None
-        if program is not None:
-            self._adopt(program)
+        self._program = program
+        self._converted = False
+        source = state if program is None else program.module
+        if source is not None:
+            adopt_tables(self, source)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model.
 
         Raises:
             InputError: arguments that don't fit what was captured.
+            CaptureError: without example inputs: the model cannot be captured, or was for too many kinds of arguments.
         """
         if torch.compiler.is_compiling():
             return self.module(*args, **kwargs)
-        program = self._program_for(args, kwargs)
-        flat = program.convention.flatten(args, kwargs)
-        if program.module is not None:
-            return program.module(*args, **kwargs)
-        assert program.executable is not None
-        return program.convention.unflatten(program.executable.run(flat))
+        if self._captures is None:
+            return self._require("a call").call(args, kwargs, check=not self._converted)
+        program = self._program = self._captures(args, kwargs, self.training)
+        if program.module is not None and program.module.training != self.training:
+            program.module.train(self.training)
+        return program.call(args, kwargs)
 
     # What was compiled
 
     @property
     def graph(self) -> Graph:
-        """The optimized graph (of the latest capture)."""
-        return self._require("graph").graph
+        """The optimized graph, with the weights as they are now."""
+        return self._require("graph").current_graph()
 
     @property
     def module(self) -> torch.fx.GraphModule:
@@ -84,7 +96,7 @@ class CompiledModel(nn.Module):
         """Write the saved form (see `graphopt.load`). The file is replaced only once all is written.
 
         Raises:
-            SerializationError: the file cannot be written.
+            SerializationError: the file cannot be written, or the calling convention has no JSON form.
         """
         self._save(path)
 
@@ -102,40 +114,49 @@ class CompiledModel(nn.Module):
         from graphopt.backends.onnx import emit_onnx, save_onnx
 
         chosen = opset or self._options.opset
-        model = emit_onnx(self._current_graph(), **({} if chosen is None else {"opset": chosen}))
+        model = emit_onnx(self.graph, **({} if chosen is None else {"opset": chosen}))
         if path is not None:
             save_onnx(model, path, external_data=external_data)
         return model
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
-        return _rebuild(*self.__reduce__()[1])
+        rebuild, arguments = self.__reduce__()
+        return rebuild(*arguments)
 
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., CompiledModel], tuple[Any, ...]]:
         buffer = io.BytesIO()
         self._save(buffer)
-        return _rebuild, (buffer.getvalue(),)
+        return _rebuild, (buffer.getvalue(), self.training)
 
-    def _save(self, target: Any) -> None:
-        program = self._require("save()")
+    def _save(self, destination: Any) -> None:
+        program = self._require("save(), copy or pickle")
         save_graph(
-            self._current_graph(),
-            target,
+            program.current_graph(),
+            destination,
             target=self._options.target.name,
             trainable=self._options.trainable,
+            opset=self._options.opset,
             **program_facts(program),
         )
 
     # As a module
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's tensors under their original names."""
+        """The module's tensors under their original names; on an engine target as they were compiled."""
+        prefix = kwargs.get("prefix", "")
         if self._trains:
-            return super().state_dict(*args, **kwargs)
-        found = {}
-        for value in self._require("state_dict()").graph.constants.values():
+            found = super().state_dict(*args, **kwargs)
+            for path, name in self._renamed().items():
+                if prefix + path in found:
+                    found[prefix + name] = found.pop(prefix + path)
+            return found
+        found = kwargs.get("destination")
+        found = {} if found is None else found
+        for value in self._require("state_dict()").current_graph().constants.values():
             constant = value.constant
-            if constant is not None and constant.kind is not ConstantKind.CONSTANT and constant.persistent:
-                found.update(dict.fromkeys(constant.names, constant.tensor.detach()))
+            assert constant is not None
+            if constant.kind is not ConstantKind.CONSTANT and constant.persistent:
+                found.update((prefix + name, constant.tensor.detach()) for name in constant.names)
         return found
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -145,7 +166,13 @@ class CompiledModel(nn.Module):
             GraphOptError: on an engine target.
         """
         self._refuse_on_engine("load_state_dict()")
-        return super().load_state_dict(state_dict, *args, **kwargs)
+        paths = {name: path for path, name in self._renamed().items()}
+        return super().load_state_dict({paths.get(n, n): t for n, t in state_dict.items()}, *args, **kwargs)
+
+    def _renamed(self) -> dict[str, str]:
+        """The original name of each tensor whose name an FX module has for something else, by its path there."""
+        module = None if self._program is None or self._captures is not None else self._program.module
+        return {} if module is None else {path: n for n, path in module.meta["names"].items() if path != n}
 
     def train(self, mode: bool = True) -> CompiledModel:
         """Set training mode; only an FX module trains.
@@ -156,22 +183,34 @@ class CompiledModel(nn.Module):
         if mode:
             self._refuse_on_engine("train()")
         super().train(mode)
-        if self._program is not None and self._program.module is not None:
+        if self._captures is None and self._program is not None and self._program.module is not None:
             self._program.module.training = mode
         return self
 
-    def to(self, *args: Any, **kwargs: Any) -> CompiledModel:
-        """Move or convert; on an engine target only a move to where the model is does nothing, all else raises."""
-        device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
-        if not self._trains and dtype is None and device is not None and device.type == "cpu":
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> CompiledModel:
+        """Move or convert, as `to()`, `half()` and `cuda()` do. What changes nothing is always fine."""
+        if not self._converts(fn):
             return self
-        super().to(*args, **kwargs)
+        self._refuse_on_engine("moving or converting the model")
+        if self._captures is not None:
+            raise GraphOptError(
+                "a model that is captured at its first call cannot be moved or converted; convert the original and "
+                "compile that, or give args to graphopt.compile"
+            )
+        super()._apply(fn, recurse)
+        self._converted = True
         return self
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> CompiledModel:
-        self._refuse_on_engine("moving or converting the model")
-        super()._apply(fn, recurse)
-        return self
+    def _converts(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> bool:
+        tensors = self._tensors()
+        kinds = dict.fromkeys((t.dtype, t.device) for t in tensors) or {(torch.float32, torch.device("cpu")): None}
+        probes = [torch.empty(0, dtype=dtype, device=device) for dtype, device in kinds]
+        return any((made.dtype, made.device) != (p.dtype, p.device) for p, made in zip(probes, map(fn, probes)))
+
+    def _tensors(self) -> Iterable[torch.Tensor]:
+        if self._trains or self._program is None:
+            return [*self.parameters(), *self.buffers()]
+        return [v.constant.tensor for v in self._program.graph.constants.values() if v.constant is not None]
 
     @property
     def _trains(self) -> bool:
@@ -184,35 +223,14 @@ class CompiledModel(nn.Module):
                 "compile with target='fx', change that, and compile the result for the engine"
             )
 
-    # Programs
-
-    def _program_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
-        if self._captures is None:
-            return self._require("a call")
-        program = self._captures(args, kwargs, self.training)
-        if program is not self._program:
-            self._adopt(program)
-        return program
-
-    def _adopt(self, program: Program) -> None:
-        """Take over the FX module's tensors, so that this module's parameters are that module's own."""
-        self._program = program
-        if program.module is not None:
-            for table in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-                self.__dict__[table] = program.module.__dict__[table]
-            self.training = program.module.training
-
     def _require(self, what: str) -> Program:
         if self._program is None:
             raise GraphOptError(f"{what} needs a captured model: call it once, or give args to graphopt.compile")
         return self._program
 
-    def _current_graph(self) -> Graph:
-        """The graph with the tensors as they are now: an FX module may have been trained."""
-        return self._require("a graph").current_graph()
 
-
-def _rebuild(data: bytes) -> CompiledModel:
+def _rebuild(data: bytes, training: bool) -> CompiledModel:
     from graphopt.api import load
 
-    return load(io.BytesIO(data))
+    model = load(io.BytesIO(data))
+    return model.train() if training else model

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 from graphopt.errors import GraphOptError, TargetError
@@ -13,12 +12,10 @@ from graphopt.ir import Graph
 from graphopt.targets import Engine, Executable
 from graphopt.targets.registry import get_engine
 from graphopt.timing import interleaved_medians
+from graphopt.validation import Check, copies
 
 ROUNDS = 5
 SECONDS_PER_ROUND = 0.15
-
-Check = Callable[[Sequence[Any]], "str | None"]
-"""Given an engine's outputs, returns why they are wrong, or None."""
 
 
 @dataclass
@@ -51,68 +48,84 @@ def choose_engine(
     """Return the fastest engine whose outputs are right.
 
     inputs: flat sample inputs; without them the first engine that loads is taken. Rounds are interleaved, and each
-    candidate counts with the median of its rounds' medians, so that a busy moment does not decide.
+    candidate counts with the median of its rounds' medians, so that a busy moment does not decide. The runs leave no
+    trace: a graph that updates its buffers is loaded anew in the end.
 
     Raises:
         TargetError: no candidate can run the graph; the message says why for each.
     """
-    trials = [EngineTrial(engine.name) for engine in engines]
-    loaded: dict[str, tuple[Engine, Executable]] = {}
-    for engine, trial in zip(engines, trials):
-        executable = _load(engine, graph, trial)
-        if executable is not None and _is_right(executable, inputs, check, trial):
-            loaded[engine.name] = engine, executable
-            if inputs is None:
+    return _Choice(graph, engines, inputs, check).run()
+
+
+class _Choice:
+    def __init__(
+        self, graph: Graph, engines: Sequence[Engine], inputs: Sequence[Any] | None, check: Check | None
+    ) -> None:
+        self.graph = graph
+        self.engines = {engine.name: engine for engine in engines}
+        self.inputs = inputs
+        self.check = check
+        self.trials = {name: EngineTrial(name) for name in self.engines}
+        self.loaded: dict[str, Executable] = {}
+
+    def run(self) -> EngineChoice:
+        failure: Exception | None = None
+        for name in self.engines:
+            failure = self._try(name) or failure
+            if self.loaded and self.inputs is None:
                 break
-    if not loaded:
-        reasons = "; ".join(f"{t.engine}: {t.reason}" for t in trials)
-        raise TargetError(f"no engine can run this model ({reasons})")
-    if inputs is not None and len(loaded) > 1:
-        _measure({name: executable for name, (_, executable) in loaded.items()}, inputs, trials)
-    candidates = [t for t in trials if t.engine in loaded]
-    best = min(candidates, key=lambda t: t.milliseconds if t.milliseconds is not None else 0.0)
-    best.chosen = True
-    engine, executable = loaded[best.engine]
-    return EngineChoice(engine, executable, trials)
+        if not self.loaded:
+            reasons = "; ".join(f"{t.engine}: {t.reason}" for t in self.trials.values())
+            raise TargetError(f"no engine can run this model ({reasons})") from failure
+        best = self._fastest()
+        best.chosen = True
+        engine, executable = self.engines[best.engine], self.loaded[best.engine]
+        if self.inputs is not None and self.graph.mutations:
+            executable = engine.load(self.graph)
+        return EngineChoice(engine, executable, list(self.trials.values()))
 
-
-def _load(engine: Engine, graph: Graph, trial: EngineTrial) -> Executable | None:
-    reason = engine.missing() or engine.unsupported(graph)
-    if reason is not None:
-        trial.reason = reason
+    def _try(self, name: str) -> Exception | None:
+        """Load a candidate and check its numbers; return what it raised, if it did."""
+        engine, trial = self.engines[name], self.trials[name]
+        trial.reason = engine.missing() or engine.unsupported(self.graph) or ""
+        if trial.reason:
+            return None
+        start = time.perf_counter()
+        try:
+            executable = engine.load(self.graph)
+            wrong = self._wrong(executable)
+        except Exception as error:  # an engine may fail in any way of its own; the next candidate is tried
+            trial.reason = f"{error}" if isinstance(error, GraphOptError) else f"{type(error).__name__}: {error}"
+            return error
+        trial.load_seconds = time.perf_counter() - start
+        if wrong is None:
+            self.loaded[name] = executable
+        else:
+            trial.reason = f"wrong numbers: {wrong}"
         return None
-    start = time.perf_counter()
-    try:
-        executable = engine.load(graph)
-    except GraphOptError as error:
-        trial.reason = str(error)
-        return None
-    trial.load_seconds = time.perf_counter() - start
-    return executable
 
+    def _wrong(self, executable: Executable) -> str | None:
+        if self.inputs is None:
+            return None
+        outputs = executable.run(self._samples(self.inputs))
+        return self.check(outputs) if self.check is not None else None
 
-def _is_right(executable: Executable, inputs: Sequence[Any] | None, check: Check | None, trial: EngineTrial) -> bool:
-    if inputs is None:
-        return True
-    start = time.perf_counter()
-    try:
-        outputs = executable.run(inputs)
-    except Exception as error:  # an engine may fail in any way of its own; the next candidate is tried
-        trial.reason = f"failed on the sample inputs: {error}"
-        return False
-    trial.load_seconds = (trial.load_seconds or 0.0) + time.perf_counter() - start
-    wrong = check(outputs) if check is not None else None
-    if wrong is not None:
-        trial.reason = f"wrong numbers: {wrong}"
-    return wrong is None
+    def _fastest(self) -> EngineTrial:
+        trials = [self.trials[name] for name in self.loaded]
+        if self.inputs is not None and len(trials) > 1:
+            calls = {name: self._call(executable, self.inputs) for name, executable in self.loaded.items()}
+            medians = interleaved_medians(calls, ROUNDS, SECONDS_PER_ROUND)
+            for trial in trials:
+                trial.milliseconds = medians[trial.engine] * 1e3
+        return min(trials, key=lambda t: t.milliseconds if t.milliseconds is not None else 0.0)
 
+    def _call(self, executable: Executable, inputs: Sequence[Any]) -> Callable[[], Any]:
+        if self.graph.mutations:
+            return lambda: executable.run(copies(inputs))
+        return lambda: executable.run(inputs)
 
-def _measure(executables: dict[str, Executable], inputs: Sequence[Any], trials: Sequence[EngineTrial]) -> None:
-    calls = {name: partial(executable.run, inputs) for name, executable in executables.items()}
-    medians = interleaved_medians(calls, ROUNDS, SECONDS_PER_ROUND)
-    for trial in trials:
-        if trial.engine in medians:
-            trial.milliseconds = medians[trial.engine] * 1e3
+    def _samples(self, inputs: Sequence[Any]) -> Sequence[Any]:
+        return copies(inputs) if self.graph.mutations else inputs
 
 
 def require_available(target: str, names: Sequence[str]) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
+from torch.export import Dim, ShapesCollection
 from torch.utils import _pytree as pytree
 
 from graphopt.errors import CaptureError, InputError
 from graphopt.ir import from_torch
 from graphopt.program import Program
+from graphopt.state import stale_names
 
 MAX_CAPTURES = 8
 """After this many captures, the dims that differ turn dynamic."""
+
+MAX_KEYS = 1024
+"""How many sizes are remembered with their program; others are found by trying each capture."""
 
 Build = Callable[[tuple[Any, ...], dict[str, Any], Any], Program]
 """Captures and compiles for `(args, kwargs, dynamic_shapes)`."""
@@ -25,13 +29,16 @@ class CaptureCache:
     """Finds the program for a call, or builds one.
 
     A program is found by a key: the structure of the arguments; dtype, rank, device and sizes of each tensor; the
-    value of anything else; training, grad and autocast state. A lock guards building; calls of built programs
-    don't take it.
+    value of anything else; training and autocast state, and the grad state where the result trains. A lock guards
+    building; calls of built programs don't take it. If the model's weights changed between two captures, the older
+    captures are dropped, so that all calls run on the same weights.
+
+    trains: whether results carry gradients. dynamic_shapes: as for `graphopt.compile`.
     """
 
-    def __init__(self, build: Build, signature: inspect.Signature, dynamic_shapes: Any = None) -> None:
+    def __init__(self, build: Build, trains: bool, dynamic_shapes: Any = None) -> None:
         self._build = build
-        self._signature = signature
+        self._trains = trains
         self._dynamic_shapes = dynamic_shapes
         self._programs: dict[Hashable, Program] = {}
         self._captures: list[tuple[Hashable, Program]] = []
@@ -44,17 +51,30 @@ class CaptureCache:
         Raises:
             CaptureError: the model cannot be captured, or there are too many kinds of arguments.
         """
-        kind, sizes = _key(args, kwargs, training)
-        key = (kind, sizes)
-        program = self._programs.get(key)
+        kind, sizes = self._key(args, kwargs, training)
+        program = self._programs.get((kind, sizes))
         if program is not None:
             return program
         with self._lock:
-            program = self._programs.get(key) or self._accepting(kind, args, kwargs)
+            program = self._programs.get((kind, sizes)) or self._accepting(kind, args, kwargs)
             if program is None:
                 program = self._capture(kind, sizes, args, kwargs)
-            self._programs[key] = program
+            if len(self._programs) < MAX_KEYS:
+                self._programs[kind, sizes] = program
         return program
+
+    def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> tuple[Hashable, tuple[Any, ...]]:
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        state = (training, self._trains and torch.is_grad_enabled(), *_autocast())
+        kinds: list[Hashable] = []
+        sizes: list[Any] = []
+        for leaf in leaves:
+            if isinstance(leaf, torch.Tensor):
+                kinds.append((from_torch(leaf.dtype), leaf.dim(), str(leaf.device)))
+                sizes.append(tuple(leaf.shape))
+            else:
+                kinds.append(_guard(leaf))
+        return (spec, state, tuple(kinds)), tuple(sizes)
 
     def _accepting(self, kind: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program | None:
         for known, program in self._captures:
@@ -69,43 +89,80 @@ class CaptureCache:
     def _capture(
         self, kind: Hashable, sizes: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Program:
-        seen = self._seen.setdefault(kind, [])
-        seen.append(sizes)
-        dynamic = self._dynamic_shapes
-        if len(self._captures) > MAX_CAPTURES:
+        self._drop_stale()
+        count = len(self._captures)
+        if count > MAX_CAPTURES:
             raise CaptureError(
-                f"the model was captured {len(self._captures)} times, each time for another kind of arguments; pass "
+                f"the model was captured {count} times, each time for another kind of arguments; pass "
                 "dynamic_shapes to graphopt.compile, and keep numbers and strings among the arguments constant"
             )
-        if len(self._captures) >= MAX_CAPTURES and dynamic is None:
-            leaves = pytree.tree_leaves((args, kwargs))
-            dynamic = _differing(self._signature.bind(*args, **kwargs), leaves, seen)
-        program = self._build(args, kwargs, dynamic)
+        seen = [*self._seen.get(kind, ()), sizes]
+        if count == MAX_CAPTURES and self._dynamic_shapes is None:
+            program = self._build_dynamic(args, kwargs, seen)
+        else:
+            program = self._build(args, kwargs, self._dynamic_shapes)
+        self._seen[kind] = seen
         self._captures.append((kind, program))
         return program
 
+    def _build_dynamic(self, args: tuple[Any, ...], kwargs: dict[str, Any], seen: list[tuple[Any, ...]]) -> Program:
+        """Capture with the dims that differed among the calls seen left free."""
+        args, kwargs, shapes = _differing(args, kwargs, seen)
+        return self._build(args, kwargs, shapes)
 
-def _key(args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> tuple[Hashable, tuple[Any, ...]]:
+    def _drop_stale(self) -> None:
+        if any(stale_names(program.graph) for _, program in self._captures if program.module is None):
+            self._programs.clear()
+            self._captures.clear()
+            self._seen.clear()
+
+
+def _autocast() -> tuple[Hashable, ...]:
+    if not torch._C._is_any_autocast_enabled():
+        return ()
+    return tuple((d, torch.get_autocast_dtype(d)) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d))
+
+
+def _guard(leaf: Any) -> Hashable:
+    """The kind of a non-tensor argument. `repr` tells 0.0 from -0.0, and knows NaN again."""
+    if isinstance(leaf, float):
+        return float, repr(leaf)
+    if not isinstance(leaf, Hashable):
+        raise InputError(
+            f"an argument is a {type(leaf).__name__}, which can be neither traced nor compared between calls; pass "
+            "tensors, numbers, strings, or containers of these"
+        )
+    return type(leaf), leaf
+
+
+def _differing(
+    args: tuple[Any, ...], kwargs: dict[str, Any], seen: list[tuple[Any, ...]]
+) -> tuple[tuple[Any, ...], dict[str, Any], ShapesCollection]:
+    """Return arguments to trace with, and the dims that differed as free ones.
+
+    Tracing fixes a size of 0 or 1, so such a dim is repeated to 2.
+    """
     leaves, spec = pytree.tree_flatten((args, kwargs))
-    state = (training, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled())
-    kinds: list[Hashable] = []
-    sizes: list[Any] = []
-    for leaf in leaves:
-        if isinstance(leaf, torch.Tensor):
-            kinds.append((from_torch(leaf.dtype), leaf.dim(), str(leaf.device)))
-            sizes.append(tuple(leaf.shape))
-        else:
-            kinds.append((type(leaf), leaf if isinstance(leaf, Hashable) else id(leaf)))
-    return (spec, state, tuple(kinds)), tuple(sizes)
+    shapes = ShapesCollection()
+    position = 0
+    for index, leaf in enumerate(leaves):
+        if not isinstance(leaf, torch.Tensor):
+            continue
+        axes = [axis for axis in range(leaf.dim()) if len({sizes[position][axis] for sizes in seen}) > 1]
+        leaves[index] = _traceable(leaf, axes)
+        if axes:
+            shapes[leaves[index]] = dict.fromkeys(axes, Dim.AUTO)
+        position += 1
+    made_args, made_kwargs = pytree.tree_unflatten(leaves, spec)
+    return made_args, made_kwargs, shapes
 
 
-def _differing(bound: inspect.BoundArguments, leaves: list[Any], seen: list[tuple[Any, ...]]) -> dict[str, Any]:
-    """Return a `dynamic_shapes` for torch.export, by parameter name, in which the dims that differed are automatic."""
-    from torch.export import Dim
-
-    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    varying = {
-        id(tensor): {a: Dim.AUTO for a in range(tensor.dim()) if len({shapes[i][a] for shapes in seen}) > 1}
-        for i, tensor in enumerate(tensors)
-    }
-    return pytree.tree_map(lambda leaf: varying.get(id(leaf)), dict(bound.arguments))
+def _traceable(tensor: torch.Tensor, axes: list[int]) -> torch.Tensor:
+    """A tensor object of its own (shapes are collected by object), with no size below 2 along `axes`."""
+    made = tensor.detach().view_as(tensor)
+    for axis in axes:
+        if made.shape[axis] == 1:
+            made = made.repeat_interleave(2, axis)
+        elif made.shape[axis] == 0:
+            made = made.new_zeros([2 if a == axis else size for a, size in enumerate(made.shape)])
+    return made

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from graphopt.errors import GraphOptError, unknown_name
 from graphopt.passmanager import Pass
-from graphopt.targets import Target, get_target
+from graphopt.targets import Target, get_target, target_names
 
 Validate = Literal["each", "end"] | bool
 OnFailure = Literal["rollback", "raise"]
+
+DYNAMIC_WORDS = ("batch", "auto")
 
 
 @dataclass(frozen=True)
@@ -29,31 +31,73 @@ class CompileOptions:
     calibration: Iterable[Any] | None = None
     opset: int | None = None
     share_weights: bool = False
-    instruments: tuple[Any, ...] = field(default=())
+    instruments: tuple[Any, ...] = ()
     trust: bool = False
 
 
 def make_options(
-    target: str | Target, trainable: bool | None, engines: Sequence[str] | None, **rest: Any
+    target: str | Target,
+    trainable: bool | None = None,
+    engines: Sequence[str] | str | None = None,
+    **rest: Any,
 ) -> CompileOptions:
     """Resolve the target and check the choices.
 
     Raises:
-        UnknownNameError: an unknown target.
+        UnknownNameError: an unknown target, word or choice; the message suggests near names.
         GraphOptError: a value that an option does not take.
     """
+    if not isinstance(target, str | Target):
+        raise GraphOptError(f"target takes a name ({', '.join(target_names())}) or a Target, got {target!r}")
     resolved = get_target(target)
-    for name, allowed in (("validate", ("each", "end", True, False)), ("on_failure", ("rollback", "raise"))):
-        if rest[name] not in allowed:
-            if isinstance(rest[name], str):
-                raise unknown_name(f"value of {name}", rest[name], [a for a in allowed if isinstance(a, str)])
-            raise GraphOptError(f"{name} takes one of {allowed}, got {rest[name]!r}")
+    _check_choices(rest)
     if engines and not resolved.engines:
         raise GraphOptError(f"target {resolved.name!r} runs no engine; leave engines out, or use target='cpu'")
-    rest["instruments"] = tuple(rest["instruments"])
-    return CompileOptions(
-        target=resolved,
-        engines=tuple(engines or resolved.engines),
-        trainable=resolved.trainable if trainable is None else trainable,
-        **rest,
-    )
+    chosen = (engines,) if isinstance(engines, str) else tuple(engines or resolved.engines)
+    trains = resolved.trainable if trainable is None else trainable
+    return CompileOptions(target=resolved, engines=chosen, trainable=trains, **rest)
+
+
+def check_arguments(args: Any, kwargs: Any) -> None:
+    """Hold example inputs to the form that they have in a call.
+
+    Raises:
+        GraphOptError: args is no tuple, or kwargs no mapping of names.
+    """
+    if args is not None and not isinstance(args, tuple | list):
+        raise GraphOptError(
+            f"args must be a tuple of example inputs, got {type(args).__name__}; write (x,) for one input"
+        )
+    if kwargs is not None and not (isinstance(kwargs, Mapping) and all(isinstance(name, str) for name in kwargs)):
+        raise GraphOptError(f"kwargs must be a mapping of names to example inputs, got {type(kwargs).__name__}")
+
+
+def check_dynamic(dynamic_shapes: Any) -> None:
+    """Hold `dynamic_shapes` to the words that there are, if it is a word.
+
+    Raises:
+        UnknownNameError: another word.
+    """
+    if isinstance(dynamic_shapes, str) and dynamic_shapes not in DYNAMIC_WORDS:
+        raise unknown_name("word for dynamic_shapes", dynamic_shapes, DYNAMIC_WORDS, _DYNAMIC_HINT)
+
+
+_DYNAMIC_HINT = 'Use "batch", "auto", or a specification by argument, as torch.export takes it.'
+
+
+def _check_choices(options: dict[str, Any]) -> None:
+    for name, allowed in (("validate", ("each", "end", True, False)), ("on_failure", ("rollback", "raise"))):
+        value = options.get(name, allowed[0])
+        if any(value is a or (isinstance(a, str) and value == a) for a in allowed):
+            continue
+        if isinstance(value, str):
+            raise unknown_name(f"value of {name}", value, [a for a in allowed if isinstance(a, str)])
+        raise GraphOptError(f"{name} takes one of {', '.join(map(repr, allowed))}, got {value!r}")
+    opset = options.get("opset")
+    if opset is not None and (not isinstance(opset, int) or isinstance(opset, bool)):
+        raise GraphOptError(f"opset takes a whole number, got {opset!r}")
+    budget = options.get("budget")
+    if isinstance(budget, str | bool):
+        raise GraphOptError(f"budget takes a number (the largest relative error), got {budget!r}")
+    check_dynamic(options.get("dynamic_shapes"))
+    options["instruments"] = tuple(options.get("instruments", ()))

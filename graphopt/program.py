@@ -5,24 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from graphopt.calling import CallingConvention
+from graphopt.calling import Arguments, CallingConvention
 from graphopt.engine_choice import EngineTrial, choose_engine
-from graphopt.errors import InputError
-from graphopt.ir import ConstantKind, Graph, TensorType, Value
-from graphopt.options import CompileOptions
+from graphopt.errors import GraphOptError, InputError, SerializationError
+from graphopt.ir import ConstantKind, Graph, TensorType
+from graphopt.options import CompileOptions, make_options
 from graphopt.passmanager import PassContext, PassManager, Report
 from graphopt.pipelines import resolve_passes
 from graphopt.report import CompileReport
-from graphopt.targets import Executable
+from graphopt.state import named_tensors, stale_names, with_tensor
+from graphopt.targets import Engine, Executable
 from graphopt.targets.registry import get_engine
 from graphopt.validation import output_check
 
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 FX = "fx"
 
 
@@ -41,6 +41,19 @@ class Program:
     def __post_init__(self) -> None:
         self.convention = CallingConvention(self.graph)
 
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, check: bool = True) -> Any:
+        """Run on the caller's arguments.
+
+        Raises:
+            InputError: arguments that don't fit what was captured.
+        """
+        flat = self.convention.flatten(args, kwargs, check=check)
+        if self.executable is not None:
+            return self.convention.unflatten(_run(self.executable, flat))
+        assert self.module is not None
+        args, kwargs = self.convention.arguments(flat)
+        return self.module(*args, **kwargs)
+
     def fx_module(self) -> torch.fx.GraphModule:
         """The FX module of the graph, emitted at the first use on an engine target."""
         if self.module is not None:
@@ -52,19 +65,31 @@ class Program:
         return self._emitted
 
     def current_graph(self) -> Graph:
-        """The graph with the FX module's tensors as they are now, for a module that may have been trained."""
-        if self.module is None:
+        """The graph, with the FX module's tensors as they are now: the module may have been trained.
+
+        Raises:
+            GraphOptError: on an engine, if the original's weights were changed in place: they are no longer those
+                that the engine holds.
+        """
+        if self.module is not None:
+            _refresh(self.graph, self.module)
             return self.graph
-        graph = self.graph.clone()
-        tensors: dict[str, torch.Tensor] = dict(self.module.named_parameters(remove_duplicate=False))
-        tensors.update(self.module.named_buffers(remove_duplicate=False))
-        for value in graph.constants.values():
-            _refresh(value, tensors)
-        return graph
+        stale = stale_names(self.graph)
+        if stale:
+            raise GraphOptError(
+                f"{', '.join(stale[:3])}{' and others' if len(stale) > 3 else ''} of the original model changed since "
+                "it was compiled, so the graph no longer describes what the engine runs; compile it again"
+            )
+        return self.graph
 
 
 def build_program(graph: Graph, options: CompileOptions, arguments: Arguments | None) -> Program:
-    """Run the passes over `graph`, and emit and load it for the target."""
+    """Run the passes over `graph`, and emit and load it for the target. PyTorch's random state is left as it was."""
+    with torch.random.fork_rng(devices=_devices(graph)):
+        return _build(graph, options, arguments)
+
+
+def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -> Program:
     seconds: dict[str, float] = {}
     samples = _samples(graph, arguments)
     if options.validate is not False:
@@ -81,6 +106,7 @@ def build_program(graph: Graph, options: CompileOptions, arguments: Arguments | 
         trainable=options.trainable,
         samples=samples,
         calibration=options.calibration,
+        engine=_judge(options),
     )
     with _stage(seconds, "passes"):
         optimized, passes = manager.run(graph, context)
@@ -88,8 +114,8 @@ def build_program(graph: Graph, options: CompileOptions, arguments: Arguments | 
     if not options.engines:
         with _stage(seconds, "emission"):
             return _fx_program(optimized, options, report)
-    check = output_check(graph, samples[0]) if samples and options.validate is not False else None
     with _stage(seconds, "engines"):
+        check = output_check(graph, samples[0]) if samples and options.validate is not False else None
         engines = [get_engine(name) for name in options.engines]
         choice = choose_engine(optimized, engines, samples[0] if samples else None, check)
     report.engines = choice.trials
@@ -97,15 +123,32 @@ def build_program(graph: Graph, options: CompileOptions, arguments: Arguments | 
 
 
 def load_program(graph: Graph, options: CompileOptions, engine: str | None, facts: Mapping[str, Any]) -> Program:
-    """Load an optimized graph without running passes; `engine` is the one that was chosen when it was saved."""
-    report = CompileReport(options.target.name, Report(target=options.target.name))
+    """Load an optimized graph without running passes; `engine`, the one that was chosen, is tried first."""
+    report = CompileReport(options.target.name, Report(target=options.target.name), compiled=facts.get("report"))
     report.passes.notes.append(f"loaded; compiled by graphopt {facts['graphopt']} with torch {facts['torch']}")
     if not options.engines:
         return _fx_program(graph, options, report)
-    names = [engine] if engine in options.engines else options.engines
-    choice = choose_engine(graph, [get_engine(name) for name in names if name is not None], None, None)
+    names = sorted(options.engines, key=lambda name: name != engine)
+    choice = choose_engine(graph, [get_engine(name) for name in names], None, None)
     report.engines = choice.trials
     return Program(graph, report, choice.engine.name, choice.executable)
+
+
+def saved_options(manifest: Mapping[str, Any]) -> CompileOptions:
+    """Return the options that a saved model was compiled with, as far as they matter for running it.
+
+    Raises:
+        SerializationError: a graph that was saved without a target.
+        UnknownNameError: its target is not installed here.
+    """
+    if "target" not in manifest:
+        raise SerializationError("the file holds a graph alone; give graphopt.load a target")
+    return make_options(manifest["target"], manifest["trainable"], opset=manifest["opset"])
+
+
+def program_facts(program: Program) -> dict[str, Any]:
+    """Return what the saved form says of a program besides its graph."""
+    return {"engine": program.engine_name, "report": program.report.compiled or program.report.to_dict()}
 
 
 def _fx_program(graph: Graph, options: CompileOptions, report: CompileReport) -> Program:
@@ -114,6 +157,16 @@ def _fx_program(graph: Graph, options: CompileOptions, report: CompileReport) ->
     module = emit_fx(graph, share_weights=options.share_weights)
     report.engines = [EngineTrial(FX, chosen=True)]
     return Program(graph, report, FX, module=module)
+
+
+def _devices(graph: Graph) -> list[str]:
+    types = [value.type for value in (*graph.inputs, *graph.constants.values())]
+    return sorted({t.device for t in types if isinstance(t, TensorType) and t.device.startswith("cuda")})
+
+
+def _judge(options: CompileOptions) -> Engine | None:
+    """The engine on which passes measure whether they pay: the first candidate that runs here."""
+    return next((e for e in map(get_engine, options.engines) if e.missing() is None), None)
 
 
 def _samples(graph: Graph, arguments: Arguments | None) -> list[list[Any]]:
@@ -128,25 +181,31 @@ def _refuse_nan(graph: Graph) -> None:
     """A NaN weight makes every comparison of numbers meaningless."""
     for value in graph.constants.values():
         constant = value.constant
-        if constant is None or constant.kind is ConstantKind.CONSTANT or not constant.tensor.is_floating_point():
+        if constant is None or constant.kind is ConstantKind.CONSTANT:
             continue
-        # The sum is NaN if an element is; it costs one pass and no temporary of the weight's size.
-        if bool(constant.tensor.detach().sum().isnan()) and bool(constant.tensor.detach().isnan().any()):
+        if _holds_nan(constant.tensor.detach()):
             raise InputError(
                 f"{constant.kind.value} {value.name!r} holds NaN, so no result can be checked; mend the weights, or "
                 "pass validate=False to compile without checks"
             )
 
 
-def _refresh(value: Value, tensors: Mapping[str, torch.Tensor]) -> None:
-    constant = value.constant
-    assert constant is not None and isinstance(value.type, TensorType)
-    for name in constant.names or (value.name,):
-        tensor = tensors.get(name)
-        if tensor is not None and tuple(tensor.shape) == value.type.shape:
-            detached = tensor.detach()
-            value.constant = replace(constant, tensor=detached, version=detached._version)
-            return
+def _holds_nan(tensor: torch.Tensor) -> bool:
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return False
+    if tensor.element_size() == 1:
+        tensor = tensor.float()  # eight-bit floats have no sum
+    # The sum is NaN if an element is; it costs one pass and no temporary of the weight's size.
+    return bool(tensor.sum().isnan()) and bool(tensor.isnan().any())
+
+
+def _refresh(graph: Graph, module: torch.fx.GraphModule) -> None:
+    tensors, names = named_tensors(module), module.meta["names"]
+    for value in graph.constants.values():
+        constant = value.constant
+        assert constant is not None
+        name = constant.names[0] if constant.names else value.name
+        value.constant = with_tensor(value, constant, tensors[names[name]])
 
 
 @contextmanager
@@ -156,6 +215,9 @@ def _stage(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = time.perf_counter() - start
 
 
-def program_facts(program: Program) -> dict[str, Any]:
-    """Return what the saved form says of a program besides its graph."""
-    return {"engine": program.engine_name, "report": program.report.to_dict()}
+def _run(executable: Executable, flat: list[Any]) -> list[Any]:
+    """Run as the graph says: its casts are explicit, so the caller's autocast has no say."""
+    if not torch._C._is_any_autocast_enabled():
+        return executable.run(flat)
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        return executable.run(flat)

@@ -16,13 +16,15 @@ class CompileReport:
     """What `graphopt.compile` did. `print` it, or take `to_dict()` and `to_json()`.
 
     passes: what each pass did (`graphopt.passmanager.Report`). engines: the candidates that were tried, with medians
-    in milliseconds. seconds: the time of each stage.
+    in milliseconds. seconds: the time of each stage. compiled: of a model that was loaded from a file, the report
+    (as `to_dict` gives it) of the compilation that made it.
     """
 
     target: str
     passes: Report
     engines: Sequence[EngineTrial] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    compiled: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -31,6 +33,7 @@ class CompileReport:
             "engines": [trial.to_dict() for trial in self.engines],
             "seconds": self.seconds,
             "passes": self.passes.to_dict(),
+            **({} if self.compiled is None else {"compiled": self.compiled}),
         }
 
     def to_json(self, indent: int | None = None) -> str:

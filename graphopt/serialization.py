@@ -8,28 +8,31 @@ manifest.json         format and library versions, operator schemas, hashes, cal
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch.utils import _pytree as pytree
 
-from graphopt.errors import SerializationError
-from graphopt.ir import Graph, Literal, Node, Op, Signature, Slot, walk
+from graphopt.convention_json import signature_from_json, signature_to_json
+from graphopt.errors import GraphOptError, SerializationError, UnknownNameError
+from graphopt.ir import Graph, Op, walk
 from graphopt.ir.op import MISSING
-from graphopt.ir.printer import is_inline
+from graphopt.ir.printer import is_inline, printed_constants
 from graphopt.ops import parse, registry
 
 FORMAT = 1
 GRAPH, WEIGHTS, MANIFEST = "graph.txt", "weights.safetensors", "manifest.json"
-_PLAIN = (type(None), bool, int, float, str)
+_REQUIRED = ("graphopt", "torch", "schemas", "signature", "sha256")
+
+# safetensors has no 128-bit complex numbers; they are stored as pairs, under a name that no value can have.
+_PAIRS = "pairs\n"
 
 
 def save_graph(graph: Graph, destination: str | os.PathLike[str] | IO[bytes], **facts: Any) -> None:
@@ -52,22 +55,27 @@ def load_graph(source: str | os.PathLike[str] | IO[bytes]) -> tuple[Graph, dict[
     Raises:
         SerializationError: no such file, not a saved graph, damaged, or written by an incompatible version.
     """
-    try:
-        with zipfile.ZipFile(source) as archive:
-            manifest = json.loads(archive.read(MANIFEST))
-            _check_manifest(manifest)
-            text, weights = archive.read(GRAPH), archive.read(WEIGHTS)
-    except (OSError, KeyError, zipfile.BadZipFile, json.JSONDecodeError) as error:
-        raise SerializationError(f"cannot read {_title(source)}: {error}") from error
+    title = _title(source)
+    manifest, text, weights = _read(source, title)
     for name, data in ((GRAPH, text), (WEIGHTS, weights)):
         if manifest["sha256"].get(name) != _digest(data):
-            raise SerializationError(f"{_title(source)} is damaged: the content of {name} has another hash")
-    from safetensors.torch import load as load_tensors
-
-    graph = parse(text.decode(), load_tensors(weights))
-    _check_schemas(graph, manifest["schemas"], _title(source))
-    graph.signature = _signature_from_json(manifest["signature"])
+            raise SerializationError(f"{title} is damaged: the content of {name} has another hash")
+    _check_schemas(manifest, text.decode(), title)
+    try:
+        graph = parse(text.decode(), _unpack(weights))
+    except GraphOptError as error:
+        raise SerializationError(f"{title} holds a graph that this version cannot read: {error}") from error
+    graph.signature = signature_from_json(manifest["signature"])
     return graph, manifest
+
+
+def graph_to_bytes(graph: Graph, **facts: Any) -> bytes:
+    """Return the saved form as bytes."""
+    import io
+
+    buffer = io.BytesIO()
+    save_graph(graph, buffer, **facts)
+    return buffer.getvalue()
 
 
 @contextmanager
@@ -85,6 +93,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             yield file  # type: ignore[misc]
             file.flush()
             os.fsync(file.fileno())
+        _set_mode(temporary, final)
         os.replace(temporary, final)
         temporary = None
     except OSError as error:
@@ -94,24 +103,47 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             os.unlink(temporary)
 
 
-def _write(graph: Graph, manifest: dict[str, Any], file: IO[bytes]) -> None:
-    from safetensors.torch import save as save_tensors
+def _set_mode(temporary: str, final: Path) -> None:
+    """Give the file the permissions of the one it replaces, else those of any new file."""
+    if final.exists():
+        mode = final.stat().st_mode & 0o777
+    else:
+        mask = os.umask(0)
+        os.umask(mask)
+        mode = 0o666 & ~mask
+    os.chmod(temporary, mode)
 
-    tensors = {
-        name: value.constant.tensor.detach().cpu().contiguous()
-        for name, value in graph.constants.items()
-        if value.constant is not None and not is_inline(value.constant)
-    }
-    text, weights = str(graph).encode(), save_tensors(_separate(tensors))
+
+# Writing
+
+
+def _write(graph: Graph, manifest: dict[str, Any], file: IO[bytes]) -> None:
+    text, weights = str(graph).encode(), _pack(graph)
     manifest["sha256"] = {GRAPH: _digest(text), WEIGHTS: _digest(weights)}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in (
-            (MANIFEST, json.dumps(manifest, indent=1).encode()),
-            (GRAPH, text),
-            (WEIGHTS, weights),
-        ):
+        for name, data in ((MANIFEST, json.dumps(manifest, indent=1).encode()), (GRAPH, text), (WEIGHTS, weights)):
             # A fixed time stamp makes two saves of one graph equal byte for byte.
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+
+
+def _pack(graph: Graph) -> bytes:
+    """Return the constants that the text does not hold, by their names in the text."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save
+
+    tensors: dict[str, torch.Tensor] = {}
+    for name, value in printed_constants(graph).items():
+        if value.constant is None or is_inline(value.constant):
+            continue
+        tensor = value.constant.tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        if tensor.dtype is torch.complex128:
+            name, tensor = _PAIRS + name, torch.view_as_real(tensor)
+        tensors[name] = tensor
+    try:
+        data: bytes = save(_separate(tensors))
+    except (SafetensorError, KeyError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise SerializationError(f"the weights have no saved form: {type(error).__name__}: {error}") from error
+    return data
 
 
 def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -134,7 +166,7 @@ def _manifest(graph: Graph, facts: dict[str, Any]) -> dict[str, Any]:
         "graphopt": __version__,
         "torch": torch.__version__,
         "schemas": {op.name: _schema(op) for op in ops},
-        "signature": _signature_to_json(graph.signature),
+        "signature": signature_to_json(graph.signature),
         **facts,
     }
 
@@ -143,73 +175,73 @@ def _schema(op: Op) -> list[list[str]]:
     return [[p.name, p.type, "" if p.default is MISSING else repr(p.default)] for p in op.params]
 
 
-def _check_manifest(manifest: dict[str, Any]) -> None:
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise SerializationError(f"saved form {found!r} is not {FORMAT}, the one that this version of graphopt reads")
+# Reading
 
 
-def _check_schemas(graph: Graph, saved: dict[str, list[list[str]]], title: str) -> None:
+def _read(source: Any, title: str) -> tuple[dict[str, Any], bytes, bytes]:
+    try:
+        with zipfile.ZipFile(source) as archive:
+            manifest = json.loads(archive.read(MANIFEST))
+            _check_manifest(manifest, title)
+            return manifest, archive.read(GRAPH), archive.read(WEIGHTS)
+    except OSError as error:
+        raise SerializationError(f"cannot read {title}: {error.strerror or error}") from error
+    except zipfile.BadZipFile as error:
+        raise SerializationError(f"{title} is no saved model, or damaged: {error}") from error
+    except (KeyError, ValueError, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
+        raise SerializationError(f"{title} is no saved model, or damaged: {error}") from error
+
+
+def _check_manifest(manifest: Any, title: str) -> None:
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if not isinstance(found, int):
+        raise SerializationError(f"{title} is no saved model: its manifest names no format")
+    if found != FORMAT:
+        writer = f"graphopt {manifest.get('graphopt', 'of another version')}"
+        remedy = "upgrade graphopt" if found > FORMAT else "compile the model anew"
+        raise SerializationError(
+            f"{title} was written by {writer} in format {found}, this version reads format {FORMAT}; {remedy}"
+        )
+    missing = [name for name in _REQUIRED if name not in manifest]
+    if missing or not isinstance(manifest["sha256"], dict) or not isinstance(manifest["schemas"], dict):
+        raise SerializationError(f"{title} is damaged: its manifest lacks {', '.join(missing) or 'hashes or schemas'}")
+
+
+def _check_schemas(manifest: Mapping[str, Any], text: str, title: str) -> None:
     """A schema may have grown defaulted arguments at its end since the graph was saved, and nothing else."""
-    nodes: dict[str, Node] = {node.op.name: node for node in walk(graph)}
-    for name, then in saved.items():
-        if name not in nodes:
-            continue
-        now = _schema(registry.get(name))
+    for name, then in manifest["schemas"].items():
+        try:
+            now = _schema(registry.get(name))
+        except UnknownNameError as error:
+            raise SerializationError(
+                f"{title} uses {name}, which is not registered here; import the library that defines it, then load "
+                f"again ({_first_use(name, text)})"
+            ) from error
         if now[: len(then)] != then or any(not default for _, _, default in now[len(then) :]):
             raise SerializationError(
-                f"{title} uses {name} with another schema than the installed PyTorch {torch.__version__} has; "
-                f"load it with the version that saved it, or compile the model anew (first use: {nodes[name].location})"
+                f"{title} was saved with torch {manifest['torch']}, where {name} has another schema than in the "
+                f"installed {torch.__version__}; load it with that version, or compile the model anew "
+                f"({_first_use(name, text)})"
             )
 
 
-def _signature_to_json(signature: Signature | None) -> dict[str, Any] | None:
-    if signature is None:
-        return None
-    for leaf in (*signature.in_leaves, *signature.out_leaves):
-        if isinstance(leaf, Literal) and not isinstance(leaf.value, _PLAIN):
-            raise SerializationError(
-                f"an argument or result is fixed to {leaf.value!r}, which has no saved form; "
-                "pass numbers, strings or tensors"
-            )
+def _first_use(name: str, text: str) -> str:
+    line = next((line.strip() for line in text.splitlines() if f"{name}(" in line), "unused")
+    return f"first use: {line if len(line) <= 160 else line[:157] + '...'}"
+
+
+def _unpack(weights: bytes) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     try:
-        trees = [pytree.treespec_dumps(signature.in_tree), pytree.treespec_dumps(signature.out_tree)]
-    except NotImplementedError as error:
-        raise SerializationError(f"the model's arguments or results have no serialisable structure: {error}") from error
+        tensors = load(weights)
+    except SafetensorError as error:
+        raise SerializationError(f"the weights are damaged: {error}") from error
     return {
-        "in_tree": trees[0],
-        "out_tree": trees[1],
-        "in_leaves": [_leaf_to_json(leaf) for leaf in signature.in_leaves],
-        "out_leaves": [_leaf_to_json(leaf) for leaf in signature.out_leaves],
-        "in_names": list(signature.in_names),
+        name.removeprefix(_PAIRS): torch.view_as_complex(tensor) if name.startswith(_PAIRS) else tensor
+        for name, tensor in tensors.items()
     }
-
-
-def _signature_from_json(data: dict[str, Any] | None) -> Signature | None:
-    if data is None:
-        return None
-    try:
-        trees = [pytree.treespec_loads(data["in_tree"]), pytree.treespec_loads(data["out_tree"])]
-    except (KeyError, NotImplementedError, AssertionError) as error:
-        raise SerializationError(
-            f"the model's arguments or results use a type that is not registered here ({error}); import the library "
-            "that defines it first"
-        ) from error
-    return Signature(
-        trees[0],
-        trees[1],
-        tuple(_leaf_from_json(leaf) for leaf in data["in_leaves"]),
-        tuple(_leaf_from_json(leaf) for leaf in data["out_leaves"]),
-        tuple(data["in_names"]),
-    )
-
-
-def _leaf_to_json(leaf: Slot | Literal) -> dict[str, Any]:
-    return {"slot": leaf.index} if isinstance(leaf, Slot) else {"literal": leaf.value}
-
-
-def _leaf_from_json(data: dict[str, Any]) -> Slot | Literal:
-    return Slot(data["slot"]) if "slot" in data else Literal(data["literal"])
 
 
 def _digest(data: bytes) -> str:
@@ -218,10 +250,3 @@ def _digest(data: bytes) -> str:
 
 def _title(source: Any) -> str:
     return str(source) if isinstance(source, str | os.PathLike) else "the data"
-
-
-def graph_to_bytes(graph: Graph, **facts: Any) -> bytes:
-    """Return the saved form as bytes."""
-    buffer = io.BytesIO()
-    save_graph(graph, buffer, **facts)
-    return buffer.getvalue()

@@ -19,6 +19,8 @@ def emit_fx(graph: Graph, *, share_weights: bool = False, flat: bool = False) ->
     mode, batch norms, dropout and their like do what they do in the original. Buffers and inputs that the
     graph updates are written in place at the end of a call.
 
+    `module.meta["names"]` maps each name that a stored tensor has in the model to the attribute that holds it.
+
     share_weights: use the graph's tensors themselves. Otherwise each is copied once, so that training the
         module leaves the original alone.
     flat: take the inputs of the graph in order and return a tuple of its outputs. Otherwise take and return what
@@ -52,5 +54,6 @@ def emit_fx(graph: Graph, *, share_weights: bool = False, flat: bool = False) ->
     body.emit_nodes()
     convention.output(body.fx_graph, emit_updates(graph, body.fx_graph, body.node_of))
     module.graph = body.fx_graph
+    module.meta["names"] = dict(state.names)
     module.eval()
     return module

@@ -15,6 +15,8 @@ class State:
     """Registers constants in nested plain modules under `root`, and says where each one is.
 
     Names at the root that `torch.fx.GraphModule` itself uses (`graph`, `code`, `meta`, …) get a trailing `_`.
+
+    names: the attribute path under which each qualified name of the model ended up.
     """
 
     def __init__(self, root: torch.nn.Module, graph: Graph, *, share: bool) -> None:
@@ -23,6 +25,7 @@ class State:
         self._tensors: dict[tuple[int, bool], torch.Tensor] = {}
         self._paths: dict[Value, str] = {}
         self._by_name: dict[str, Value] = {}
+        self.names: dict[str, str] = {}
         for value in graph.constants.values():
             self.path(value)
 
@@ -45,8 +48,10 @@ class State:
             self._by_name.setdefault(name, value)
         # A folded constant is part of the code: the original's state_dict has no such entry.
         persistent = constant.persistent and constant.kind is not ConstantKind.CONSTANT
-        paths = [self._place(name, tensor, persistent) for name in dict.fromkeys(names)]
-        return paths[0]
+        paths = {name: self._place(name, tensor, persistent) for name in dict.fromkeys(names)}
+        for name, path in paths.items():
+            self.names.setdefault(name, path)
+        return paths[names[0]]
 
     def _tensor(self, constant: Constant) -> torch.Tensor:
         """The module's own tensor for a constant; one for all constants that hold the same tensor."""

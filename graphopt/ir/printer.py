@@ -11,18 +11,22 @@ from typing import Any
 
 import torch
 
-from graphopt.ir.dims import Expr, Symbol
+from graphopt.ir.attributes import attribute_key
+from graphopt.ir.dims import Expr, Symbol, format_symbol
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Graph, walk
 from graphopt.ir.location import UNKNOWN, Location
 from graphopt.ir.op import MISSING
 from graphopt.ir.types import type_symbols
-from graphopt.ir.value import Constant, Node, Value
+from graphopt.ir.value import Constant, ConstantKind, Node, Value
 
 INLINE_LIMIT = 16
 """Constants of at most this many elements are printed with their values."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.$]+")
+_WORD = re.compile(r"[^\W\d][\w.]*")
+_FIRST_WORD = re.compile(r'-?("|[^\W\d][\w.]*)')
+_RESERVED = frozenset(["none", "true", "false", "inf", "nan", "complex", "dim", *(d.value for d in DType)])
 
 
 def print_graph(graph: Graph, *, locations: bool = True) -> str:
@@ -33,20 +37,32 @@ def print_graph(graph: Graph, *, locations: bool = True) -> str:
     return "\n".join(_Printer(locations).graph_lines(graph, ""))
 
 
+def printed_constants(graph: Graph) -> dict[str, Value]:
+    """Return the constants of a graph and its regions by the names that the text gives them."""
+    printer = _Printer(False)
+    for _ in printer.graph_lines(graph, ""):
+        pass
+    graphs = [graph, *(region for node in walk(graph) for region in node.regions)]
+    return {printer.names[value]: value for g in graphs for value in g.constants.values()}
+
+
 def print_node(node: Node) -> str:
     """Return the text of one node with its types, for messages."""
     return _Printer(True).node_line(node)
 
 
 class _Printer:
+    """Names are unique within a graph; those of constants in all its regions, since their data goes by name."""
+
     def __init__(self, locations: bool) -> None:
         self.locations = locations
         self.names: dict[Value, str] = {}
+        self.constants: set[str] = set()
         self.taken: set[str] = set()
         self.counter = 0
 
     def graph_lines(self, graph: Graph, indent: str) -> Iterator[str]:
-        yield f"{indent}graph {graph.name} {{"
+        yield f"{indent}graph {_word(graph.name)} {{"
         inner = indent + "  "
         if not indent:
             for symbol in all_symbols(graph):
@@ -56,22 +72,33 @@ class _Printer:
         for value in graph.constants.values():
             yield inner + self.constant_line(value)
         for node in graph:
-            yield inner + self.node_line(node)
             if node.regions:
+                yield f"{inner}{self.node_line(node)} ["
                 for region in node.regions:
-                    yield from self.graph_lines(region, inner + "  ")
+                    yield from self.region_lines(region, inner + "  ")
                 yield f"{inner}]"
+            else:
+                yield inner + self.node_line(node)
         yield f"{inner}return {', '.join(self.name(v) for v in graph.outputs)}".rstrip()
         for target, value in graph.updates.items():
             yield f"{inner}update {json.dumps(target)} = {self.name(value)}"
         yield f"{indent}}}"
 
+    def region_lines(self, region: Graph, indent: str) -> Iterator[str]:
+        """A region is a scope of its own."""
+        saved = self.taken, self.counter
+        self.taken, self.counter = set(), 0
+        yield from self.graph_lines(region, indent)
+        self.taken, self.counter = saved
+
     def constant_line(self, value: Value) -> str:
         constant = value.constant
         assert constant is not None
-        parts = [f"{constant.kind.value} {self.name(value)}: {value.type!r}"]
-        if constant.names and constant.names != (value.name,):
-            parts.append("names " + ", ".join(map(json.dumps, constant.names)))
+        shown = self.name(value)
+        alias = "" if self.names[value] == value.name else f" as {json.dumps(value.name)}"
+        parts = [f"{constant.kind.value} {shown}{alias}: {value.type!r}"]
+        if constant.names != ((value.name,) if constant.kind is not ConstantKind.CONSTANT else ()):
+            parts.append("names " + (", ".join(map(json.dumps, constant.names)) or "none"))
         if constant.requires_grad:
             parts.append("requires_grad")
         if not constant.persistent:
@@ -79,61 +106,77 @@ class _Printer:
         if is_inline(constant):
             parts.append("= " + _tensor_text(constant.tensor))
         else:
-            parts.append(f"sha256 {json.dumps(content_hash(constant.tensor))}")
+            parts.append(f"sha256 {json.dumps(constant_hash(constant))}")
         return " ".join(parts)
 
     def node_line(self, node: Node) -> str:
-        results = ", ".join(f"{self.name(r)}: {r.type!r}" for r in node.results)
-        operands = ", ".join("none" if v is None else self.name(v) for v in node.operands)
-        text = f"{results} = " if results else ""
-        text += f"{node.op.name}({operands})"
+        text = ", ".join([f"{self.name(r)}: {r.type!r}" for r in node.results])
+        operands = ", ".join(["none" if v is None else self.name(v) for v in node._operands])
+        text = f"{text} = {node.op.name}({operands})" if text else f"{node.op.name}({operands})"
         attributes = printed_attributes(node)
         if attributes:
-            text += " {" + ", ".join(f"{k}={attribute_text(v)}" for k, v in attributes.items()) + "}"
+            text += " {" + ", ".join([f"{k}={attribute_text(v)}" for k, v in attributes.items()]) + "}"
         if self.locations and node.location != UNKNOWN:
             text += " " + location_text(node.location)
-        return text + (" [" if node.regions else "")
+        return text
 
     def name(self, value: Value) -> str:
-        if value not in self.names:
-            name = value.name
-            if not name:
-                name, self.counter = str(self.counter), self.counter + 1
-            base, number = name, 0
-            while name in self.taken:
-                number += 1
-                name = f"{base}_{number}"
-            self.taken.add(name)
-            self.names[value] = name
-        name = self.names[value]
+        name = self.names.get(value)
+        if name is None:
+            name = self.names[value] = self.new_name(value)
         return f"%{name}" if _PLAIN.fullmatch(name) else f"%{json.dumps(name)}"
+
+    def new_name(self, value: Value) -> str:
+        name = value.name
+        if not name:
+            while str(self.counter) in self.taken:
+                self.counter += 1
+            name, self.counter = str(self.counter), self.counter + 1
+        unique, number = name, 0
+        while unique in self.taken or (value.constant is not None and unique in self.constants):
+            number += 1
+            unique = f"{name}_{number}"
+        self.taken.add(unique)
+        if value.constant is not None:
+            self.constants.add(unique)
+        return unique
 
 
 def all_symbols(graph: Graph) -> tuple[Symbol, ...]:
-    """Return every symbol in the types of the graph, inputs first."""
+    """Return every symbol in the types and attributes of the graph, inputs first."""
     found = dict.fromkeys(graph.symbols())
     for node in walk(graph):
         for region in node.regions:
             found.update(dict.fromkeys(region.symbols()))
         for result in node.results:
             found.update(dict.fromkeys(type_symbols(result.type)))
+        found.update(dict.fromkeys(node.attributes.symbols))
     return tuple(found)
+
+
+def default_names(kind: ConstantKind, name: str) -> tuple[str, ...]:
+    """The qualified names of a constant that the text says none of."""
+    return () if kind is ConstantKind.CONSTANT else (name,)
 
 
 def symbol_text(symbol: Symbol) -> str:
     """Return the declaration of a symbol with its range and divisibility."""
-    text = f"symbol {symbol.name} [{symbol.min}, {'inf' if symbol.max is None else symbol.max}]"
+    text = f"symbol {format_symbol(symbol)} [{symbol.min}, {'inf' if symbol.max is None else symbol.max}]"
     return text if symbol.multiple_of == 1 else f"{text} multiple_of {symbol.multiple_of}"
 
 
 def printed_attributes(node: Node) -> dict[str, Any]:
     """Return the attributes that differ from the schema's defaults."""
-    defaults = {p.name: p.default for p in node.op.attribute_params if p.default is not MISSING}
+    defaults = {p.name: p.default for p in node.op.attribute_params}
     return {
         name: value
         for name, value in node.attributes.items()
-        if name not in defaults or attribute_text(defaults[name]) != attribute_text(value)
+        if name not in defaults or not _is_same(value, defaults[name])
     }
+
+
+def _is_same(value: Any, default: Any) -> bool:
+    return value is default or (default is not MISSING and attribute_key(value) == attribute_key(default))
 
 
 def attribute_text(value: Any) -> str:
@@ -142,6 +185,8 @@ def attribute_text(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
     if isinstance(value, DType):
         return value.value
     if isinstance(value, float):
@@ -152,9 +197,16 @@ def attribute_text(value: Any) -> str:
         return json.dumps(value)
     if isinstance(value, tuple):
         return "(" + ", ".join(map(attribute_text, value)) + ("," if len(value) == 1 else "") + ")"
-    if isinstance(value, int | Expr):
-        return str(value)
+    if isinstance(value, Expr):
+        return _dim_text(value)
     raise TypeError(f"not an attribute: {value!r}")
+
+
+def _dim_text(dim: Expr) -> str:
+    """A dim's text; marked where its first word would read as something else than a symbol."""
+    text = str(dim)
+    first = _FIRST_WORD.match(text)
+    return f"dim({text})" if first is not None and (first.group() == '"' or first.group() in _RESERVED) else text
 
 
 def location_text(location: Location) -> str:
@@ -163,15 +215,40 @@ def location_text(location: Location) -> str:
     return text + "".join(f" <- {json.dumps(rule)}" for rule in location.rules)
 
 
+def _word(name: str) -> str:
+    return name if _WORD.fullmatch(name) else json.dumps(name)
+
+
 def content_hash(tensor: torch.Tensor) -> str:
     """Return the first 16 hex digits of the SHA-256 of a tensor's contiguous bytes."""
-    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(data.tobytes()).hexdigest()[:16]
+    data = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(data.data).hexdigest()[:16]
+
+
+def constant_hash(constant: Constant) -> str:
+    """`content_hash` of a constant, computed once for each version of its tensor."""
+    tensor = constant.tensor
+    if tensor.is_inference():
+        return content_hash(tensor)
+    known = constant.digest
+    if known is None or known[0] != tensor._version:
+        known = (tensor._version, content_hash(tensor))
+        object.__setattr__(constant, "digest", known)
+    return known[1]
 
 
 def is_inline(constant: Constant) -> bool:
-    """True if the constant's values are part of the text."""
-    return constant.tensor.numel() <= INLINE_LIMIT and not constant.tensor.is_complex()
+    """True if the constant's values are part of the text: few, and numbers that text can tell apart."""
+    tensor = constant.tensor
+    if tensor.numel() > INLINE_LIMIT or tensor.is_complex():
+        return False
+    return not tensor.is_floating_point() or not bool(tensor.isnan().any()) or _has_plain_nans(tensor)
+
+
+def _has_plain_nans(tensor: torch.Tensor) -> bool:
+    """True if every NaN has the bits that the text `nan` reads back as."""
+    plain = torch.where(tensor.isnan(), torch.full((), math.nan, dtype=tensor.dtype), tensor.detach().cpu())
+    return content_hash(plain) == content_hash(tensor)
 
 
 def _tensor_text(tensor: torch.Tensor) -> str:
@@ -191,6 +268,3 @@ def _float_text(value: float) -> str:
     if math.isnan(value):
         return "nan"
     return repr(value)
-
-
-

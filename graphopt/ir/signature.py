@@ -29,6 +29,8 @@ class Signature:
 
     in_tree, out_tree: `torch.utils._pytree.TreeSpec` of `(args, kwargs)` and of the result.
     in_leaves, out_leaves: one entry for each leaf. in_names: a name for each leaf, for messages.
+    parameters: the names under which the original takes positional arguments, in order. defaults: those of its
+        arguments that are numbers, strings or None; so that a call may pass or omit them as it likes.
     """
 
     in_tree: Any
@@ -36,3 +38,5 @@ class Signature:
     in_leaves: tuple[Leaf, ...]
     out_leaves: tuple[Leaf, ...]
     in_names: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+    defaults: tuple[tuple[str, Any], ...] = ()

@@ -30,26 +30,7 @@ def named_arguments(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mappi
             f"the example inputs don't fit {type(model).__name__}.forward: {error}; "
             "pass args as a tuple and the rest as kwargs, as in a call of the model"
         ) from error
-    named: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-            named.update(value)
-        else:
-            named[name] = value
-    return named
-
-
-def with_parameters(signature: Signature | None, model: torch.nn.Module) -> Signature | None:
-    """Add to a calling convention how the original takes its arguments."""
-    if signature is None:
-        return None
-    parameters = inspect.signature(model.forward).parameters.values()
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return replace(
-        signature,
-        parameters=tuple(p.name for p in parameters if p.kind in positional),
-        defaults=tuple((p.name, p.default) for p in parameters if isinstance(p.default, _PLAIN)),
-    )
+    return dict(bound.arguments)
 
 
 def leaf_names(in_spec: Any, parameters: Sequence[str]) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -120,8 +121,24 @@ def _exported(module: torch.nn.Module, shapes: Shapes) -> ExportedProgram:
 
 
 def _export(module: torch.nn.Module, shapes: Shapes) -> ExportedProgram:
-    with preserved(module), silent(), torch.inference_mode(False):
+    with preserved(module), silent(), _traced_lines(module), torch.inference_mode(False):
         return torch.export.export(module, shapes.args, shapes.kwargs, dynamic_shapes=shapes.spec, strict=False)
+
+
+@contextmanager
+def _traced_lines(module: torch.nn.Module) -> Iterator[None]:
+    """Let a plain function's own lines appear in the trace: PyTorch records those of functions called `forward`."""
+    anchors = getattr(torch.fx.proxy, "_STACK_TRACE_ANCHORS", None)
+    code = getattr(module.forward, "__code__", None)
+    if not isinstance(module, _Function) or code is None or anchors is None:
+        yield
+        return
+    anchor = (code.co_filename, code.co_name)
+    anchors.add(anchor)
+    try:
+        yield
+    finally:
+        anchors.discard(anchor)
 
 
 def _explained(action: Callable[[], Any], name: str) -> Any:
