@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import keyword
 import operator
@@ -122,7 +123,7 @@ class _Flattened:
         signature = self._signature
         positional, keywords = signature.in_tree.children()
         names = _distinct([*self._positional_names(positional), *keywords.context])
-        fx_graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, signature.in_tree, signature.out_tree)))
+        fx_graph.set_codegen(_PyTree(_PyTreeInfo(names, signature.in_tree, signature.out_tree)))
         found: dict[int, torch.fx.Node] = {}
         leaf_names = _distinct([identifier(name) for name in _leaf_names(signature)], taken=names)
         for leaf, name in zip(signature.in_leaves, leaf_names):
@@ -141,7 +142,14 @@ class _Flattened:
             yield _argument_name(own[0] if own else "", f"arg{index}")
 
 
-class _UnflattenOutput(_PyTreeCodeGen):
+class _PyTree(_PyTreeCodeGen):
+    """Flattens arguments and unflattens the result. Copies share the tree specs, which are immutable."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _PyTree:
+        return copy.copy(self)
+
+
+class _UnflattenOutput(_PyTree):
     """Arguments as they are, and the result put together by `pytree.tree_unflatten`."""
 
     def __init__(self, out_tree: Any) -> None:

@@ -15,6 +15,8 @@ class EmittedModule(torch.fx.GraphModule):
     """
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.fx.GraphModule:
+        for spec in (self.__dict__.get("_in_spec"), self.__dict__.get("_out_spec")):
+            memo[id(spec)] = spec  # immutable
         copy = super().__deepcopy__(memo)
         copy._parameters = {name: _copied(value, memo) for name, value in self._parameters.items()}
         copy._buffers = {name: _copied(value, memo) for name, value in self._buffers.items()}

@@ -18,8 +18,8 @@ def emit_updates(
     """Append the write-backs; return the nodes of the outputs.
 
     An output, or a new value, that may share memory with something written to is cloned first: the graph is
-    functional, so it means the value from before. The new value of a buffer is detached: it is state, not a
-    part of the loss.
+    functional, so it means the value from before. The new value of a stored tensor is detached: it is state, not
+    a part of the loss.
     """
     outputs = [node_of(value) for value in graph.outputs]
     if not graph.mutations:
@@ -35,10 +35,12 @@ def emit_updates(
     for name, target in targets.items():
         if updates[name] is target:
             continue
-        source = sources[name]
-        if target.is_constant:
+        source, destination = sources[name], node_of(target)
+        if target.constant is not None:
             source = fx_graph.call_method("detach", (source,))
-        fx_graph.call_method("copy_", (node_of(target), source))
+            if target.constant.requires_grad:
+                destination = fx_graph.call_method("detach", (destination,))
+        fx_graph.call_method("copy_", (destination, source))
     return outputs
 
 

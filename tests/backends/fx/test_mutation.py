@@ -99,3 +99,17 @@ def test_statistics_written_by_the_operator_itself_stay_in_the_module() -> None:
     module(x)
     assert torch.allclose(module.m, 0.5 * before + 0.5 * x.mean(0))
     assert torch.equal(graph.constants["m"].constant.tensor, before)  # type: ignore[union-attr]
+
+
+def test_a_parameter_can_be_rescaled_in_place() -> None:
+    graph = parse("""
+        input %x: f32[2]
+        parameter %w: f32[2] requires_grad = (2.0, 4.0)
+        %half = mul.Scalar(%w) {other=0.5}
+        %y = add.Tensor(%x, %half)
+        return %y
+        update "w" = %half""")
+    module = emit(graph)
+    (y,) = module(torch.zeros(2))
+    assert y.tolist() == module.w.tolist() == [1.0, 2.0]
+    assert module.w.is_leaf and module.w.requires_grad
