@@ -6,7 +6,12 @@ emitter puts casts around it where no kernel takes the type; every type is widen
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from graphopt.ir import DType
+
+if TYPE_CHECKING:
+    from graphopt.backends.onnx.records import Body
 
 _NAMES = {"B": "bool", "b": "i8", "h": "i16", "i": "i32", "l": "i64", "c": "u8", "H": "u16", "I": "u32", "L": "u64"}
 
@@ -80,3 +85,32 @@ def compute_dtype(op_type: str, dtype: DType, widen_floats: bool = False) -> DTy
     if accepted is None or dtype in accepted:
         return dtype
     return next((wider for wider in _WIDER.get(dtype, ()) if wider in accepted), dtype)
+
+# Operators whose kernels take no f64.
+_NO_F64 = frozenset(
+    "Acos Acosh Asin Asinh Atan Atanh AveragePool Celu Col2Im Conv ConvTranspose Cosh Elu Erf Gelu GlobalAveragePool "
+    "HardSigmoid InstanceNormalization LeakyRelu LpPool PRelu Resize RNN Selu Sinh Softplus Softsign Tan "
+    "ThresholdedRelu".split()
+)
+_NO_COMPLEX = "complex tensors have no kernels in ONNX Runtime; split them into real and imaginary parts"
+
+
+def without_kernel(body: Body) -> str | None:
+    """Return why ONNX Runtime's CPU kernels cannot run the operations of a finished body, or None."""
+    for operation in body.operations:
+        dtypes = {t.dtype for t in (*operation.inputs, *operation.outputs) if t is not None}
+        if any(dtype.is_complex for dtype in dtypes):
+            return _NO_COMPLEX
+        first = next((t.dtype for t in operation.inputs if t is not None), None)
+        if first is DType.F64 and operation.op_type in _NO_F64 and not operation.domain:
+            where = "" if operation.origin is None else f" (from {operation.origin.location})"
+            return f"ONNX Runtime has no f64 kernel for {operation.op_type}{where}; convert the model to f32"
+        accepted = INTEGER_KERNELS.get(operation.op_type)
+        key = operation.inputs[1 if operation.op_type == "Where" else 0] if operation.inputs else None
+        if accepted is not None and key is not None and not key.dtype.is_floating and key.dtype not in accepted:
+            return f"ONNX Runtime has no {key.dtype.value} kernel for {operation.op_type}; convert to another type"
+        for inner in operation.bodies():
+            reason = without_kernel(inner)
+            if reason is not None:
+                return reason
+    return None

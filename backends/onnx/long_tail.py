@@ -83,8 +83,23 @@ def _translate(node: Node, types: Sequence[Type | None], opset: int) -> gs.Graph
 
     if node.op.evaluate is None:
         raise EmissionError("the operator has no PyTorch meaning from which to translate it")
+    results = [r.type for r in node.results]
+    if any(isinstance(t, TensorType) and t.dtype.is_complex for t in (*types, *results)):
+        raise EmissionError("complex tensors have no ONNX form; split them into real and imaginary parts")
     program = _export(node, types, opset)
-    return gs.import_onnx(program.model_proto).cleanup().toposort()
+    fragment = gs.import_onnx(program.model_proto).cleanup().toposort()
+    _check(fragment, results)
+    return fragment
+
+
+def _check(fragment: gs.Graph, results: Sequence[Type]) -> None:
+    """Refuse a translation that leaves a result without a value."""
+    import onnx_graphsurgeon as gs
+
+    inputs = {id(variable) for variable in fragment.inputs}
+    made = [v for v in fragment.outputs if v.inputs or isinstance(v, gs.Constant) or id(v) in inputs]
+    if len(made) != len(results):
+        raise EmissionError(f"torch.onnx.export translates {len(made)} of its {len(results)} results")
 
 
 def _export(node: Node, types: Sequence[Type | None], opset: int) -> Any:
@@ -101,8 +116,15 @@ def _export(node: Node, types: Sequence[Type | None], opset: int) -> Any:
             exported = torch.export.export(module, examples, dynamic_shapes=(dynamic,), strict=False)
             return torch.onnx.export(exported, dynamo=True, opset_version=opset, optimize=True, verbose=False)
     except Exception as error:
-        first = str(error).strip().splitlines()
-        raise EmissionError(f"torch.onnx.export cannot translate it either: {first[0] if first else error!r}") from error
+        raise EmissionError(f"torch.onnx.export cannot translate it either: {_cause(error)}") from error
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what went wrong at the bottom."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else repr(error)
 
 
 def _example(type_: Type) -> torch.Tensor:

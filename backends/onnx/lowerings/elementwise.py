@@ -297,6 +297,59 @@ def clip(e: Emitter, x: Tensor, low: Any, high: Any) -> Tensor:
     return e.op("Clip", x, *bounds)
 
 
+@lowers("aten.fmax", "aten.fmin")
+def _lower_fmax(e: Emitter, a: Call) -> Tensor:
+    """An extreme that passes over NaN."""
+    dtype = a.out.dtype
+    x, y = e.cast(a.self, dtype), e.cast(a.other, dtype)
+    z = e.op("Max" if a.node.op.name == "aten.fmax" else "Min", x, y)
+    if not dtype.is_floating:
+        return z
+    z = e.op("Where", e.op("IsNaN", x, dtype=DType.BOOL), y, z)
+    return e.op("Where", e.op("IsNaN", y, dtype=DType.BOOL), x, z)
+
+
+@lowers("aten.copysign.Tensor", "aten.copysign.Scalar")
+def _lower_copysign(e: Emitter, a: Call) -> Tensor:
+    """A negative zero shows in its reciprocal."""
+    size = e.op("Abs", e.cast(a.self, a.out.dtype))
+    other = as_tensor(e, a.other, a.out.dtype)
+    sign = e.op("Where", _equals(e, other, 0), e.op("Reciprocal", other), other)
+    return e.op("Where", e.op("Less", sign, 0.0, dtype=DType.BOOL), e.op("Neg", size), size)
+
+
+@lowers("aten.erfc")
+def _lower_erfc(e: Emitter, a: Call) -> Tensor:
+    x = e.cast(a.self, a.out.dtype)
+    return e.op("Sub", e.scalar(1.0, x.dtype), e.op("Erf", x))
+
+
+@lowers("aten.logaddexp", "aten.logaddexp2")
+def _lower_logaddexp(e: Emitter, a: Call) -> Tensor:
+    """`max(x, y) + log(1 + exp(-|x - y|))`; equal infinities are their own result."""
+    x, y = e.cast(a.self, a.out.dtype), e.cast(a.other, a.out.dtype)
+    base = 1.0 if a.node.op.name == "aten.logaddexp" else math.log(2.0)
+    gap = e.op("Neg", e.op("Abs", e.op("Sub", x, y)))
+    gap = gap if base == 1.0 else e.op("Mul", gap, base)
+    rise = e.op("Log", e.op("Add", e.op("Exp", gap), 1.0))
+    rise = rise if base == 1.0 else e.op("Div", rise, base)
+    same = e.op("And", e.op("Equal", x, y, dtype=DType.BOOL), e.op("IsInf", x, dtype=DType.BOOL))
+    return e.op("Where", same, x, e.op("Add", e.op("Max", x, y), rise))
+
+
+@lowers("aten.atan2")
+def _lower_atan2(e: Emitter, a: Call) -> Tensor:
+    """The angle of (x, y): `atan(y/x)`, half a turn further where x is negative."""
+    y, x = e.cast(a.self, a.out.dtype), e.cast(a.other, a.out.dtype)
+    zero, half_turn = e.scalar(0.0, x.dtype), e.scalar(math.pi, x.dtype)
+    below = e.op("Less", y, 0.0, dtype=DType.BOOL)
+    turn = e.op("Where", below, e.op("Neg", half_turn), half_turn)
+    turn = e.op("Where", e.op("Less", x, 0.0, dtype=DType.BOOL), turn, zero)
+    angle = e.op("Add", e.op("Atan", e.op("Div", y, x)), turn)
+    both_zero = e.op("And", _equals(e, x, 0), _equals(e, y, 0))
+    return e.op("Where", both_zero, zero, angle)
+
+
 @lowers("aten.hypot")
 def _lower_hypot(e: Emitter, a: Call) -> Tensor:
     x, y = e.cast(a.self, a.out.dtype), e.cast(a.other, a.out.dtype)

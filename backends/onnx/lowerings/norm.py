@@ -24,13 +24,18 @@ def _vector(e: Emitter, x: Tensor | None, like: Tensor, size: Dim, fill: float) 
     return e.constant(torch.full((size,), fill, dtype=like.dtype.torch), "ones" if fill else "zeros")
 
 
-@lowers("aten.batch_norm", "aten._native_batch_norm_legit_no_training", "aten.native_batch_norm",
-        "aten._batch_norm_no_update")
+@lowers(
+    "aten.batch_norm",
+    "aten._native_batch_norm_legit_no_training",
+    "aten.native_batch_norm",
+    "aten._batch_norm_no_update",
+    "aten._native_batch_norm_legit.no_stats",
+)
 def _lower_batch_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
     """Batch normalization by the running statistics."""
     x = a.input
     if getattr(a, "training", False) not in FALSE_STRINGS or a.running_mean is None:
-        raise Declined("batch_norm in training mode")
+        return _by_batch(e, a)[: len(a.node.results)]
     channels = x.dims[1]
     y = e.op(
         "BatchNormalization",
@@ -45,6 +50,45 @@ def _lower_batch_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
         return y
     empty = e.constant(torch.zeros(0, dtype=x.dtype.torch), "empty")
     return y, *(empty for _ in a.node.results[1:])
+
+
+def _by_batch(e: Emitter, a: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch normalization by the statistics of the batch: the result, the mean and the inverse deviation."""
+    y, mean, variance = _normalized_by_batch(e, a)
+    return y, mean, e.op("Reciprocal", e.op("Sqrt", e.op("Add", variance, float(a.eps))))
+
+
+def _normalized_by_batch(e: Emitter, a: Call) -> tuple[Tensor, Tensor, Tensor]:
+    x, axes = a.input, [axis for axis in range(a.input.rank) if axis != 1]
+    mean = e.op("ReduceMean", x, axes, keepdims=1)
+    centred = e.op("Sub", x, mean, shape=x.dims)
+    variance = e.op("ReduceMean", e.op("Mul", centred, centred), axes, keepdims=1)
+    scale = e.op("Sqrt", e.op("Add", variance, float(a.eps)))
+    y = e.op("Div", centred, scale, shape=x.dims)
+    channels = x.dims[1]
+    flat = [reshape(e, t, (channels,)) for t in (mean, variance)]
+    return _affine(e, y, a.weight, a.bias, channels), flat[0], flat[1]
+
+
+@lowers("aten._native_batch_norm_legit_functional")
+def _lower_batch_norm_functional(e: Emitter, a: Call) -> Sequence[Tensor]:
+    """Also returns the new running statistics, `(1 - momentum) * old + momentum * new`, the variance unbiased."""
+    if a.training in FALSE_STRINGS:
+        empty = e.constant(torch.zeros(0, dtype=a.input.dtype.torch), "empty")
+        scale, shift = (_vector(e, t, a.input, a.input.dims[1], f) for t, f in ((a.weight, 1.0), (a.bias, 0.0)))
+        stats = (a.running_mean, a.running_var)
+        y = e.op("BatchNormalization", a.input, scale, shift, *stats, epsilon=float(a.eps))
+        return y, empty, empty, *stats
+    y, mean, variance = _normalized_by_batch(e, a)
+    inverse = e.op("Reciprocal", e.op("Sqrt", e.op("Add", variance, float(a.eps))))
+    count = e.scalar(product([d for axis, d in enumerate(a.input.dims) if axis != 1]), variance.dtype)
+    unbiased = e.op("Div", e.op("Mul", variance, count), e.op("Sub", count, 1.0))
+    pairs = ((a.running_mean, mean), (a.running_var, unbiased))
+    return y, mean, inverse, *(_blended(e, old, new, float(a.momentum)) for old, new in pairs)
+
+
+def _blended(e: Emitter, old: Tensor, new: Tensor, momentum: float) -> Tensor:
+    return e.op("Add", e.op("Mul", old, 1.0 - momentum), e.op("Mul", new, momentum))
 
 
 @lowers("aten.layer_norm", "aten.native_layer_norm")

@@ -1,0 +1,93 @@
+"""ONNX Runtime as an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from graphopt.errors import EmissionError, TargetError
+from graphopt.ir import Graph, TensorType, Type, walk
+
+if TYPE_CHECKING:
+    from graphopt.backends.onnx.session import OnnxRuntimeExecutable
+
+LEVELS = {"off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeEngine:
+    """Runs graphs in ONNX Runtime on the CPU.
+
+    threads: how many one run uses; None leaves it to PyTorch's setting. optimization: which of ONNX Runtime's own graph
+    optimizations run: "off", "basic", "extended" or "all". share_weights: read the caller's tensors in place instead of
+    copying them once; then they must not change while the executable lives. opset: the version of the operators.
+    """
+
+    threads: int | None = None
+    optimization: str = "all"
+    share_weights: bool = False
+    opset: int = 20
+    name: str = "onnxruntime"
+
+    def __post_init__(self) -> None:
+        if self.optimization not in LEVELS:
+            raise TargetError(f"unknown optimization level {self.optimization!r}; choose one of {', '.join(LEVELS)}")
+
+    def missing(self) -> str | None:
+        """Return why ONNX Runtime cannot run here and what remedies it, or None."""
+        absent = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+        if not absent:
+            return None
+        return f"{' and '.join(absent)} not installed; run `pip install graphopt[onnx]`"
+
+    def unsupported(self, graph: Graph) -> str | None:
+        """Return why ONNX Runtime cannot run the graph, or None. Costs an emission without weights."""
+        reason = self.missing() or _foreign_device(graph)
+        if reason is not None:
+            return reason
+        try:
+            return self._no_kernel(graph)
+        except EmissionError as error:
+            return str(error)
+
+    def load(self, graph: Graph) -> OnnxRuntimeExecutable:
+        """Emit the graph and load it into a session.
+
+        Raises:
+            TargetError: ONNX Runtime is not installed.
+            EmissionError: the graph has something that ONNX or ONNX Runtime cannot express.
+        """
+        absent = self.missing()
+        if absent is not None:
+            raise TargetError(f"engine 'onnxruntime' cannot run: {absent}")
+        device = _foreign_device(graph)
+        if device is not None:
+            raise EmissionError(device)
+        from graphopt.backends.onnx.session import load
+
+        return load(graph, self)
+
+    def _no_kernel(self, graph: Graph) -> str | None:
+        from graphopt.backends.onnx.emitter import Emitter
+        from graphopt.backends.onnx.kernels import without_kernel
+        from graphopt.backends.onnx.model import build
+        from graphopt.backends.onnx.serialize import drop_dead
+
+        body = build(graph, Emitter(self.opset, widen_floats=True))
+        drop_dead(body)
+        return without_kernel(body)
+
+
+def _foreign_device(graph: Graph) -> str | None:
+    for device in (t.device for t in _types(graph) if isinstance(t, TensorType)):
+        if device != "cpu":
+            return f"the graph has tensors on {device!r}, and this engine runs on the CPU; move the model there first"
+    return None
+
+
+def _types(graph: Graph) -> list[Type]:
+    values = [*graph.inputs, *graph.constants.values()]
+    return [v.type for v in values] + [r.type for node in walk(graph) for r in node.results]
+
+

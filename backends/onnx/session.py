@@ -1,0 +1,153 @@
+"""A graph loaded into an ONNX Runtime session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from graphopt.backends.onnx.emitter import Emitter
+from graphopt.backends.onnx.engine import LEVELS
+from graphopt.backends.onnx.model import build, mutated_constants
+from graphopt.backends.onnx.serialize import to_model, write_raw
+from graphopt.errors import EmissionError, InputError
+from graphopt.ir import DType, Graph, ScalarKind, ScalarType, TensorType, Type
+
+if TYPE_CHECKING:
+    from graphopt.backends.onnx.engine import OnnxRuntimeEngine
+
+_SHARED_ABOVE = 256
+"""Initializers of more bytes are handed to the session in memory instead of being written into the model."""
+_NUMPY_LACKS = frozenset({DType.BF16, DType.F8E4M3FN, DType.F8E4M3FNUZ, DType.F8E5M2, DType.F8E5M2FNUZ})
+_SCALARS = {ScalarKind.INT: np.int64, ScalarKind.FLOAT: np.float64, ScalarKind.BOOL: np.bool_}
+
+
+def load(graph: Graph, engine: OnnxRuntimeEngine) -> OnnxRuntimeExecutable:
+    """Emit a graph and load it. Weights go to the session as memory, so they are copied at most once and may exceed
+    what a protocol buffer holds.
+
+    Raises:
+        EmissionError: ONNX Runtime refuses the model.
+    """
+    body = build(graph, Emitter(engine.opset, widen_floats=True, contrib=True))
+    weights: dict[str, Any] = {}
+
+    def write(proto: onnx.TensorProto, data: torch.Tensor) -> None:
+        if data.numel() * data.element_size() <= _SHARED_ABOVE:
+            write_raw(proto, data)
+            return
+        held = _held(data, engine.share_weights)
+        weights[proto.name] = held
+        proto.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", "memory"), ("offset", 0), ("length", held.numel() * held.element_size())):
+            entry = proto.external_data.add()
+            entry.key, entry.value = key, str(value)
+
+    model = to_model(body, engine.opset, graph.name, write)
+    session = _session(model, weights, engine)
+    return OnnxRuntimeExecutable(graph, session, list(weights.values()))
+
+
+def _held(data: torch.Tensor, share: bool) -> torch.Tensor:
+    """The elements in row-major order, in memory that only the session knows unless it may be shared."""
+    data = data.detach()
+    return data.contiguous() if share else data.clone(memory_format=torch.contiguous_format)
+
+
+def _session(
+    model: onnx.ModelProto, weights: dict[str, torch.Tensor], engine: OnnxRuntimeEngine
+) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[engine.optimization])
+    options.intra_op_num_threads = engine.threads or torch.get_num_threads()
+    options.log_severity_level = 3
+    if weights:
+        options.add_external_initializers(list(weights), [_value(t) for t in weights.values()])
+    try:
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its exception classes share no base of their own
+        raise EmissionError(f"ONNX Runtime cannot load the graph: {error}") from error
+
+
+def _value(tensor: torch.Tensor) -> onnxruntime.OrtValue:
+    """A view of a tensor's memory."""
+    return onnxruntime.OrtValue.from_dlpack(tensor)
+
+
+class OnnxRuntimeExecutable:
+    """A loaded graph. The buffers that it updates live here, and change from run to run."""
+
+    def __init__(self, graph: Graph, session: onnxruntime.InferenceSession, weights: list[torch.Tensor]) -> None:
+        buffers = mutated_constants(graph)
+        self.session = session
+        self.state: dict[str, torch.Tensor] = {
+            value.name: value.constant.tensor.detach().clone() for value in buffers if value.constant is not None
+        }
+        self._weights = weights  # the session reads this memory
+        self._inputs = [(value.name, value.type) for value in graph.inputs]
+        self._mutations = graph.mutations
+        self._names = [output.name for output in session.get_outputs()]
+        types = [v.type for v in (*graph.inputs, *buffers, *graph.returned)]
+        self._by_dlpack = any(isinstance(t, TensorType) and t.dtype in _NUMPY_LACKS for t in types)
+        self._returned = [value.type for value in graph.returned]
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """Run on flat inputs in graph order; return the flat outputs. A mutated input is written to in place.
+
+        Raises:
+            InputError: the inputs don't fit the graph.
+        """
+        if len(inputs) != len(self._inputs):
+            raise InputError(f"the graph takes {len(self._inputs)} inputs, got {len(inputs)}")
+        feeds = {name: _prepared(name, type_, given) for (name, type_), given in zip(self._inputs, inputs)}
+        feeds.update(self.state)
+        results = self._run_values(feeds) if self._by_dlpack else self._run_arrays(feeds)
+        results = [_as_returned(type_, result) for type_, result in zip(self._returned, results)]
+        count = len(results) - len(self._mutations)
+        for target, new in zip(self._mutations, results[count:]):
+            if target in self.state:
+                self.state[target] = new
+            else:
+                feeds[target].copy_(new)
+        return results[:count]
+
+    def _run_arrays(self, feeds: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
+        try:
+            return [torch.from_numpy(array) for array in self.session.run(self._names, arrays)]
+        except Exception as error:
+            raise InputError(f"ONNX Runtime cannot run on these inputs: {error}") from error
+
+    def _run_values(self, feeds: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        values = {name: _value(tensor) for name, tensor in feeds.items()}
+        try:
+            results = self.session.run_with_ort_values(self._names, values)
+        except Exception as error:
+            raise InputError(f"ONNX Runtime cannot run on these inputs: {error}") from error
+        return [torch.from_dlpack(value) for value in results]
+
+
+def _prepared(name: str, type_: Type, given: Any) -> torch.Tensor:
+    """An input as a tensor that the session can read in place."""
+    if isinstance(given, torch.Tensor):
+        given = given.detach()
+        if isinstance(type_, TensorType) and given.dtype != type_.dtype.torch:
+            raise InputError(f"input {name!r} is {given.dtype}, the graph takes {type_!r}")
+        if given.device.type != "cpu":
+            raise InputError(f"input {name!r} is on {given.device}, this engine runs on the CPU")
+        return given.contiguous()
+    if isinstance(type_, ScalarType):
+        return torch.from_numpy(np.asarray(given, dtype=_SCALARS[type_.kind]))
+    raise InputError(f"input {name!r} is a {type(given).__name__}, the graph takes {type_!r}")
+
+
+def _as_returned(type_: Type, result: torch.Tensor) -> Any:
+    return result.item() if isinstance(type_, ScalarType) else result
+
+
