@@ -33,6 +33,19 @@ def named_arguments(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mappi
     return dict(bound.arguments)
 
 
+def with_parameters(signature: Signature | None, model: torch.nn.Module) -> Signature | None:
+    """Add to a calling convention how the original takes its arguments."""
+    if signature is None:
+        return None
+    parameters = inspect.signature(model.forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return replace(
+        signature,
+        parameters=tuple(p.name for p in parameters if p.kind in positional),
+        defaults=tuple((p.name, p.default) for p in parameters if isinstance(p.default, _PLAIN)),
+    )
+
+
 def leaf_names(in_spec: Any, parameters: Sequence[str]) -> tuple[str, ...]:
     """Return a readable name for each leaf of `(args, kwargs)`: `x`, `images[0]`, `batch['mask']`."""
     positions = pytree.tree_unflatten(list(range(in_spec.num_leaves)), in_spec)
