@@ -10,6 +10,7 @@ from graphopt.errors import RewriteLimitError, RuleError
 from graphopt.ir import Graph, Node, Op, Trait, Value
 from graphopt.rewrite.listener import Listener
 from graphopt.rewrite.pattern import Match, OpPattern, Surroundings
+from graphopt.rewrite.plan import Place, Source, source_of
 from graphopt.rewrite.rewriter import Rewriter
 from graphopt.rewrite.rule import Rule, type_reason
 from graphopt.rewrite.statistics import RewriteStatistics, RuleStatistics
@@ -18,6 +19,8 @@ from graphopt.rewrite.worklist import Worklist
 Fold = Callable[[Node, Rewriter], "Sequence[Value] | None"]
 Gate = Callable[[str, Node], bool]
 """Asked before each application with the rule's name and the root; False skips it (bisection)."""
+
+Candidate = tuple[Rule, OpPattern, RuleStatistics]
 
 REWRITES_PER_NODE = 16
 MINIMUM_BUDGET = 256
@@ -153,7 +156,7 @@ class _Driver:
         self.budget = budget if budget is not None else MINIMUM_BUDGET + REWRITES_PER_NODE * len(graph)
         self.recent: deque[tuple[str, str]] = deque(maxlen=RECENT)
         self.applications = 0
-        self._candidates: dict[Op, list[tuple[Rule, OpPattern, RuleStatistics]]] = {}
+        self._candidates: dict[tuple[Op, Source, Source], list[Candidate]] = {}
 
     def run(self) -> RewriteStatistics:
         while self.worklist:
@@ -191,12 +194,13 @@ class _Driver:
         return True
 
     def _rewrite(self, node: Node) -> None:
-        op = node.op
-        candidates = self._candidates.get(op)
+        operands = node._operands
+        first = source_of(operands[0]) if operands else Place.ABSENT
+        second = source_of(operands[1]) if len(operands) > 1 else Place.ABSENT
+        key = (node.op, first, second)
+        candidates = self._candidates.get(key)
         if candidates is None:
-            found = [c for c in self.rules.candidates(op) if not (c[0].inference_only and self.surroundings.trainable)]
-            candidates = [(rule, pattern, self.statistics.rule(rule.label)) for rule, pattern in found]
-            self._candidates[op] = candidates
+            candidates = self._candidates[key] = self._find_candidates(*key)
         label = ""
         try:
             for rule, pattern, counts in candidates:
@@ -209,6 +213,15 @@ class _Driver:
             raise
         except Exception as error:
             raise _rule_error(label, node, error) from error
+
+    def _find_candidates(self, op: Op, first: Source, second: Source) -> list[Candidate]:
+        """The rules that may match a node of `op` whose first two operands come from there."""
+        trainable = self.surroundings.trainable
+        return [
+            (rule, pattern, self.statistics.rule(rule.label))
+            for rule, pattern in self.rules.candidates(op)
+            if not (trainable and rule.inference_only) and pattern.may_be_root(op, first, second)
+        ]
 
     def _try(self, rule: Rule, match: Match, node: Node, counts: RuleStatistics) -> bool:
         start = perf_counter()
@@ -230,8 +243,8 @@ class _Driver:
         constants = len(self.graph.constants)
         if self.applications >= self.budget - RECENT:
             self.recent.append((rule.label, repr(node)))
-        with self.rewriter.at(node, rule.label):
-            replacement = rule.rewrite(match, self.rewriter)
+        self.rewriter.stand_at(node, rule.label)
+        replacement = rule.rewrite(match, self.rewriter)
         if replacement is None:
             return True
         if isinstance(replacement, str):

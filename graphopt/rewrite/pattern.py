@@ -18,7 +18,7 @@ from types import EllipsisType
 from typing import Any
 
 from graphopt.ir import ConstantKind, Node, Op, Value
-from graphopt.rewrite.plan import Plan, make_plan
+from graphopt.rewrite.plan import Place, Plan, Source, make_plan
 from graphopt.rewrite.uniform import uniform_value
 
 Guard = Callable[[Any], bool]
@@ -89,6 +89,10 @@ class Pattern:
         """Match `value`, adding to `match`; on failure `match` may hold leftovers that the caller resets."""
         raise NotImplementedError
 
+    def may_match(self, source: Source) -> bool:
+        """False only if no operand that comes from `source` can match."""
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class Var(Pattern):
@@ -122,6 +126,9 @@ class Number(Pattern):
             found = value
         return found is not None and found == self.number and math.copysign(1, found) == math.copysign(1, self.number)
 
+    def may_match(self, source: Source) -> bool:
+        return source is Place.STORED
+
 
 @dataclass(frozen=True, slots=True)
 class Literal(Pattern):
@@ -131,6 +138,9 @@ class Literal(Pattern):
 
     def match(self, value: Any, match: Match) -> bool:
         return not isinstance(value, Value) and type(value) is type(self.value) and value == self.value
+
+    def may_match(self, source: Source) -> bool:
+        return source is Place.ABSENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +153,9 @@ class Stored(Pattern):
         if not match.surroundings.is_fixed(value):
             return False
         return Var(self.name).match(value, match)
+
+    def may_match(self, source: Source) -> bool:
+        return source is Place.STORED
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +183,9 @@ class Produced(Pattern):
         match.nodes.append(producer)
         return True
 
+    def may_match(self, source: Source) -> bool:
+        return isinstance(source, Op) and source.base in self.bases
+
 
 @dataclass(frozen=True, slots=True)
 class Optional(Pattern):
@@ -185,6 +201,9 @@ class Optional(Pattern):
         match.reset(mark)
         return self.inner.match(value, match)
 
+    def may_match(self, source: Source) -> bool:
+        return self.op.may_match(source) or self.inner.may_match(source)
+
 
 @dataclass(frozen=True, slots=True)
 class Either(Pattern):
@@ -199,6 +218,9 @@ class Either(Pattern):
                 return True
             match.reset(mark)
         return False
+
+    def may_match(self, source: Source) -> bool:
+        return any(choice.may_match(source) for choice in self.choices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,12 +259,17 @@ class OpPattern(Pattern):
             return False
         return self.match_node(producer, match)
 
+    def may_match(self, source: Source) -> bool:
+        return isinstance(source, Op) and self.base in (source.name, source.base)
+
+    def may_be_root(self, op: Op, first: Source, second: Source) -> bool:
+        """False only if no node of `op` can match as the root whose first two operands come from there."""
+        plan = self._planned(op)
+        return plan is not None and plan.may_match(first, second)
+
     def match_node(self, node: Node, match: Match) -> bool:
         """Match a node as the root."""
-        op = node.op
-        plan = self._plans.get(op, _NOT_PLANNED)
-        if plan is _NOT_PLANNED:
-            plan = self._plans[op] = self._plan(op)
+        plan = self._planned(node.op)
         if plan is None:
             return False
         match.nodes.append(node)
@@ -250,10 +277,12 @@ class OpPattern(Pattern):
             match.bindings[self.name] = node
         return plan.match(node, match)
 
-    def _plan(self, op: Op) -> Plan | None:
-        if self.base not in (op.name, op.base):
-            return None
-        return make_plan(op, self.args, self.kwargs, self.rest)
+    def _planned(self, op: Op) -> Plan | None:
+        plan = self._plans.get(op, _NOT_PLANNED)
+        if plan is _NOT_PLANNED:
+            known = self.base in (op.name, op.base)
+            plan = self._plans[op] = make_plan(op, self.args, self.kwargs, self.rest) if known else None
+        return plan  # type: ignore[no-any-return]
 
 
 def var(name: str, where: Guard | None = None) -> Var:

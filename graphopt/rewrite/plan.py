@@ -1,14 +1,42 @@
-"""A pattern's arguments resolved against one operator's schema, so that matching a node looks nothing up by name."""
+"""A pattern's arguments resolved against one operator's schema, so that matching a node looks nothing up by name.
+
+Most attempts fail because an operand comes from the wrong place. A `Source` says where an operand comes from, coarsely
+enough to be a dictionary key, so that rules are sorted out once for each combination of sources and not for each node.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum, auto
 from typing import Any, NamedTuple
 
-from graphopt.ir import MISSING, Node, Op, Param, ParamKind, Trait
+from graphopt.ir import MISSING, Node, Op, Param, ParamKind, Trait, Value
 
 Matcher = Any
-"""An object with `match(value, match) -> bool`."""
+"""An object with `match(value, match) -> bool` and `may_match(source) -> bool`."""
+
+
+class Place(Enum):
+    """Where an operand comes from, if not from a node."""
+
+    STORED = auto()
+    INPUT = auto()
+    ABSENT = auto()
+
+    __hash__ = object.__hash__
+
+
+Source = Op | Place
+"""Where an operand comes from: the operator that makes it, or a `Place`."""
+
+
+def source_of(value: Value | None) -> Source:
+    """The source of an operand."""
+    if value is None:
+        return Place.ABSENT
+    if value.producer is not None:
+        return value.producer.op
+    return Place.INPUT if value.constant is None else Place.STORED
 
 
 class Step(NamedTuple):
@@ -53,12 +81,12 @@ class Plan:
         return Step(index, param.name, None, pattern)
 
     def match(self, node: Node, match: Any) -> bool:
-        """Match the arguments of `node`; on failure `match` is as it was."""
+        """Match the arguments of `node`; on failure `match` may hold leftovers."""
         if not self._rest_is_default(node):
             return False
         operands = node._operands
         attributes: Any = node.arguments() if self.variadic else node.attributes
-        mark = match.mark()
+        mark = match.mark() if len(self.orders) > 1 else None
         for order in self.orders:
             for operand, name, default, pattern in order:
                 if operand < 0:
@@ -69,10 +97,22 @@ class Plan:
                     break
             else:
                 return True
+            if mark is None:
+                return False
             match.reset(mark)
             if self.alpha and node.attributes.get("alpha", 1) != 1:
                 return False
         return False
+
+    def may_match(self, first: Source, second: Source) -> bool:
+        """False if no node can match whose first two operands come from there."""
+        if self.variadic:
+            return True
+        sources = (first, second)
+        return any(
+            all(step.pattern.may_match(sources[step.operand]) for step in order if 0 <= step.operand < 2)
+            for order in self.orders
+        )
 
     def _rest_is_default(self, node: Node) -> bool:
         attributes = node.attributes
@@ -83,7 +123,10 @@ class Plan:
             arguments = node.arguments()
             return not any(arguments[node.op.operand_params[i].name] for i in self.absent)
         operands = node._operands
-        return all(index >= len(operands) or operands[index] is None for index in self.absent)
+        for index in self.absent:
+            if index < len(operands) and operands[index] is not None:
+                return False
+        return True
 
 
 def make_plan(op: Op, args: Sequence[Matcher], kwargs: Sequence[tuple[str, Matcher]], rest: bool) -> Plan | None:

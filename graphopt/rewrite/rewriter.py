@@ -63,11 +63,15 @@ class Rewriter:
     def at(self, node: Node, rule: str = "") -> Iterator[Rewriter]:
         """Insert before `node`, with its location, in the name of `rule`."""
         saved = self._anchor, self._location, self._rule
-        self._anchor, self._location, self._rule = node, node.location, rule
+        self.stand_at(node, rule)
         try:
             yield self
         finally:
             self._anchor, self._location, self._rule = saved
+
+    def stand_at(self, node: Node, rule: str = "") -> None:
+        """Insert before `node` from now on, with its location, in the name of `rule`."""
+        self._anchor, self._location, self._rule = node, node.location, rule
 
     # Creation
 

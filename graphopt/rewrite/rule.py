@@ -120,6 +120,7 @@ def build(pattern: Pattern, match: Match, rewriter: Rewriter) -> Any:
 def type_reason(old: Sequence[Value], new: Sequence[Value]) -> str | None:
     """Return why `new` cannot stand for `old` (a type is not known to be equal), or None."""
     for before, after in zip(old, new):
-        if not types_known_equal(before.type, after.type):
+        old_type, new_type = before.type, after.type
+        if old_type is not new_type and old_type != new_type and not types_known_equal(old_type, new_type):
             return f"the type would change from {before.type!r} to {after.type!r}"
     return None

@@ -44,11 +44,11 @@ def permutation(node: Node) -> Permutation | None:
     rank = len(source.type.shape)
     attributes = node.attributes
     base = node.op.base
+    if base == "aten.transpose":
+        return _swapped(rank, attributes["dim0"], attributes["dim1"])
     if base == "aten.permute":
         return tuple(d % rank for d in attributes["dims"]) if rank else ()
-    if base == "aten.t":
-        return tuple(reversed(range(rank)))
-    if base == "aten.numpy_T":
+    if base in ("aten.t", "aten.numpy_T"):
         return tuple(reversed(range(rank)))
     if base == "aten.mT":
         return _swapped(rank, -2, -1)

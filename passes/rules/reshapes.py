@@ -17,7 +17,7 @@ from graphopt.rewrite.rule import Replacement
 _NAMES = ("reshape", "view", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as")
 RESHAPES = frozenset(f"aten.{name}" for name in _NAMES)
 EXPANDS = frozenset({"aten.expand", "aten.expand_as", "aten.broadcast_to"})
-WALK_LIMIT = 8
+WALK_LIMIT = 4
 """How many elementwise nodes a rule looks through."""
 
 x = var("x")
