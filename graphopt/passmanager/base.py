@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from graphopt.errors import unknown_name
 from graphopt.ir import Graph, Node, verify
 from graphopt.passmanager.context import PassContext
-from graphopt.rewrite import Contract, Rewriter, RewriteStatistics, Rule, RuleSet, apply_rules
+from graphopt.rewrite import Contract, Listener, Rewriter, RewriteStatistics, Rule, RuleSet, apply_rules
 
 
 def kebab_case(name: str) -> str:
@@ -128,11 +128,28 @@ class RulePass(Pass):
         return min(self.contract, loosest)
 
 
+class _Heard(Listener):
+    """Whether anything was mutated, in the graph or in a region that the function rewrites by the same listeners."""
+
+    def __init__(self) -> None:
+        self.anything = False
+
+    def inserted(self, node: Node) -> None:
+        self.anything = True
+
+    def removed(self, node: Node) -> None:
+        self.anything = True
+
+    def modified(self, node: Node) -> None:
+        self.anything = True
+
+
 @dataclass(frozen=True)
 class FunctionPass(Pass):
     """A pass from a function `f(graph, rewriter, *, option=default, …)`, as made by the `pass_` decorator.
 
-    The function may also take `context`. Its keyword-only parameters are the options of the pass.
+    The function may also take `context`, whose listeners a rewriter of an inner graph needs. Its keyword-only
+    parameters are the options of the pass.
     """
 
     function: Callable[..., Any] = field(repr=False)
@@ -149,10 +166,12 @@ class FunctionPass(Pass):
         return self.level
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        rewriter = Rewriter(graph, context.listeners)
-        given = {"context": context} if "context" in inspect.signature(self.function).parameters else {}
-        notes = self.function(graph, rewriter, **given, **self.arguments)
-        return PassResult(rewriter.changed, notes=[str(note) for note in notes or ()])
+        heard = _Heard()
+        inner = dataclasses.replace(context, listeners=[*context.listeners, heard])
+        rewriter = Rewriter(graph, inner.listeners)
+        given = {"context": inner} if "context" in inspect.signature(self.function).parameters else {}
+        notes = [str(note) for note in self.function(graph, rewriter, **given, **self.arguments) or ()]
+        return PassResult(rewriter.changed or heard.anything, notes=notes)
 
     def option_parameters(self) -> dict[str, inspect.Parameter]:
         """The keyword-only parameters of the function, but for `context`."""

@@ -148,6 +148,7 @@ class _Driver:
         self.gate = gate
         self.surroundings = surroundings
         self.worklist = Worklist(reversed(graph))
+        self.pending = Worklist()
         self.feed = _Feed(self.worklist)
         self.rewriter = Rewriter(graph, [self.feed, *listeners])
         self.statistics = RewriteStatistics()
@@ -244,8 +245,12 @@ class _Driver:
         if self.applications >= self.budget - RECENT:
             self.recent.append((rule.label, repr(node)))
         self.rewriter.stand_at(node, rule.label)
+        # Until the rewrite is accepted, nothing is re-enqueued: a rule that builds, declines and is tried again because
+        # of what it built would never end.
+        self.feed.worklist = self.pending
         replacement = rule.rewrite(match, self.rewriter)
         if replacement is None:
+            self._accept()
             return True
         if isinstance(replacement, str):
             self._undo(constants)
@@ -258,8 +263,15 @@ class _Driver:
             self._undo(constants)
             self.statistics.decline(rule.label, node, reason)
             return False
+        self._accept()
         self.rewriter.replace(node, values)
         return True
+
+    def _accept(self) -> None:
+        """Enqueue what the rewrite touched."""
+        self.feed.worklist = self.worklist
+        for touched in self.pending.drain():
+            self.worklist.push(touched)
 
     def _undo(self, constants: int) -> None:
         """Remove what a declined rewrite created, constants beyond the first so many included; nothing uses it yet."""
@@ -268,6 +280,8 @@ class _Driver:
                 self.rewriter.erase(created)
         for value in list(self.graph.constants.values())[constants:]:
             self.rewriter.drop_constant(value)
+        self.pending.drain()
+        self.feed.worklist = self.worklist
 
     def _allowed(self, rule: str, node: Node) -> bool:
         return self.gate is None or self.gate(rule, node)

@@ -38,6 +38,13 @@ class Worklist:
                 del self._index[node]
                 return node
 
+    def drain(self) -> list[Node]:
+        """Remove all nodes and return them in the order in which they were pushed."""
+        nodes = list(self._index)
+        self._stack.clear()
+        self._index.clear()
+        return nodes
+
     def discard(self, node: Node) -> None:
         """Remove a node, leaving a gap that `pop` skips."""
         position = self._index.pop(node, None)
