@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import fx
 
 from graphopt.errors import CaptureError
 from graphopt.frontends.torch_export.overloads import Overload
@@ -23,6 +24,7 @@ _SPLITS = {"split", "split_with_sizes", "chunk", "tensor_split", "hsplit", "vspl
 
 def result_view(
     importer: Importer,
+    node: fx.Node,
     overload: Overload,
     value: Value,
     traced: torch.Tensor,
@@ -38,9 +40,11 @@ def result_view(
     context = importer.context
     if not context.tracking:
         return View(Storage(), type_, value)
-    parent = next((r.view for r in refs if context.shares(traced, r.view)), None)
+    seen = context.with_memory(node, traced, value.index)
+    parent = next((r.view for r in refs if context.shares(seen, r.view)), None)
     if parent is None:
         return context.root(value, traced).view
+    context.place(traced, parent.storage)
     return view_of(importer, overload, value, bound, parent)
 
 

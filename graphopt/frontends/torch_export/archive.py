@@ -23,9 +23,13 @@ from graphopt.ops.quiet import quiet
 _EXPRESSION = re.compile(r"[A-Za-z0-9_ ,()+\-*/<>=!&|~%.]*")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _SYMBOL = re.compile(r"z?[a-z]{1,3}\d+")
+_QUOTED = re.compile(rf"'({_SYMBOL.pattern}|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)'")
 _FUNCTIONS = frozenset(
     {
         *("Mod", "PythonMod", "FloorDiv", "CleanDiv", "CeilDiv", "Max", "Min", "ModularIndexing", "Identity", "Abs"),
+        *("Symbol", "Integer", "Rational", "Float", "Add", "Mul", "true", "false", "precision"),
+        *("integer", "positive", "negative", "nonnegative", "nonpositive", "nonzero", "real", "finite", "even", "odd"),
+        *("Equality", "Unequality", "StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan"),
         *("Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "Where", "True", "False", "int_oo", "oo"),
         *("IntTrueDiv", "FloatTrueDiv", "FloatPow", "PowByNatural", "Pow", "floor", "ceiling", "LShift", "RShift"),
         *("ToFloat", "TruncToInt", "TruncToFloat", "RoundToInt", "RoundDecimal", "CeilToInt", "FloorToInt"),
@@ -130,7 +134,10 @@ def _strange_expressions(item: Any) -> Iterator[str]:
 
 def _is_arithmetic(expression: Any) -> bool:
     """True for numbers, size symbols, operators and the arithmetic functions that PyTorch writes."""
-    if not isinstance(expression, str) or not _EXPRESSION.fullmatch(expression) or "__" in expression:
+    if not isinstance(expression, str):
+        return False
+    expression = _QUOTED.sub(r"\1", expression)
+    if not _EXPRESSION.fullmatch(expression) or "__" in expression:
         return False
     if re.search(r"\.\s*[A-Za-z_(]|[A-Za-z_)]\s*\.", expression):
         return False

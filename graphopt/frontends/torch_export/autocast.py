@@ -36,11 +36,11 @@ class Autocast:
     def _computed_in(
         self, operands: Sequence[Any], attributes: Mapping[str, Any], results: Sequence[Any]
     ) -> DType | None:
-        found = next((r.dtype for r in results if isinstance(r, torch.Tensor) and r.is_floating_point()), None)
+        found = {r.dtype for r in results if isinstance(r, torch.Tensor) and r.is_floating_point()}
         given = {operand.dtype for operand in operands if self._is_eligible(operand)}
-        if found is None or not given or isinstance(attributes.get("dtype"), DType):
+        if len(found) != 1 or not given or isinstance(attributes.get("dtype"), DType):
             return None
-        result = from_torch(found)
+        result = from_torch(found.pop())
         natural = DType.F32 if DType.F32 in given else next(iter(given))
         if result is self.dtype and given != {self.dtype}:
             return self.dtype

@@ -14,6 +14,8 @@ from graphopt.ir import (
     Location,
     Node,
     Op,
+    ScalarKind,
+    ScalarType,
     TensorType,
     Type,
     Value,
@@ -21,6 +23,7 @@ from graphopt.ir import (
     infer_types,
 )
 from graphopt.ir.bind import bind
+from graphopt.ir.dims import Dim
 from graphopt.ir.location import UNKNOWN
 from graphopt.ops import registry
 
@@ -28,9 +31,25 @@ from graphopt.ops import registry
 class Builder:
     """Appends nodes to a graph; `location` is where the next ones come from."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, sizes: dict[Dim, Value] | None = None) -> None:
         self.graph = graph
         self.location: Location = UNKNOWN
+        self._sizes: dict[Dim, Value] = {} if sizes is None else sizes
+
+    def at(self, location: Location) -> Builder:
+        """Return a builder of the same graph at another location."""
+        other = Builder(self.graph, self._sizes)
+        other.location = location
+        return other
+
+    def size(self, dim: Dim) -> Value:
+        """Return a dim as a value: the one that has it (an input, the result of `item`), or a new one."""
+        for value in self.graph.inputs:
+            if isinstance(value.type, ScalarType) and value.type.value == dim:
+                return value
+        if dim not in self._sizes:
+            self._sizes[dim] = self.one("graphopt.dim", dim, type=ScalarType(ScalarKind.INT, dim))
+        return self._sizes[dim]
 
     def append(
         self,
@@ -43,6 +62,9 @@ class Builder:
     ) -> tuple[Value, ...]:
         """Append a node whose result types are known."""
         node = Node(op, operands, attributes, types, regions=regions, location=self.location, names=names)
+        for value in node.results:
+            if isinstance(value.type, ScalarType) and value.type.value is not None:
+                self._sizes.setdefault(value.type.value, value)
         return self.graph.append(node).results
 
     def call(

@@ -20,7 +20,11 @@ from graphopt.frontends.torch_export.program import import_program
 from graphopt.frontends.torch_export.training import modes_of, traced_in_eval
 from graphopt.ir import Graph
 
-_NEEDS_NO_GRAD = ("is a view and is being modified inplace", "a leaf Variable that requires grad")
+_NEEDS_NO_GRAD = (
+    "is a view and is being modified inplace",
+    "a leaf Variable that requires grad",
+    "Inference tensors cannot be saved for backward",
+)
 
 Model = torch.nn.Module | ExportedProgram | Callable[..., Any] | str | os.PathLike[str]
 
@@ -111,17 +115,23 @@ class _Function(torch.nn.Module):
 
 
 def _exported(module: torch.nn.Module, shapes: Shapes) -> ExportedProgram:
+    gradients = torch.is_grad_enabled()
     try:
-        return _export(module, shapes)
+        return _export(module, shapes, gradients)
     except RuntimeError as error:
-        if not (torch.is_grad_enabled() and any(text in str(error) for text in _NEEDS_NO_GRAD)):
+        if not (gradients and any(text in str(error) for text in _NEEDS_NO_GRAD)):
             raise
-    with torch.no_grad():
-        return _export(module, shapes)
+    return _export(module, shapes, False)
 
 
-def _export(module: torch.nn.Module, shapes: Shapes) -> ExportedProgram:
-    with preserved(module), silent(), _traced_lines(module), torch.inference_mode(False):
+def _export(module: torch.nn.Module, shapes: Shapes, gradients: bool) -> ExportedProgram:
+    with (
+        torch.inference_mode(False),
+        torch.set_grad_enabled(gradients),
+        preserved(module),
+        silent(),
+        _traced_lines(module),
+    ):
         return torch.export.export(module, shapes.args, shapes.kwargs, dynamic_shapes=shapes.spec, strict=False)
 
 

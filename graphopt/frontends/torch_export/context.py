@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import fx
+from torch._ops import OpOverload
 
 from graphopt.frontends.torch_export.autocast import Autocast
 from graphopt.frontends.torch_export.locations import Locations
-from graphopt.frontends.torch_export.overloads import Overload
+from graphopt.frontends.torch_export.overloads import Overload, describe
 from graphopt.frontends.torch_export.storage import Storage, TensorRef, View
 from graphopt.frontends.torch_export.symbols import SymbolTable
 from graphopt.frontends.torch_export.training import TRAINING_ATTRIBUTES, TrainingModes
@@ -21,6 +23,8 @@ class Context:
     """Symbols, locations and modes of one exported program.
 
     tracking: whether aliases matter, that is, whether anything is written in place.
+    retraced: whether the traced tensors don't show which of them share memory (a deserialized program's don't), so
+        that operators which may return views run again on fake tensors.
     memory: the storage of each traced tensor's memory.
     numbers: the 0-dim tensors that symbolic floats and booleans were read from, by sympy expression.
     """
@@ -28,6 +32,7 @@ class Context:
     symbols: SymbolTable
     modes: TrainingModes
     tracking: bool
+    retraced: bool = False
     locations: Locations = field(default_factory=Locations)
     autocast: Autocast | None = None
     memory: dict[int, Storage] = field(default_factory=dict)
@@ -52,6 +57,21 @@ class Context:
         """Store a tensor that the traced graph holds as an attribute."""
         constant = Constant(tensor, names=(name,), version=version_of(tensor))
         return self.root(graph.add_constant(name, tensor_type(tensor), constant))
+
+    def same_memory(self, node: fx.Node, source: fx.Node) -> bool:
+        """True if a node's tensor is in the memory of one of its operands."""
+        operand = source.meta["val"]
+        return storage_key(self.with_memory(node, node.meta["val"], 0)) == storage_key(operand)
+
+    def with_memory(self, node: fx.Node, traced: torch.Tensor, index: int) -> torch.Tensor:
+        """Return a traced result whose storage tells whether it is a view of an operand."""
+        target = node.target
+        if not self.retraced or not isinstance(target, OpOverload) or not any(describe(target).aliases):
+            return traced
+        args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
+        with torch.no_grad():
+            result = target(*args, **kwargs)
+        return result[index] if isinstance(result, list | tuple) else result
 
     def training_attributes(self, overload: Overload, attributes: Attributes, location: Location) -> Attributes:
         """Let a traced `training=False` follow the module's mode, unless the module was frozen."""

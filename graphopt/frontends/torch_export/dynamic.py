@@ -117,7 +117,7 @@ def _leaf_specs(spec: Any, value: Any) -> Iterator[tuple[int, Any]]:
     if spec is None:
         return
     if isinstance(value, Mapping):
-        parts = spec.values() if not isinstance(spec, Mapping) else (spec.get(key) for key in value)
+        parts = (spec.get(key) for key in value) if isinstance(spec, Mapping) else spec
         for part, item in zip(parts, value.values()):
             yield from _leaf_specs(part, item)
     elif isinstance(value, list | tuple):

@@ -15,17 +15,17 @@ _CONTROL_FLOW = (
 
 _PATTERNS: tuple[tuple[str, str, str], ...] = (
     (
-        r"<class '[\w.]*Cache'> in output|type [\w.<>' ]*Cache\W",
+        r"<class '[\w.<>]*Cache'> in output|type [\w.<>' ]*Cache\W",
         "the model returns a cache object, which is not a tensor or a container of tensors",
         "pass use_cache=False among the arguments",
     ),
     (
-        r"Found <class '([\w.]+)'> in output",
+        r"Found <class '([\w.<>]+)'> in output",
         "the model returns a {0}, which is not a tensor or a container of tensors",
         "return tensors, or register the class with torch.utils._pytree.register_pytree_node",
     ),
     (
-        r"Unsupported input type <class '([\w.]+)'>",
+        r"Unsupported input type <class '([\w.<>]+)'>",
         "an input is a {0}, which is not a tensor, a number, a string or a container of these",
         "pass tensors, or register the class with torch.export.register_dataclass",
     ),
@@ -48,6 +48,11 @@ _PATTERNS: tuple[tuple[str, str, str], ...] = (
         r"specified as a dict, its top-level keys must be the arg names (\[.*?\])",
         "dynamic_shapes does not name the arguments of the call, which are {0}",
         "give one entry for each of them (None: static)",
+    ),
+    (
+        r"Must provide a tree_name when there might be a mismatch",
+        "PyTorch cannot match dynamic_shapes with arguments that forward collects in **kwargs",
+        "give forward a named parameter for each of them",
     ),
     (
         r"0/1 specialized",
@@ -85,9 +90,14 @@ def explain(error: BaseException, model_name: str) -> CaptureError:
     """Turn an exception of `torch.export` into a CaptureError. Chain it: `raise explain(e, name) from e`."""
     if isinstance(error, CaptureError):
         return error
-    text = str(error) if not isinstance(error, KeyError) else f"KeyError: {error}"
-    reason, remedy = _reason(type(error).__name__, text)
+    reason, remedy = _reason(type(error).__name__, _readable(str(error)))
     return CaptureError(f"cannot capture {model_name}: {reason}{_where(error)}; {remedy}")
+
+
+def _readable(text: str) -> str:
+    """Sizes as the user writes them: `x.shape[0]` for `L['x'].size()[0]`."""
+    text = re.sub(r"L\['(\w+)'\]((?:\[[^\]]+\])*)\.size\(\)\[(\d+)\]", r"\1\2.shape[\3]", text)
+    return re.sub(r" and [\w.\[\]]+ <= IntInfinity\(\)", "", text)
 
 
 def _reason(kind: str, text: str) -> tuple[str, str]:
@@ -96,7 +106,7 @@ def _reason(kind: str, text: str) -> tuple[str, str]:
     ):
         return _CONTROL_FLOW
     for pattern, reason, remedy in _PATTERNS:
-        found = re.search(pattern, text, re.MULTILINE | (re.DOTALL if "higher order" in pattern else 0))
+        found = re.search(pattern, f"{kind}: {text}", re.MULTILINE | (re.DOTALL if "higher order" in pattern else 0))
         if found:
             return reason.format(*(group or "" for group in found.groups())), remedy
     first = next((line.strip() for line in text.splitlines() if line.strip()), kind)

@@ -14,7 +14,7 @@ from graphopt.frontends.torch_export.autocast import Autocast
 from graphopt.frontends.torch_export.importer import HIGHER_ORDER, Importer, tensor_refs
 from graphopt.frontends.torch_export.normal_forms import stop_gradient
 from graphopt.frontends.torch_export.storage import TensorRef
-from graphopt.ir import Attributes, Expr, Graph, ScalarKind, ScalarType, TensorType, Value, from_torch
+from graphopt.ir import Attributes, Expr, Graph, TensorType, Value, from_torch
 from graphopt.ops import registry
 
 
@@ -103,7 +103,7 @@ def scalar(importer: Importer, item: Any) -> Value:
     """Return a size or number as a value."""
     if isinstance(item, bool) or not isinstance(item, int | Expr):
         return importer.as_argument(item) if not isinstance(item, bool) else importer.builder.scalar(item)
-    return importer.builder.one("graphopt.dim", item, type=ScalarType(ScalarKind.INT, item))
+    return importer.builder.size(item)
 
 
 def _control_flow(

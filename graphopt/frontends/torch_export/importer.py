@@ -204,7 +204,7 @@ class Importer:
             differentiable = any(r.differentiable for r in refs) and (
                 value.type.dtype.is_floating or value.type.dtype.is_complex
             )
-            return TensorRef(result_view(self, overload, value, traced, bound, refs), differentiable)
+            return TensorRef(result_view(self, node, overload, value, traced, bound, refs), differentiable)
         if isinstance(value.type, ScalarType):
             return self._number(traced)
         return None

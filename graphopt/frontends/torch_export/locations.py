@@ -56,4 +56,4 @@ def scope_of(meta: dict[str, Any]) -> str:
 
 def is_torch_file(file: str) -> bool:
     """True for a source file of PyTorch itself."""
-    return file.startswith(_TORCH)
+    return file.startswith((_TORCH, "torch/"))

@@ -22,6 +22,9 @@ from graphopt.ir import TensorType, Type, Value, infer_types
 from graphopt.ir.bind import bind
 from graphopt.ir.dims import shapes_known_equal
 
+IMPLICIT_WRITES = {"_has_compatible_shallow_copy_type"}
+"""Operators that stand for a write which their schemas don't declare."""
+
 
 def write(importer: Importer, ref: TensorRef, value: Value) -> None:
     """Make `value` the contents of a tensor, in the tensor's dtype and shape."""

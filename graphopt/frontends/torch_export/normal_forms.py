@@ -8,7 +8,6 @@ import torch
 from torch import fx
 
 from graphopt.frontends.torch_export.aliases import view_of
-from graphopt.frontends.torch_export.context import storage_key
 from graphopt.frontends.torch_export.importer import HANDLERS, Importer
 from graphopt.frontends.torch_export.overloads import Overload, describe
 from graphopt.frontends.torch_export.storage import TensorRef, View
@@ -92,7 +91,7 @@ def _contiguous(importer: Importer, node: fx.Node, overload: Overload) -> Any:
     """`contiguous` of a tensor that is so already is the tensor itself."""
     (source, *_) = node.args
     assert isinstance(source, fx.Node)
-    if storage_key(source.meta["val"]) == storage_key(node.meta["val"]):
+    if importer.context.same_memory(node, source):
         return importer.lookup(source)
     return importer.emit(node, overload, importer.arguments(node.args), importer.keywords(node))
 

@@ -94,11 +94,14 @@ class _WithoutGraphs:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._thread = threading.get_ident()
+        self._dropped = False
 
     def write(self, text: str) -> int:
-        if threading.get_ident() == self._thread and text.lstrip().startswith("def forward("):
-            return len(text)
-        return self._stream.write(text)
+        if threading.get_ident() != self._thread:
+            return self._stream.write(text)
+        ends_dropped = self._dropped and text == "\n"
+        self._dropped = text.lstrip().startswith("def forward(")
+        return len(text) if self._dropped or ends_dropped else self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

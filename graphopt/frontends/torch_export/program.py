@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import fx
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import (
@@ -23,13 +24,16 @@ from torch.export.graph_signature import (
 from graphopt.errors import CaptureError
 from graphopt.frontends.torch_export import higher_order, mutation, normal_forms
 from graphopt.frontends.torch_export.calls import leaf_names
-from graphopt.frontends.torch_export.context import Context, tensor_type, version_of
+from graphopt.frontends.torch_export.context import Context, storage_key, tensor_type, version_of
 from graphopt.frontends.torch_export.importer import Importer
+from graphopt.frontends.torch_export.mutation import IMPLICIT_WRITES
 from graphopt.frontends.torch_export.storage import TensorRef
 from graphopt.frontends.torch_export.symbols import SymbolTable
 from graphopt.frontends.torch_export.training import TrainingModes
 from graphopt.ir import Constant, ConstantKind, Expr, Graph, Literal, ScalarKind, ScalarType, Signature, Slot, Value
 from graphopt.ir.signature import Leaf
+
+_ALWAYS_VIEWS = {"view", "permute", "transpose", "t", "select", "slice", "unsqueeze", "squeeze", "expand", "detach"}
 
 _KINDS = {
     InputKind.PARAMETER: ConstantKind.PARAMETER,
@@ -55,23 +59,39 @@ def import_program(
     modes: the model's training flags before capture. symbol_names: the user's names of sympy symbols.
     tensors: the caller's parameters and buffers by name. aliases: all names of a tensor, by its id.
     """
-    context = Context(
-        SymbolTable(program.range_constraints, symbol_names, exact), modes or TrainingModes(), _writes(program)
-    )
+    symbols = SymbolTable(program.range_constraints, symbol_names, exact)
+    tracking = _writes(program)
+    retraced = tracking and not _shows_memory(program)
+    context = Context(symbols, modes or TrainingModes(), tracking, retraced)
     graph = Graph(name)
     stored = _Stored(program, graph, tensors or {}, aliases or {})
     return _ProgramImport(program, graph, context, stored).run()
 
 
-def _writes(program: ExportedProgram) -> bool:
-    """True if anything in the program is written in place."""
+def _operators(program: ExportedProgram) -> Iterator[tuple[fx.Node, OpOverload]]:
     for module in program.graph_module.modules():
         for node in module.graph.nodes:  # type: ignore[union-attr]
-            target = node.target
-            if isinstance(target, OpOverload) and (
-                target._schema.is_mutable or (target._opname == "batch_norm" and node.args[5] is True)
-            ):
-                return True
+            if isinstance(node.target, OpOverload):
+                yield node, node.target
+
+
+def _writes(program: ExportedProgram) -> bool:
+    """True if anything in the program is written in place."""
+    return any(
+        target._schema.is_mutable
+        or target._opname in IMPLICIT_WRITES
+        or (target._opname == "batch_norm" and node.args[5])
+        for node, target in _operators(program)
+    )
+
+
+def _shows_memory(program: ExportedProgram) -> bool:
+    """True if some view among the traced tensors shares the memory of what it views."""
+    for node, target in _operators(program):
+        if target._opname in _ALWAYS_VIEWS and node.args and isinstance(node.args[0], fx.Node):
+            base, view = node.args[0].meta.get("val"), node.meta.get("val")
+            if isinstance(base, torch.Tensor) and isinstance(view, torch.Tensor):
+                return storage_key(base) == storage_key(view)
     return False
 
 
@@ -213,17 +233,10 @@ class _ProgramImport:
         elif isinstance(item, TensorRef):
             outputs.append(item.read())
         elif isinstance(item, Expr):
-            outputs.append(self._size(importer, item))
+            outputs.append(importer.builder.size(item))
         else:
             return Literal(item)
         return Slot(len(outputs) - 1)
-
-    def _size(self, importer: Importer, dim: Expr) -> Value:
-        type_ = ScalarType(ScalarKind.INT, dim)
-        for value in self.graph.inputs:
-            if value.type == type_:
-                return value
-        return importer.builder.one("graphopt.dim", dim, type=type_)
 
     def _drop_unused(self, outputs: list[Value], updates: dict[str, Value]) -> None:
         """Drop tensors that tracing lifted and nothing uses. Unused parameters and buffers are part of the state."""

@@ -39,7 +39,7 @@ class ViewStep:
 
     def forward(self, parent: Value) -> Value:
         """Apply the operator again."""
-        return self.apply(_at(self.builder, self.location), parent, self.types)
+        return self.apply(self.builder.at(self.location), parent, self.types)
 
     def apply(self, builder: Builder, parent: Value, types: tuple[Type, ...]) -> Value:
         """View `parent`, a tensor of the same shape."""
@@ -52,7 +52,7 @@ class ViewStep:
     def inverse(self, parent: Read, value: Value) -> Value:
         """Write through the view."""
         rule = INVERSES.get(self.op.name, _scatter_by_index)
-        return rule(self, _at(self.builder, self.builder.location), parent, value)
+        return rule(self, self.builder, parent, value)
 
     @property
     def type(self) -> TensorType:
@@ -77,12 +77,6 @@ class SameStep:
     def inverse(self, parent: Read, value: Value) -> Value:
         """The parent becomes the value."""
         return value
-
-
-def _at(builder: Builder, location: Location) -> Builder:
-    other = Builder(builder.graph)
-    other.location = location
-    return other
 
 
 def _reshape_back(step: ViewStep, builder: Builder, parent: Read, value: Value) -> Value:
