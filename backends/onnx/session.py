@@ -105,7 +105,8 @@ class OnnxRuntimeExecutable:
         """
         if len(inputs) != len(self._inputs):
             raise InputError(f"the graph takes {len(self._inputs)} inputs, got {len(inputs)}")
-        feeds = {name: _prepared(name, type_, given) for (name, type_), given in zip(self._inputs, inputs)}
+        given = {name: value for (name, _), value in zip(self._inputs, inputs)}
+        feeds = {name: _prepared(name, type_, given[name]) for name, type_ in self._inputs}
         feeds.update(self.state)
         results = self._run_values(feeds) if self._by_dlpack else self._run_arrays(feeds)
         results = [_as_returned(type_, result) for type_, result in zip(self._returned, results)]
@@ -114,7 +115,7 @@ class OnnxRuntimeExecutable:
             if target in self.state:
                 self.state[target] = new
             else:
-                feeds[target].copy_(new)
+                given[target].copy_(new)
         return results[:count]
 
     def _run_arrays(self, feeds: dict[str, torch.Tensor]) -> list[torch.Tensor]:

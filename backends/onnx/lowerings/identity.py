@@ -32,7 +32,7 @@ def _lower_native_dropout(e: Emitter, a: Call) -> Sequence[Tensor]:
 
 @lowers(
     "aten.to.dtype", "aten.to.device", "aten.to.dtype_layout", "aten.to.other", "aten._to_copy", "aten.type_as",
-    "prims.convert_element_type", "aten._to_cpu",
+    "prims.convert_element_type",
 )
 def _lower_to(e: Emitter, a: Call) -> Tensor:
     x = a.a if a.node.op.name.startswith("prims") else a.self
@@ -57,8 +57,7 @@ def _lower_zero(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers(
-    "aten._assert_async", "aten._assert_async.msg", "aten._assert_scalar", "aten._assert_tensor_metadata",
-    "aten.sym_constrain_range", "aten.sym_constrain_range_for_size",
+    "aten._assert_async", "aten._assert_async.msg", "aten._assert_tensor_metadata",
 )
 def _lower_assertion(e: Emitter, a: Call) -> Sequence[Tensor]:
     """Checked at capture; ONNX has no assertions."""

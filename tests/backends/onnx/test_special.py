@@ -1,0 +1,191 @@
+"""Lowerings that one line of text cannot test: random numbers, control flow, numbers, assertions, grouped products."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from graphopt.analysis import run_graph
+from graphopt.backends.onnx import OnnxRuntimeEngine
+from graphopt.ir import Attributes, Graph, Node
+from graphopt.ops import get_op, parse
+from tests.backends.onnx.cases import SIZES, case_inputs, make_case
+from tests.backends.onnx.oracle import assert_matches, checked, run_session, session
+
+
+def run(graph: Graph, *inputs: torch.Tensor) -> list[torch.Tensor]:
+    return run_session(session(checked(graph)), inputs)
+
+
+RANDOM = {
+    "rand() {size=(40, 50)}": (0.5, 1 / 12),
+    "rand_like(%x)": (0.5, 1 / 12),
+    "randn() {size=(40, 50)}": (0.0, 1.0),
+    "randn_like(%x)": (0.0, 1.0),
+    "randn_like(%x) {dtype=f64}": (0.0, 1.0),
+    "bernoulli(%p)": (0.25, 3 / 16),
+    "bernoulli.p(%x) {p=0.25}": (0.25, 3 / 16),
+    "randint() {high=5, size=(40, 50)}": (2.0, 2.0),
+    "randint.low() {low=2, high=5, size=(40, 50)}": (3.0, 2 / 3),
+    "randint_like(%x) {high=5}": (2.0, 2.0),
+    "randint_like.low_dtype(%x) {low=2, high=5}": (3.0, 2 / 3),
+}
+
+
+@pytest.mark.parametrize("call", RANDOM)
+def test_random_numbers_have_the_moments_of_their_distribution(call: str) -> None:
+    graph = parse(f"input %x: f32[N, 50]\ninput %p: f32[N, 50]\n%y = {call}\nreturn %y")
+    x, p = torch.zeros(40, 50), torch.full((40, 50), 0.25)
+    (expected,) = run_graph(graph, x, p)
+    (got,) = run(graph, x, p)
+    mean, variance = RANDOM[call]
+    assert got.dtype == expected.dtype and got.shape == expected.shape
+    assert abs(float(got.double().mean()) - mean) < 0.15
+    assert abs(float(got.double().var()) - variance) < 0.25 * max(variance, 0.1)
+
+
+COND = """
+input %x: f32[N, 3]
+parameter %w: f32[3, 3]
+%s = sum(%x)
+%p = gt.Scalar(%s) {other=0}
+%y: f32[N, 3] = higher_order.cond(%p, %x, %w) [
+  graph yes {
+    input %a: f32[N, 3]
+    input %b: f32[3, 3]
+    constant %c: f32[3] = (1.0, 2.0, 3.0)
+    %m = matmul(%a, %b)
+    %r = add.Tensor(%m, %c)
+    return %r
+  }
+  graph no {
+    input %a: f32[N, 3]
+    input %b: f32[3, 3]
+    return %a
+  }
+]
+return %y
+"""
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("size", [2, 4])
+def test_cond_runs_one_branch(sign: float, size: int) -> None:
+    graph = parse(COND)
+    x = sign * torch.rand(size, 3)
+    assert_matches(graph, [x], run(graph, x))
+
+
+WHILE = """
+input %x: f32[N, 3]
+input %n: i64[]
+%zero = full() {size=(), fill_value=0, dtype=i64}
+%i: i64[], %y: f32[N, 3] = higher_order.while_loop(%zero, %x, %n) [
+  graph condition {
+    input %i: i64[]
+    input %v: f32[N, 3]
+    input %limit: i64[]
+    %go = lt.Tensor(%i, %limit)
+    return %go
+  }
+  graph body {
+    input %i: i64[]
+    input %v: f32[N, 3]
+    input %limit: i64[]
+    %next = add.Scalar(%i) {other=1}
+    %doubled = mul.Scalar(%v) {other=2}
+    %expanded = expand(%next) {size=(N, 3)}
+    %sum = add.Tensor(%doubled, %expanded)
+    return %next, %sum
+  }
+]
+return %i, %y
+"""
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_while_loop_runs_until_its_condition_fails(steps: int) -> None:
+    graph = parse(WHILE)
+    for size in (1, 4):
+        x = torch.randn(size, 3)
+        value = x
+        for i in range(steps):
+            value = value * 2 + (i + 1)
+        count, result = run(graph, x, torch.tensor(steps))
+        assert int(count) == steps
+        torch.testing.assert_close(result, value)
+
+
+def test_a_number_taken_from_a_tensor_gives_a_size() -> None:
+    graph = parse("""
+        input %n: i64[]
+        %k: int(u0) = _local_scalar_dense(%n)
+        %y: f32[u0, 2] = ones() {size=(u0, 2)}
+        return %y""")
+    for size in (0, 3):
+        (result,) = run(graph, torch.tensor(size))
+        assert result.shape == (size, 2)
+
+
+def test_item_and_sym_size_are_numbers() -> None:
+    graph = parse("""
+        input %x: f32[N, 1]
+        input %n: f32[1]
+        %k: float = item(%n)
+        %s: int(N) = sym_size.int(%x) {dim=0}
+        return %k, %s""")
+    value, size = run(graph, torch.zeros(4, 1), torch.tensor([2.5]))
+    assert (float(value), int(size)) == (2.5, 4)
+
+
+@pytest.mark.parametrize("name", ["aten._assert_async", "aten._assert_async.msg", "aten._assert_tensor_metadata"])
+def test_assertions_leave_no_trace(name: str) -> None:
+    graph = parse("input %x: bool[]\n%y = logical_not(%x)\nreturn %y")
+    attributes = {"assert_msg": "must hold"} if name.endswith("msg") else {}
+    graph.append(Node(get_op(name), [graph.inputs[0]], Attributes(attributes)))
+    assert [node.op_type for node in checked(graph).graph.node] == ["Not"]
+
+
+EMPTY = [
+    "empty.memory_format() {size=(N, 2)} -> f32[N, 2]",
+    "empty_like(f32[N, 2]) {dtype=i64} -> i64[N, 2]",
+    "empty_permuted() {size=(3, 2), physical_layout=(1, 0)} -> f32[3, 2]",
+    "empty_strided() {size=(3, 2), stride=(1, 3)} -> f32[3, 2]",
+    "new_empty(f32[N]) {size=(N, 2)} -> f32[N, 2]",
+    "new_empty_strided(f32[N]) {size=(3, 2), stride=(1, 3)} -> f32[3, 2]",
+]
+
+
+@pytest.mark.parametrize("line", EMPTY)
+def test_empty_tensors_have_their_type_and_any_values(line: str) -> None:
+    case = make_case(line)
+    inputs = case_inputs(case, SIZES[0])
+    (expected,), (result,) = run_graph(case.graph, *inputs), run(case.graph, *inputs)
+    assert result.dtype == expected.dtype and result.shape == expected.shape
+
+
+def test_grouped_products_multiply_each_group_by_its_own_weight() -> None:
+    pytest.importorskip("transformers.integrations.moe")
+    graph = parse("""
+        input %x: f32[T, 4]
+        parameter %w: f32[3, 4, 5]
+        input %ends: i32[3]
+        %y: f32[T, 5] = transformers.grouped_mm_fallback(%x, %w, %ends)
+        return %y""")
+    for size, ends in ((6, [2, 2, 6]), (4, [1, 3, 4])):
+        inputs = [torch.randn(size, 4), torch.tensor(ends, dtype=torch.int32)]
+        assert_matches(graph, inputs, run(graph, *inputs))
+
+
+def test_grouped_products_in_bf16() -> None:
+    graph = parse("""
+        input %x: bf16[8, 16]
+        input %w: bf16[3, 16, 8]
+        input %ends: i32[3]
+        %y: bf16[8, 8] = _grouped_mm(%x, %w, %ends)
+        return %y""")
+    x, w = torch.randn(8, 16).bfloat16(), torch.randn(3, 16, 8).bfloat16()
+    inputs = [x, w, torch.tensor([2, 5, 8], dtype=torch.int32)]
+    expected = torch.cat([x[:2] @ w[0], x[2:5] @ w[1], x[5:] @ w[2]])
+    (result,) = OnnxRuntimeEngine(threads=1).load(graph).run(inputs)
+    torch.testing.assert_close(result, expected)
