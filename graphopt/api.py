@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from graphopt.ambient import autocast_inside
 from graphopt.compiled import CompiledModel
 from graphopt.engine_choice import require_available
 from graphopt.errors import CaptureError
@@ -23,7 +25,13 @@ from graphopt.serialization import load_graph
 from graphopt.state import State, adopt_state, share_state
 from graphopt.targets import Target
 
-Model = nn.Module | torch.export.ExportedProgram | str | os.PathLike[str]
+# torch.export keeps its tracing modes in globals of the process: two threads that trace at once break both.
+_TRACING = threading.RLock()
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    Model = nn.Module | Callable[..., Any] | ExportedProgram | str | os.PathLike[str]
 
 
 def trace(
@@ -55,7 +63,8 @@ def trace(
     check_dynamic(dynamic_shapes)
     if isinstance(model, type):
         raise CaptureError(f"{model.__name__} is a class; make a model of it first: {model.__name__}(...)")
-    return capture(model, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, trust=trust)
+    with _TRACING, autocast_inside(model) as traced:
+        return capture(traced, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, trust=trust)
 
 
 def compile(
@@ -160,8 +169,8 @@ def _build(
         from graphopt.frontends import load_archive
 
         model = load_archive(model, trust=options.trust)
-    if isinstance(model, torch.export.ExportedProgram) and not (args or kwargs) and model.example_inputs is not None:
-        args, kwargs = model.example_inputs
+    if not (args or kwargs) and getattr(model, "example_inputs", None) is not None and not isinstance(model, nn.Module):
+        args, kwargs = model.example_inputs  # of an exported program
     # An engine carries no gradients, so the model is captured as it runs without them.
     with torch.no_grad() if options.engines else nullcontext():
         graph = trace(model, args, kwargs, dynamic_shapes=dynamic_shapes, trust=options.trust)

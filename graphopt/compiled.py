@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from graphopt.errors import GraphOptError
 from graphopt.ir import ConstantKind, Graph
@@ -59,7 +60,7 @@ class CompiledModel(nn.Module):
             InputError: arguments that don't fit what was captured.
             CaptureError: without example inputs: the model cannot be captured, or was for too many kinds of arguments.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling() or _is_exported(args, kwargs):
             return self.module(*args, **kwargs)
         if self._captures is None:
             return self._require("a call").call(args, kwargs, check=not self._converted)
@@ -227,6 +228,15 @@ class CompiledModel(nn.Module):
         if self._program is None:
             raise GraphOptError(f"{what} needs a captured model: call it once, or give args to graphopt.compile")
         return self._program
+
+
+def _is_exported(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """True inside `torch.export`. Its flag holds for all threads, and other threads' calls are to run as ever."""
+    if not torch.compiler.is_compiling():
+        return False
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return any(isinstance(leaf, FakeTensor) for leaf in pytree.tree_leaves((args, kwargs)))
 
 
 def _rebuild(data: bytes, training: bool) -> CompiledModel:

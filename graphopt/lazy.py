@@ -7,13 +7,12 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
-from torch.export import Dim, ShapesCollection
 from torch.utils import _pytree as pytree
 
+from graphopt.ambient import autocast_state
 from graphopt.errors import CaptureError, InputError
 from graphopt.ir import from_torch
 from graphopt.program import Program
-from graphopt.state import stale_names
 
 MAX_CAPTURES = 8
 """After this many captures, the dims that differ turn dynamic."""
@@ -65,7 +64,7 @@ class CaptureCache:
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> tuple[Hashable, tuple[Any, ...]]:
         leaves, spec = pytree.tree_flatten((args, kwargs))
-        state = (training, self._trains and torch.is_grad_enabled(), *_autocast())
+        state = (training, self._trains and torch.is_grad_enabled(), *autocast_state())
         kinds: list[Hashable] = []
         sizes: list[Any] = []
         for leaf in leaves:
@@ -111,16 +110,10 @@ class CaptureCache:
         return self._build(args, kwargs, shapes)
 
     def _drop_stale(self) -> None:
-        if any(stale_names(program.graph) for _, program in self._captures if program.module is None):
+        if any(program.source is not None and program.source.changed for _, program in self._captures):
             self._programs.clear()
             self._captures.clear()
             self._seen.clear()
-
-
-def _autocast() -> tuple[Hashable, ...]:
-    if not torch._C._is_any_autocast_enabled():
-        return ()
-    return tuple((d, torch.get_autocast_dtype(d)) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d))
 
 
 def _guard(leaf: Any) -> Hashable:
@@ -137,11 +130,13 @@ def _guard(leaf: Any) -> Hashable:
 
 def _differing(
     args: tuple[Any, ...], kwargs: dict[str, Any], seen: list[tuple[Any, ...]]
-) -> tuple[tuple[Any, ...], dict[str, Any], ShapesCollection]:
+) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     """Return arguments to trace with, and the dims that differed as free ones.
 
     Tracing fixes a size of 0 or 1, so such a dim is repeated to 2.
     """
+    from torch.export import Dim, ShapesCollection
+
     leaves, spec = pytree.tree_flatten((args, kwargs))
     shapes = ShapesCollection()
     position = 0

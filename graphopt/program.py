@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from graphopt.ambient import without_autocast
 from graphopt.calling import Arguments, CallingConvention
 from graphopt.engine_choice import EngineTrial, choose_engine
 from graphopt.errors import GraphOptError, InputError, SerializationError
@@ -18,7 +19,7 @@ from graphopt.options import CompileOptions, make_options
 from graphopt.passmanager import PassContext, PassManager, Report
 from graphopt.pipelines import resolve_passes
 from graphopt.report import CompileReport
-from graphopt.state import named_tensors, stale_names, with_tensor
+from graphopt.state import Watch, named_tensors, stale_names, with_tensor
 from graphopt.targets import Engine, Executable
 from graphopt.targets.registry import get_engine
 from graphopt.validation import output_check
@@ -28,13 +29,17 @@ FX = "fx"
 
 @dataclass
 class Program:
-    """What a `CompiledModel` runs: a loaded executable, or (without engines) an FX module that the caller owns."""
+    """What a `CompiledModel` runs: a loaded executable, or (without engines) an FX module that the caller owns.
+
+    source: notices changes of the model that the engine's weights were taken from.
+    """
 
     graph: Graph
     report: CompileReport
     engine_name: str = FX
     executable: Executable | None = None
     module: torch.fx.GraphModule | None = None
+    source: Watch | None = None
     convention: CallingConvention = field(init=False)
     _emitted: torch.fx.GraphModule | None = field(default=None, init=False, repr=False)
 
@@ -85,13 +90,13 @@ class Program:
 
 def build_program(graph: Graph, options: CompileOptions, arguments: Arguments | None) -> Program:
     """Run the passes over `graph`, and emit and load it for the target. PyTorch's random state is left as it was."""
-    with torch.random.fork_rng(devices=_devices(graph)):
+    with torch.random.fork_rng(devices=_devices(graph)), without_autocast():
         return _build(graph, options, arguments)
 
 
 def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -> Program:
     seconds: dict[str, float] = {}
-    samples = _samples(graph, arguments)
+    samples, source = _samples(graph, arguments), Watch(graph)
     if options.validate is not False:
         _refuse_nan(graph)
     manager = PassManager(
@@ -119,7 +124,7 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -
         engines = [get_engine(name) for name in options.engines]
         choice = choose_engine(optimized, engines, samples[0] if samples else None, check)
     report.engines = choice.trials
-    return Program(optimized, report, choice.engine.name, choice.executable)
+    return Program(optimized, report, choice.engine.name, choice.executable, source=source)
 
 
 def load_program(graph: Graph, options: CompileOptions, engine: str | None, facts: Mapping[str, Any]) -> Program:
@@ -219,5 +224,5 @@ def _run(executable: Executable, flat: list[Any]) -> list[Any]:
     """Run as the graph says: its casts are explicit, so the caller's autocast has no say."""
     if not torch._C._is_any_autocast_enabled():
         return executable.run(flat)
-    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+    with without_autocast():
         return executable.run(flat)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -91,6 +92,22 @@ def share_state(module: torch.fx.GraphModule, state: State) -> None:
             present = table.get(leaf)
             if present is not None and _same_memory(present, tensor):
                 table[leaf] = tensor  # type: ignore[assignment]
+
+
+class Watch:
+    """Notices that a model was changed in place since a graph was captured from it, also where passes folded weights.
+
+    Tensors are held weakly: a compiled model does not keep what it no longer needs.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        constants = [v.constant for v in graph.constants.values() if v.constant is not None and v.constant.version >= 0]
+        self._tensors = [(weakref.ref(c.tensor), c.version) for c in constants if not c.tensor.is_inference()]
+
+    @property
+    def changed(self) -> bool:
+        """True if a tensor that is still alive was modified."""
+        return any((t := ref()) is not None and t._version != version for ref, version in self._tensors)
 
 
 def stale_names(graph: Graph) -> list[str]:
