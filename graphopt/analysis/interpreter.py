@@ -88,7 +88,7 @@ class Interpreter:
             if self.float64 and value.dtype in _WIDE_TORCH:
                 value = value.to(_WIDE_TORCH[value.dtype])
             if self.contiguous:
-                value = value.contiguous()
+                value = _contiguous(value)
         return value
 
     def _evaluate(self, node: Node, operands: list[Any], bindings: dict[str, int]) -> Sequence[Any]:
@@ -128,6 +128,18 @@ class Interpreter:
             return self._run(region, inputs, inner)
 
         return run
+
+
+def _contiguous(value: torch.Tensor) -> torch.Tensor:
+    """A contiguous tensor with the strides that its shape has by itself: those of dims of size 1 are free, and kernels
+    look at them."""
+    value = value.contiguous()
+    strides, step = [], 1
+    for size in reversed(value.shape):
+        strides.append(step)
+        step *= max(size, 1)
+    strides.reverse()
+    return value if value.stride() == tuple(strides) else value.as_strided(value.shape, strides)
 
 
 def _makes_floats(node: Node) -> bool:

@@ -154,11 +154,6 @@ def all_symbols(graph: Graph) -> tuple[Symbol, ...]:
     return tuple(found)
 
 
-def default_names(kind: ConstantKind, name: str) -> tuple[str, ...]:
-    """The qualified names of a constant that the text says none of."""
-    return () if kind is ConstantKind.CONSTANT else (name,)
-
-
 def symbol_text(symbol: Symbol) -> str:
     """Return the declaration of a symbol with its range and divisibility."""
     text = f"symbol {format_symbol(symbol)} [{symbol.min}, {'inf' if symbol.max is None else symbol.max}]"
