@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,22 +11,26 @@ import torch
 from graphopt.backends.fx.calls import Call, build_call, returns_one
 from graphopt.backends.fx.control_flow import emit_control_flow
 from graphopt.backends.fx.leaves import BatchNorm, FollowTraining
-from graphopt.backends.fx.names import NodeNames, identifier, is_module_path
+from graphopt.backends.fx.names import NodeNames, identifier, is_module_path, parameter_names
 from graphopt.backends.fx.sizes import Sizes, needed_symbols
 from graphopt.backends.fx.state import State, install
 from graphopt.errors import EmissionError
-from graphopt.ir import UNKNOWN, Graph, Location, Node, Trait, Value
+from graphopt.ir import UNKNOWN, Graph, Location, Node, Symbol, Trait, Value
 
 
 class Body:
     """Emits the nodes of `graph` into `fx_graph`; leaf modules and regions go into `module`.
 
     state: where stored tensors are; a region has none, they are defined as its inputs.
+    trainable: let training flags follow the module; otherwise they are False.
     """
 
-    def __init__(self, graph: Graph, module: torch.nn.Module, state: State | None = None) -> None:
+    def __init__(
+        self, graph: Graph, module: torch.nn.Module, state: State | None = None, *, trainable: bool = True
+    ) -> None:
         self.graph = graph
         self.module = module
+        self.trainable = trainable
         self.fx_graph = torch.fx.Graph()
         self.sizes = Sizes(self.fx_graph, needed_symbols(graph))
         self._state = state
@@ -37,6 +42,15 @@ class Body:
         """Let `node` be the value."""
         self._nodes[value] = node
         self.sizes.observe(value, node)
+
+    def declare(self, values: Sequence[Value], symbols: Sequence[Symbol] = ()) -> None:
+        """Make values, and after them the sizes of symbols, the parameters of the FX graph."""
+        names = parameter_names([*(v.name for v in values), *(s.name for s in symbols)])
+        nodes = [self.fx_graph.placeholder(name) for name in names]
+        for symbol, node in zip(symbols, nodes[len(values) :]):
+            self.sizes.bind(symbol.name, node)
+        for value, node in zip(values, nodes):
+            self.define(value, node)
 
     def node_of(self, value: Value) -> torch.fx.Node:
         """Return the FX node of a value; a stored tensor is fetched at its first use."""
@@ -80,7 +94,7 @@ class Body:
             single = False
         else:
             operands = [None if v is None else self.node_of(v) for v in node.operands]
-            result = self._emit_call(node, build_call(node, operands, self.sizes))
+            result = self._emit_call(node, build_call(node, operands, self.sizes, trainable=self.trainable))
             single = self._is_single(node)
         _locate(result, node)
         if single:

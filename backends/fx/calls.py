@@ -41,8 +41,10 @@ class _Shape:
     """The call returns one value that is not in a list; None: there is no schema that says it."""
 
 
-def build_call(node: Node, operands: Sequence[Any], dim: Callable[[Any], Any]) -> Call:
+def build_call(node: Node, operands: Sequence[Any], dim: Callable[[Any], Any], *, trainable: bool = True) -> Call:
     """Return the call for `node`. Operands and required attributes are positional, the rest goes by keyword.
+
+    trainable: leave out training flags that follow the module; otherwise they are False.
 
     Raises:
         EmissionError: an operator without reference semantics, or an argument that PyTorch cannot express.
@@ -50,7 +52,7 @@ def build_call(node: Node, operands: Sequence[Any], dim: Callable[[Any], Any]) -
     if node.op.evaluate is None:
         raise EmissionError(f"{node.op.name} has no PyTorch implementation; register one as the operator's `evaluate`")
     try:
-        return _build(node, operands, dim)
+        return _build(node, operands, dim, trainable)
     except TypeError as error:
         raise EmissionError(f"{node.op.name} has an argument that PyTorch cannot express: {error}") from error
 
@@ -60,12 +62,12 @@ def returns_one(op: Op) -> bool | None:
     return _shape(op).returns_one
 
 
-def _build(node: Node, operands: Sequence[Any], dim: Callable[[Any], Any]) -> Call:
+def _build(node: Node, operands: Sequence[Any], dim: Callable[[Any], Any], trainable: bool) -> Call:
     op = node.op
     shape = _shape(op)
     target = op.evaluate
     assert target is not None
-    follows = tuple(p.name for p in op.attribute_params if node.attributes.get(p.name) == FOLLOW)
+    follows = _following(node) if trainable else ()
     if shape.awkward:
         args, kwargs = torch_arguments(op, operands, node.attributes, dim)
         return Call(target, tuple(args), kwargs)
@@ -75,6 +77,10 @@ def _build(node: Node, operands: Sequence[Any], dim: Callable[[Any], Any]) -> Ca
     if public is not None and (public.takes is None or given <= public.takes):
         call.target = public.target
     return call
+
+
+def _following(node: Node) -> tuple[str, ...]:
+    return tuple(p.name for p in node.op.attribute_params if node.attributes.get(p.name) == FOLLOW)
 
 
 def _split_arguments(

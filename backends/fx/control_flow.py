@@ -34,7 +34,7 @@ def emit_control_flow(body: Body, node: Node) -> torch.fx.Node:
     """
     if node.op.name not in _REGION_NAMES:
         raise EmissionError(f"{node.op.name} has regions, and no FX form")
-    constants = list(dict.fromkeys(v for region in node.regions for v in _constants(region)))
+    constants = list(dict.fromkeys(v for region in node.regions for v in stored_tensors(region)))
     symbols = list(dict.fromkeys(s for region in node.regions for s in free_symbols(region)))
     regions = [
         _emit_region(body, region, name, constants, symbols, is_predicate=name == "cond_graph")
@@ -51,12 +51,12 @@ def emit_control_flow(body: Body, node: Node) -> torch.fx.Node:
     return body.fx_graph.call_function(torch.ops.higher_order.while_loop, args)
 
 
-def _constants(region: Graph) -> Iterator[Value]:
-    """The stored tensors of a region and of the regions in it."""
-    yield from region.constants.values()
-    for node in region:
-        for inner in node.regions:
-            yield from _constants(inner)
+def stored_tensors(graph: Graph) -> Iterator[Value]:
+    """The stored tensors of a graph and of the regions in it."""
+    yield from graph.constants.values()
+    for node in graph:
+        for region in node.regions:
+            yield from stored_tensors(region)
 
 
 def _emit_region(
@@ -71,13 +71,8 @@ def _emit_region(
     if region.mutations:
         raise EmissionError(f"a branch of control flow updates {', '.join(region.mutations)}; return the new value")
     module = torch.fx.GraphModule({}, torch.fx.Graph())
-    body = type(outer)(region, module)
-    for value in region.inputs:
-        body.define(value, body.fx_graph.placeholder(value.name or "operand"))
-    for value in constants:
-        body.define(value, body.fx_graph.placeholder(value.name.replace(".", "_")))
-    for symbol in symbols:
-        body.sizes.bind(symbol.name, body.fx_graph.placeholder(symbol.name))
+    body = type(outer)(region, module, trainable=outer.trainable)
+    body.declare([*region.inputs, *constants], symbols)
     body.emit_nodes()
     outputs = _separate(body, region, [*region.inputs, *constants])
     body.fx_graph.output(outputs[0] if is_predicate else tuple(outputs))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import keyword
 import operator
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch.fx.graph import CodeGen, _PyTreeCodeGen, _PyTreeInfo
 
-from graphopt.backends.fx.names import identifier
+from graphopt.backends.fx.names import identifier, parameter_names
 from graphopt.errors import EmissionError
 from graphopt.ir import Graph, Literal, Signature, Slot
 from graphopt.ir.signature import Leaf
@@ -52,8 +51,7 @@ class _Flat:
         self._unwrap = unwrap
 
     def inputs(self, fx_graph: torch.fx.Graph) -> list[torch.fx.Node]:
-        names = _distinct([identifier(name) for name in self._names])
-        return [fx_graph.placeholder(name) for name in names]
+        return [fx_graph.placeholder(name) for name in parameter_names(self._names)]
 
     def output(self, fx_graph: torch.fx.Graph, outputs: Sequence[torch.fx.Node]) -> None:
         fx_graph.output(outputs[0] if self._unwrap and len(outputs) == 1 else tuple(outputs))
@@ -122,10 +120,10 @@ class _Flattened:
     def inputs(self, fx_graph: torch.fx.Graph) -> list[torch.fx.Node]:
         signature = self._signature
         positional, keywords = signature.in_tree.children()
-        names = _distinct([*self._positional_names(positional), *keywords.context])
+        names = parameter_names([*self._positional_names(positional), *keywords.context])
         fx_graph.set_codegen(_PyTree(_PyTreeInfo(names, signature.in_tree, signature.out_tree)))
         found: dict[int, torch.fx.Node] = {}
-        leaf_names = _distinct([identifier(name) for name in _leaf_names(signature)], taken=names)
+        leaf_names = parameter_names(_leaf_names(signature), taken=names)
         for leaf, name in zip(signature.in_leaves, leaf_names):
             node = fx_graph.placeholder(name)
             if isinstance(leaf, Slot):
@@ -179,9 +177,7 @@ def _leaf_names(signature: Signature) -> list[str]:
 def _argument_name(leaf_name: str, otherwise: str) -> str:
     """The argument that a leaf such as `batch['mask']` is a part of; `args[0]` has no name of its own."""
     found = re.match(r"[^\W\d]\w*", leaf_name)
-    if found is None or leaf_name.startswith("args[") or keyword.iskeyword(found[0]):
-        return otherwise
-    return found[0]
+    return otherwise if found is None or leaf_name.startswith("args[") else found[0]
 
 
 def _with_defaults(arguments: list[_Argument]) -> list[_Argument]:
@@ -190,7 +186,7 @@ def _with_defaults(arguments: list[_Argument]) -> list[_Argument]:
         if not argument.is_fixed or not isinstance(argument.leaves[0].value, _PLAIN_LITERALS):  # type: ignore[union-attr]
             break
         argument.default = argument.leaves[0].value  # type: ignore[union-attr]
-    for argument, name in zip(arguments, _distinct([a.name for a in arguments])):
+    for argument, name in zip(arguments, parameter_names(a.name for a in arguments)):
         argument.name = name
     return arguments
 
@@ -234,16 +230,3 @@ def _in_order(graph: Graph, found: dict[int, torch.fx.Node]) -> list[torch.fx.No
         if index not in found:
             raise EmissionError(f"the signature passes nothing to input {value.name!r}; emit with flat=True")
     return [found[index] for index in range(len(graph.inputs))]
-
-
-def _distinct(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
-    used = set(taken)
-    result = []
-    for name in names:
-        unique, number = name, 0
-        while unique in used:
-            number += 1
-            unique = f"{name}_{number}"
-        used.add(unique)
-        result.append(unique)
-    return result

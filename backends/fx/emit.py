@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 
 from graphopt.backends.fx.body import Body
+from graphopt.backends.fx.control_flow import stored_tensors
 from graphopt.backends.fx.convention import convention_of
 from graphopt.backends.fx.module import EmittedModule
 from graphopt.backends.fx.mutation import emit_updates
@@ -12,7 +17,9 @@ from graphopt.backends.fx.state import State, check_unchanged
 from graphopt.ir import Graph
 
 
-def emit_fx(graph: Graph, *, share_weights: bool = False, flat: bool = False) -> torch.fx.GraphModule:
+def emit_fx(
+    graph: Graph, *, share_weights: bool = False, flat: bool = False, trainable: bool = True
+) -> torch.fx.GraphModule:
     """Return a module that computes `graph`: readable, trainable, and fit for export and `torch.compile`.
 
     Parameters and buffers have the names that the model gave them. The module is in eval mode; in training
@@ -25,6 +32,7 @@ def emit_fx(graph: Graph, *, share_weights: bool = False, flat: bool = False) ->
         module leaves the original alone.
     flat: take the inputs of the graph in order and return a tuple of its outputs. Otherwise take and return what
         the original model does; without a signature that is the inputs in order, and one output or a tuple.
+    trainable: let batch norms, dropout and their like follow `module.training`. Otherwise they are fixed in eval mode.
 
     Raises:
         EmissionError: an operator or argument that PyTorch cannot express, or a stored tensor that was modified
@@ -47,7 +55,7 @@ def emit_fx(graph: Graph, *, share_weights: bool = False, flat: bool = False) ->
     check_unchanged(graph)
     module = EmittedModule({}, torch.fx.Graph())
     state = State(module, graph, share=share_weights)
-    body = Body(graph, module, state)
+    body = Body(graph, module, state, trainable=trainable)
     convention = convention_of(graph, flat=flat)
     for value, node in zip(graph.inputs, convention.inputs(body.fx_graph)):
         body.define(value, node)
@@ -57,3 +65,23 @@ def emit_fx(graph: Graph, *, share_weights: bool = False, flat: bool = False) ->
     module.meta["names"] = dict(state.names)
     module.eval()
     return module
+
+
+def emit_function(graph: Graph, *, share_weights: bool = False) -> Callable[..., tuple[Any, ...]]:
+    """Return a function of the graph's inputs, in order, to a tuple of its outputs: for inference alone.
+
+    Stored tensors are bound as arguments, which costs less per call than attributes of modules.
+
+    Raises:
+        EmissionError: as `emit_fx`.
+    """
+    check_unchanged(graph)
+    module = torch.fx.GraphModule({}, torch.fx.Graph())
+    body = Body(graph, module, trainable=False)
+    state = State(torch.nn.Module(), graph, share=share_weights)
+    constants = [v for v in stored_tensors(graph) if v.num_uses or v.name in graph.mutations]
+    body.declare([*constants, *graph.inputs])
+    body.emit_nodes()
+    body.fx_graph.output(tuple(emit_updates(graph, body.fx_graph, body.node_of)))
+    module.graph = body.fx_graph
+    return partial(module.forward, *(state.tensor(value).detach() for value in constants))

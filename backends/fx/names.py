@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections import Counter
+from collections.abc import Iterable
 
 from graphopt.ir import Graph, Node
 
@@ -16,6 +17,23 @@ _UNSAFE = re.compile(r"[\"'\\\s\x00-\x1f]")
 def identifier(text: str) -> str:
     """Return `text` with everything that an identifier cannot hold replaced by `_`."""
     return _NOT_WORD.sub("_", text)
+
+
+def parameter_names(texts: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+    """Return names for the parameters of one function: valid, distinct, and none of `taken`."""
+    used = {"self", *taken}
+    names = []
+    for text in texts:
+        base = identifier(text) or "_"
+        base = f"_{base}" if base[0].isdigit() else base
+        base = f"{base}_" if keyword.iskeyword(base) else base
+        name, number = base, 0
+        while name in used:
+            number += 1
+            name = f"{base}_{number}"
+        used.add(name)
+        names.append(name)
+    return names
 
 
 def is_module_path(text: str) -> bool:

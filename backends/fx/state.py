@@ -35,6 +35,11 @@ class State:
             self._paths[value] = self._register(value)
         return self._paths[value]
 
+    def tensor(self, value: Value) -> torch.Tensor:
+        """Return the module's own tensor for a constant."""
+        assert value.constant is not None
+        return self._tensor(value.constant)
+
     def find(self, name: str) -> Value | None:
         """Return the constant with a qualified name of the model, or None."""
         return self._by_name.get(name)

@@ -75,7 +75,7 @@ def test_arguments_have_the_original_s_names_and_defaults() -> None:
 
 def test_nested_arguments_have_the_original_s_names() -> None:
     module = with_signature(({"l": A}, B, 3), {}, 0, ("batch['l']", "args[1]", "lambda"))
-    assert str(inspect.signature(module.forward)) == "(batch, arg1, arg2=3)"
+    assert str(inspect.signature(module.forward)) == "(batch, arg1, lambda_=3)"
     module = with_signature(({"l": A}, Pair(B, B)), {"deep": 1}, 0, ("batch['l']", "pair.sum", "pair.product", "deep"))
     assert str(inspect.signature(module.forward)) == "(batch, pair, deep)"
     assert torch.equal(module({"l": A}, pair=Pair(B, B), deep=1), A + B)

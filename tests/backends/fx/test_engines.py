@@ -54,10 +54,76 @@ def test_runs_at_several_sizes(name: str) -> None:
 def test_state_lives_in_the_executable(name: str) -> None:
     graph = parse(STATEFUL)
     executable, other = get_engine(name).load(graph), get_engine(name).load(graph)
-    x = torch.ones(2, 2)
-    assert [executable.run([x])[0][0, 0].item() for _ in range(3)] == [2.0, 4.0, 6.0]
-    assert other.run([x])[0][0, 0].item() == 2.0
+    given = [torch.ones(size, 2) for size in (2, 2, 3, 2, 5, 1)]
+    assert [executable.run([x])[0][0, 0].item() for x in given] == [2.0, 4.0, 7.0, 9.0, 14.0, 15.0]
+    assert other.run([torch.ones(2, 2)])[0][0, 0].item() == 2.0
     assert graph.constants["seen"].constant.tensor.tolist() == [0.0, 0.0]  # type: ignore[union-attr]
+
+
+CONTROL = """
+input %x: f32[N, 4]
+input %n: int(K)
+parameter %w: f32[4, 4] requires_grad
+%s = sum(%x)
+%p = gt.Scalar(%s) {other=0}
+%y = higher_order.cond(%p, %x, %w) [
+  graph yes {
+    input %a: f32[N, 4]
+    input %b: f32[4, 4]
+    constant %k: f32[4] = (1., 2., 3., 4.)
+    %m = mm(%a, %b)
+    %r = add.Tensor(%m, %k)
+    return %r
+  }
+  graph no {
+    input %a: f32[N, 4]
+    input %b: f32[4, 4]
+    %r = neg(%a)
+    return %r
+  }
+]
+%z = full() {size=(K + N,), fill_value=0.5}
+return %y, %z"""
+
+
+@pytest.mark.parametrize("name", ["eager", "inductor"])
+def test_control_flow_and_numbers(name: str) -> None:
+    graph = parse(CONTROL)
+    executable = get_engine(name).load(graph)
+    for sign, batch, number in ((1, 2, 3), (-1, 2, 3), (1, 5, 3), (-1, 5, 4)):
+        inputs = [sign * torch.rand(batch, 4), number]
+        for got, expected in zip(executable.run(inputs), run_graph(graph, *inputs), strict=True):
+            assert torch.allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["eager", "inductor"])
+def test_data_dependent_sizes(name: str) -> None:
+    graph = parse("""
+        input %x: f32[N]
+        %i: i64[K, 1] = nonzero(%x)
+        %y = mul.Scalar(%i) {other=2}
+        return %y""")
+    executable = get_engine(name).load(graph)
+    for x in (torch.tensor([0.0, 1.0, 2.0]), torch.zeros(2), torch.ones(4)):
+        assert torch.equal(executable.run([x])[0], run_graph(graph, x)[0])
+
+
+@pytest.mark.parametrize("name", ["eager", "inductor"])
+def test_inputs_updated_in_place_and_inputs_returned(name: str) -> None:
+    graph = parse("""
+        input %x: f32[3]
+        input %cache: f32[3]
+        constant %c: f32[3] = (1.0, 2.0, 3.0)
+        %y = add.Tensor(%cache, %x)
+        %v = reshape(%x) {shape=(3, 1)}
+        return %x, %v, %c
+        update "cache" = %y""")
+    executable = get_engine(name).load(graph)
+    x, cache = torch.ones(3), torch.zeros(3)
+    for step in (1.0, 2.0):
+        same, view, constant = executable.run([x, cache])
+        assert torch.equal(same, x) and torch.equal(view, x[:, None]) and constant.tolist() == [1.0, 2.0, 3.0]
+        assert cache.tolist() == [step] * 3
 
 
 def test_outputs_can_be_used_in_training() -> None:
