@@ -76,8 +76,11 @@ class _Feed(Listener):
 
     def _producers(self, node: Node) -> None:
         """A producer that loses a use may be dead, or have a single use now."""
-        for operand in node.inputs:
-            if operand.producer is not None and operand.num_uses <= 2:
+        operands = node._operands
+        for operand in operands:
+            if operand is None or operand.producer is None:
+                continue
+            if len(operand._uses) - operands.count(operand) <= 1:
                 self.worklist.push(operand.producer)
                 self._siblings(operand, node)
 

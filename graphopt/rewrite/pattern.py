@@ -282,7 +282,7 @@ class OpPattern(Pattern):
         if plan is _NOT_PLANNED:
             known = self.base in (op.name, op.base)
             plan = self._plans[op] = make_plan(op, self.args, self.kwargs, self.rest) if known else None
-        return plan  # type: ignore[no-any-return]
+        return plan
 
 
 def var(name: str, where: Guard | None = None) -> Var:

@@ -123,10 +123,7 @@ class Plan:
             arguments = node.arguments()
             return not any(arguments[node.op.operand_params[i].name] for i in self.absent)
         operands = node._operands
-        for index in self.absent:
-            if index < len(operands) and operands[index] is not None:
-                return False
-        return True
+        return not self.absent or all(i >= len(operands) or operands[i] is None for i in self.absent)
 
 
 def make_plan(op: Op, args: Sequence[Matcher], kwargs: Sequence[tuple[str, Matcher]], rest: bool) -> Plan | None:
