@@ -111,7 +111,8 @@ def apply_rules(
     """Apply rules greedily until none fires, and return what they did.
 
     For each node taken from the worklist: drop it if it is dead, else fold it, else try its rules in order. Only what
-    a rewrite touched is tried again, so the cost is linear in nodes + rewrites.
+    a rewrite touched is tried again, so the cost is linear in nodes + rewrites. A last sweep over what is left shows that
+    no rule fires any more.
 
     fold: returns existing values or constants in place of the node's results, or None; it creates no nodes.
     removable: whether a node without uses may be dropped (by default, if its operator is pure).
@@ -160,9 +161,23 @@ class _Driver:
         self.budget = budget if budget is not None else MINIMUM_BUDGET + REWRITES_PER_NODE * len(graph)
         self.recent: deque[tuple[str, str]] = deque(maxlen=RECENT)
         self.applications = 0
+        self.declined: set[tuple[str, Node, str]] = set()
         self._candidates: dict[tuple[Op, Source, Source], list[Candidate]] = {}
 
     def run(self) -> RewriteStatistics:
+        """Sweep until a sweep changes nothing.
+
+        A change far below a root that was tried already may make it match, so re-enqueueing neighbours alone does not
+        reach a normal form. The last sweep shows that it is one; it visits what is left of the graph once.
+        """
+        while self._sweep():
+            for node in reversed(self.graph):
+                self.worklist.push(node)
+        return self.statistics
+
+    def _sweep(self) -> bool:
+        """Empty the worklist; return whether the graph changed."""
+        before = self.statistics.changes
         while self.worklist:
             node = self.worklist.pop()
             if node.graph is not self.graph:
@@ -170,7 +185,7 @@ class _Driver:
             self.statistics.visits += 1
             if not (self._drop(node) or self._fold(node)):
                 self._rewrite(node)
-        return self.statistics
+        return self.statistics.changes > before
 
     def _drop(self, node: Node) -> bool:
         for result in node.results:
@@ -232,7 +247,7 @@ class _Driver:
         counts.matches += 1
         reason = rule.check(match)
         if reason is not None:
-            self.statistics.decline(counts.name, node, reason)
+            self._decline(counts.name, node, reason)
             applied = False
         else:
             applied = self._allowed(counts.name, node) and self._apply(rule, match, node)
@@ -258,13 +273,13 @@ class _Driver:
         if isinstance(replacement, str):
             self._undo(constants)
             if replacement:
-                self.statistics.decline(rule.label, node, replacement)
+                self._decline(rule.label, node, replacement)
             return False
         values = [replacement] if isinstance(replacement, Value) else list(replacement)
         reason = type_reason(node.results, values)
         if reason is not None:
             self._undo(constants)
-            self.statistics.decline(rule.label, node, reason)
+            self._decline(rule.label, node, reason)
             return False
         self._accept()
         self.rewriter.replace(node, values)
@@ -285,6 +300,13 @@ class _Driver:
             self.rewriter.drop_constant(value)
         self.pending.drain()
         self.feed.worklist = self.worklist
+
+    def _decline(self, rule: str, node: Node, reason: str) -> None:
+        """Record a reason; what is tried again and declines for the same reason counts once."""
+        key = (rule, node, reason)
+        if key not in self.declined:
+            self.declined.add(key)
+            self.statistics.decline(rule, node, reason)
 
     def _allowed(self, rule: str, node: Node) -> bool:
         return self.gate is None or self.gate(rule, node)
