@@ -18,6 +18,7 @@ from types import EllipsisType
 from typing import Any
 
 from graphopt.ir import ConstantKind, Node, Op, Value
+from graphopt.ir.attributes import attribute_key
 from graphopt.rewrite.plan import Place, Plan, Source, make_plan
 from graphopt.rewrite.uniform import uniform_value
 
@@ -104,7 +105,8 @@ class Var(Pattern):
     def match(self, value: Any, match: Match) -> bool:
         if self.name in match.bindings:
             bound = match.bindings[self.name]
-            return bound is value if isinstance(value, Value) else bound == value
+            # 1 and 1.0, 0.0 and −0.0 are equal to Python, but not to an operator.
+            return bound is value or attribute_key(bound) == attribute_key(value)
         if self.where is not None and not self.where(value):
             return False
         match.bindings[self.name] = value
