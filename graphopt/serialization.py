@@ -118,12 +118,20 @@ def _set_mode(temporary: str, final: Path) -> None:
 
 
 def _write(graph: Graph, manifest: dict[str, Any], file: IO[bytes]) -> None:
+    _refuse_meta(graph)
     text, weights = str(graph).encode(), _pack(graph)
     manifest["sha256"] = {GRAPH: _digest(text), WEIGHTS: _digest(weights)}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, data in ((MANIFEST, json.dumps(manifest, indent=1).encode()), (GRAPH, text), (WEIGHTS, weights)):
             # A fixed time stamp makes two saves of one graph equal byte for byte.
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+
+
+def _refuse_meta(graph: Graph) -> None:
+    graphs = [graph, *(region for node in walk(graph) for region in node.regions)]
+    for name, value in [item for g in graphs for item in g.constants.items()]:
+        if value.constant is not None and value.constant.tensor.is_meta:
+            raise SerializationError(f"{name!r} is on the meta device and holds no data; load the weights first")
 
 
 def _pack(graph: Graph) -> bytes:

@@ -114,7 +114,7 @@ def test_nested_arguments_and_results(target: str) -> None:
     assert_same(fast({"unused": None, "x": x}, pair), model({"x": x}, pair))
     with pytest.raises(InputError, match=r"batch was a dict with keys \['x', 'unused'\] at capture, got keys \['x'\]"):
         fast({"x": x}, pair)
-    with pytest.raises(InputError, match="pair was a tuple of 2 at capture, got a list of 2"):
+    with pytest.raises(InputError, match=r"pair was a tuple of 2 at capture, got a list of 2"):
         fast({"x": x, "unused": None}, list(pair))
     with pytest.raises(InputError, match=r"batch\['unused'\] was None at capture and is fixed, got 1"):
         fast({"x": x, "unused": 1}, pair)
@@ -172,7 +172,7 @@ def test_inputs_that_share_a_dim_must_agree() -> None:
             return x + y
 
     fast = graphopt.compile(Add(), (torch.ones(2, 3), torch.ones(2, 3)), target="fx", dynamic_shapes="batch")
-    with pytest.raises(InputError, match="'y' has size 3.*batch"):
+    with pytest.raises(InputError, match=r"'y' has size 3.*batch"):
         fast(torch.ones(2, 3), torch.ones(3, 3))
 
 

@@ -142,7 +142,7 @@ def test_dims_that_differ_in_nested_inputs(builds: list[Any]) -> None:
 def test_too_many_kinds_are_an_error(builds: list[Any]) -> None:
     fast = graphopt.compile(Mix(), target="eager")
     x = torch.ones(2)
-    with pytest.raises(CaptureError, match="captured 9 times.*dynamic_shapes"):
+    with pytest.raises(CaptureError, match=r"captured 9 times.*dynamic_shapes"):
         for power in range(20):
             fast(x, power=power)
     assert len(builds) == 9
@@ -175,9 +175,7 @@ def test_threads_share_captures(builds: list[Any]) -> None:
 
     def work(mine: list[Tensor]) -> None:
         barrier.wait()
-        for x in mine * 5:
-            if not torch.allclose(fast(x), model(x), atol=1e-5):
-                wrong.append(str(x.shape))
+        wrong.extend(str(x.shape) for x in mine * 5 if not torch.allclose(fast(x), model(x), atol=1e-5))
 
     threads = [threading.Thread(target=work, args=(inputs[i::6],)) for i in range(6)]
     for thread in threads:
@@ -231,9 +229,9 @@ def test_before_the_first_call() -> None:
     model, _ = small()
     fast = graphopt.compile(model, target="eager")
     for action in (lambda: fast.graph, lambda: fast.report, lambda: fast.save("x.gopt"), fast.state_dict, fast.to_onnx):
-        with pytest.raises(GraphOptError, match="needs a captured model: call it once, or give args"):
+        with pytest.raises(GraphOptError, match=r"needs a captured model: call it once, or give args"):
             action()
-    with pytest.raises(GraphOptError, match="target='fx'"):
+    with pytest.raises(GraphOptError, match=r"target='fx'"):
         fast.half()
 
 
@@ -241,7 +239,7 @@ def test_availability_is_checked_without_args(monkeypatch: pytest.MonkeyPatch) -
     from graphopt.backends.fx.engines import EagerEngine
 
     monkeypatch.setattr(EagerEngine, "missing", lambda self: "it is on holiday; wait")
-    with pytest.raises(TargetError, match="'eager' cannot run here .eager: it is on holiday; wait"):
+    with pytest.raises(TargetError, match=r"'eager' cannot run here .eager: it is on holiday; wait"):
         graphopt.compile(nn.ReLU(), target="eager")
 
 
@@ -255,7 +253,7 @@ def test_failures_leave_the_cache_as_it_was(builds: list[Any]) -> None:
 
 def test_arguments_that_cannot_be_compared() -> None:
     fast = graphopt.compile(Mix(), target="eager")
-    with pytest.raises(InputError, match="an argument is a bytearray"):
+    with pytest.raises(InputError, match=r"an argument is a bytearray"):
         fast(torch.ones(2), power=bytearray(b"x"))
 
 
@@ -304,6 +302,6 @@ def test_a_lazy_fx_model_is_not_converted() -> None:
     model, x = small()
     fast = graphopt.compile(model, target="fx")
     fast.to("cpu").float()
-    with pytest.raises(GraphOptError, match="convert the original"):
+    with pytest.raises(GraphOptError, match=r"convert the original"):
         fast.double()
     check(fast, model, x)

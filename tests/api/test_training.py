@@ -105,7 +105,7 @@ def test_loads_the_original_s_state_dict(pair: Any) -> None:
     other, _ = small(seed=5)
     assert fast.load_state_dict(other.state_dict()).missing_keys == []
     torch.testing.assert_close(fast(x), other(x), atol=1e-5, rtol=1e-4)
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(RuntimeError, match=r"Missing key"):
         fast.load_state_dict({"head.bias": torch.zeros(3)})
 
 
