@@ -10,7 +10,7 @@ import torch
 from graphopt.ir import Constant, ConstantKind, DType, Graph, Location, TensorType, Value, bind, infer_types, symbol
 from graphopt.ir.dims import Dim, bounds, known_equal, product
 from graphopt.ir.value import Node
-from graphopt.ops import get_op
+from graphopt.ops import registry
 from graphopt.ops.traits import is_commutative
 from graphopt.testing.domain import Domain
 from graphopt.testing.inputs import input_domain, random_tensor
@@ -251,15 +251,23 @@ class GraphBuilder:
 
     # Nodes
 
-    def emit(self, op: str, *args: Any, domain: Domain | Sequence[Domain], **attributes: Any) -> Any:
+    def emit(
+        self,
+        op: str,
+        *args: Any,
+        domain: Domain | Sequence[Domain],
+        regions: tuple[Graph, ...] = (),
+        **attributes: Any,
+    ) -> Any:
         """Append a node, called as the operator's schema says; its results join the pool.
 
         domain: what is known of the numbers of the result, or of each result. Returns the result, or the tuple of them.
         """
-        op_object = get_op(op if "." in op and op.split(".")[0] in ("aten", "graphopt") else f"aten.{op}")
+        op_object = registry.find(f"aten.{op}") or registry.get(op)
         operands, bound = bind(op_object, args, attributes)
-        types = infer_types(op_object, operands, bound)
-        node = self.graph.append(Node(op_object, operands, bound, types, location=self._location()))
+        types = infer_types(op_object, operands, bound, regions)
+        node = Node(op_object, operands, bound, types, regions=regions, location=self._location())
+        self.graph.append(node)
         domains = [domain] * len(types) if isinstance(domain, Domain) else list(domain)
         for value, known in zip(node.results, domains, strict=True):
             self._keep(value, known)

@@ -1,7 +1,7 @@
 """A pytest plugin: every pass that runs in a test is verified and validated on the way.
 
-Use it by `pytest_plugins = ["graphopt.testing.plugin"]` in the top `conftest.py`. A test (or, by `pytestmark`, a module)
-with passes that are wrong on purpose is marked `unchecked_passes`.
+Use it by `pytest_plugins = ["graphopt.testing.plugin"]` in the top `conftest.py`. A test with passes that are wrong on
+purpose (or a module, by `pytestmark`) is marked `unchecked_passes`.
 """
 
 from __future__ import annotations

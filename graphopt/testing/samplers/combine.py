@@ -110,7 +110,7 @@ def stack(b: GraphBuilder) -> None:
 @register_sampler("again", weight=4)
 def again(b: GraphBuilder) -> None:
     """A call that is there already, perhaps with its operands the other way round."""
-    nodes = [n for n in b.graph if len(n.results) == 1 and n.op.is_removable]
+    nodes = [n for n in b.graph if len(n.results) == 1 and n.op.is_removable and not n.regions]
     if not nodes:
         return
     node = b.one(nodes[-4:])
