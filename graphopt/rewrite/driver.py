@@ -111,8 +111,8 @@ def apply_rules(
     """Apply rules greedily until none fires, and return what they did.
 
     For each node taken from the worklist: drop it if it is dead, else fold it, else try its rules in order. Only what
-    a rewrite touched is tried again, so the cost is linear in nodes + rewrites. A last sweep over what is left shows that
-    no rule fires any more.
+    a rewrite touched is tried again, so the cost is linear in nodes + rewrites. A last sweep over what is left shows
+    that no rule fires any more.
 
     fold: returns existing values or constants in place of the node's results, or None; it creates no nodes.
     removable: whether a node without uses may be dropped (by default, if its operator is pure).

@@ -99,8 +99,8 @@ class Algebra(Rule):
 
     def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
         result = build(self.right, match, rewriter)
-        assert isinstance(result, Value)
-        return result
+        # In an overload such as `sub.Scalar(x, 2)` a variable may have matched the number.
+        return result if isinstance(result, Value) else ""
 
 
 def build(pattern: Pattern, match: Match, rewriter: Rewriter) -> Any:

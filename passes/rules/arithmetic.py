@@ -34,7 +34,7 @@ IDENTITIES = (
     Algebra("div-one", aten.div(x, 1), x, BITWISE),
     Algebra("mul-minus-one", aten.mul(x, -1), aten.neg(x), VALUE_EXACT),
     Algebra("div-minus-one", aten.div(x, -1), aten.neg(x), VALUE_EXACT),
-    Algebra("zero-minus", aten.sub(0, x), aten.neg(x), VALUE_EXACT),
+    Algebra("zero-minus", aten.sub.Tensor(0, x), aten.neg(x), VALUE_EXACT),
     Algebra("rsub-zero", aten.rsub(x, 0), aten.neg(x), VALUE_EXACT),
 )
 

@@ -19,6 +19,10 @@ def _bool(match: Match) -> bool:
     return is_bool(match["p"])
 
 
+def _mask(match: Match) -> bool:
+    return is_bool(match["c"])
+
+
 def _integers(match: Match) -> str | None:
     both = is_integral(match["x"]) and (not hasattr(match["y"], "type") or is_integral(match["y"]))
     number = not isinstance(match["y"], float)
@@ -58,7 +62,7 @@ TABLE = (
     Algebra("maximum-self", aten.maximum(x, x), x, BITWISE),
     Algebra("minimum-self", aten.minimum(x, x), x, BITWISE),
     Algebra("where-same", aten.where.self(c, x, x), x, BITWISE),
-    Algebra("where-not", aten.where.self(aten.logical_not(c), x, y), aten.where.self(c, y, x), BITWISE),
+    Algebra("where-not", aten.where.self(aten.logical_not(c), x, y), aten.where.self(c, y, x), BITWISE, None, _mask),
 )
 
 
