@@ -17,9 +17,53 @@ from graphopt.ir import DType, Expr, Node, TensorType, Value, from_torch, symbol
 from graphopt.ir.dims import Dim
 
 ELEMENTWISE = frozenset(
-    "Abs Add And BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Clip Cos Div Elu Equal Erf Exp Floor Gelu Greater "
-    "GreaterOrEqual Identity IsInf IsNaN Less LessOrEqual Log Max Min Mod Mul Neg Not Or Pow Reciprocal Relu Round "
-    "Sigmoid Sign Sin Softplus Sqrt Sub Tanh Where Xor".split()
+    [
+        "Abs",
+        "Add",
+        "And",
+        "BitwiseAnd",
+        "BitwiseNot",
+        "BitwiseOr",
+        "BitwiseXor",
+        "Ceil",
+        "Clip",
+        "Cos",
+        "Div",
+        "Elu",
+        "Equal",
+        "Erf",
+        "Exp",
+        "Floor",
+        "Gelu",
+        "Greater",
+        "GreaterOrEqual",
+        "Identity",
+        "IsInf",
+        "IsNaN",
+        "Less",
+        "LessOrEqual",
+        "Log",
+        "Max",
+        "Min",
+        "Mod",
+        "Mul",
+        "Neg",
+        "Not",
+        "Or",
+        "Pow",
+        "Reciprocal",
+        "Relu",
+        "Round",
+        "Sigmoid",
+        "Sign",
+        "Sin",
+        "Softplus",
+        "Sqrt",
+        "Sub",
+        "Tanh",
+        "Where",
+        "Xor",
+    ]
 )
 """Operators whose result has the shape to which their inputs broadcast."""
 
@@ -33,18 +77,18 @@ class Emitter:
     """Appends operations to the body under construction.
 
     opset: the version of the standard operators. widen_floats: compute half-precision types in f32 (for a runtime
-    that has no kernels for them). contrib: ONNX Runtime's own operators may be used.
+    that has no kernels for them).
     """
 
-    def __init__(self, opset: int, *, widen_floats: bool = False, contrib: bool = False) -> None:
+    def __init__(self, opset: int, *, widen_floats: bool = False) -> None:
         self.opset = opset
         self.widen_floats = widen_floats
-        self.contrib = contrib
         self.body = Body("main")
         self.origin: Node | None = None
         self.sizes = Sizes(self)
         self._constants: dict[Any, Tensor] = {}
         self._fresh = 0
+        self._seen: set[tuple[Dim, ...]] = set()
         self._derived: dict[tuple[Tensor, Any], Tensor] = {}
 
     # Operations
@@ -178,7 +222,10 @@ class Emitter:
                 tensor.shape = value.type.shape
             tensor.name = value.name or ("" if value.producer is None else value.producer.op.name.split(".")[1])
         self.body.values[value] = tensor
-        self.body.record_shape(tensor, value.is_input)
+        if tensor.shape not in self._seen or self.body.parent is not None:
+            self.body.record_shape(tensor, value.is_input)
+            if tensor.shape is not None:
+                self._seen.add(tensor.shape)
 
     def tensor(self, value: Value) -> Tensor:
         """The tensor of an IR value."""

@@ -12,7 +12,12 @@ from graphopt.ir import Graph, TensorType, Type, walk
 if TYPE_CHECKING:
     from graphopt.backends.onnx.session import OnnxRuntimeExecutable
 
-LEVELS = {"off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
+LEVELS = {
+    "off": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
 
 
 @dataclass(frozen=True)
@@ -89,5 +94,3 @@ def _foreign_device(graph: Graph) -> str | None:
 def _types(graph: Graph) -> list[Type]:
     values = [*graph.inputs, *graph.constants.values()]
     return [v.type for v in values] + [r.type for node in walk(graph) for r in node.results]
-
-

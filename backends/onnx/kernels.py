@@ -54,8 +54,30 @@ _SMALL_FLOATS = (DType.BF16, DType.F16)
 
 # Operators that move elements or convert them, and so take any type.
 MOVES = frozenset(
-    "Cast Reshape Transpose Identity If Loop Concat Shape Slice Split Squeeze Unsqueeze Gather GatherElements GatherND "
-    "ScatterElements ScatterND Flatten ConstantOfShape Compress IsNaN IsInf".split()
+    [
+        "Cast",
+        "Reshape",
+        "Transpose",
+        "Identity",
+        "If",
+        "Loop",
+        "Concat",
+        "Shape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Unsqueeze",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "ScatterElements",
+        "ScatterND",
+        "Flatten",
+        "ConstantOfShape",
+        "Compress",
+        "IsNaN",
+        "IsInf",
+    ]
 )
 
 
@@ -86,11 +108,40 @@ def compute_dtype(op_type: str, dtype: DType, widen_floats: bool = False) -> DTy
         return dtype
     return next((wider for wider in _WIDER.get(dtype, ()) if wider in accepted), dtype)
 
+
 # Operators whose kernels take no f64.
 _NO_F64 = frozenset(
-    "Acos Acosh Asin Asinh Atan Atanh AveragePool Celu Col2Im Conv ConvTranspose Cosh Elu Erf Gelu GlobalAveragePool "
-    "HardSigmoid InstanceNormalization LeakyRelu LpPool PRelu Resize RNN Selu Sinh Softplus Softsign Tan "
-    "ThresholdedRelu".split()
+    [
+        "Acos",
+        "Acosh",
+        "Asin",
+        "Asinh",
+        "Atan",
+        "Atanh",
+        "AveragePool",
+        "Celu",
+        "Col2Im",
+        "Conv",
+        "ConvTranspose",
+        "Cosh",
+        "Elu",
+        "Erf",
+        "Gelu",
+        "GlobalAveragePool",
+        "HardSigmoid",
+        "InstanceNormalization",
+        "LeakyRelu",
+        "LpPool",
+        "PRelu",
+        "Resize",
+        "RNN",
+        "Selu",
+        "Sinh",
+        "Softplus",
+        "Softsign",
+        "Tan",
+        "ThresholdedRelu",
+    ]
 )
 _NO_COMPLEX = "complex tensors have no kernels in ONNX Runtime; split them into real and imaginary parts"
 

@@ -62,9 +62,7 @@ class _OneNode(torch.nn.Module):
         for type_, operand in zip(self.types, operands):
             if isinstance(type_, TensorType) and operand is not None:
                 sizes.update(_solved(type_, operand))
-        args, kwargs = torch_arguments(
-            self.node.op, operands, self.node.attributes, lambda dim: evaluate(dim, sizes)
-        )
+        args, kwargs = torch_arguments(self.node.op, operands, self.node.attributes, lambda dim: evaluate(dim, sizes))
         assert self.node.op.evaluate is not None
         result = self.node.op.evaluate(*args, **kwargs)
         return tuple(result) if isinstance(result, list | tuple) else result
@@ -214,7 +212,7 @@ class _Inliner:
             return torch.from_numpy(value.copy())
         if isinstance(value, list):
             return [item.item() if isinstance(item, np.generic) else item for item in value]
-        if isinstance(value, type) or isinstance(value, np.dtype):
+        if isinstance(value, type | np.dtype):
             import onnx
 
             return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value)))

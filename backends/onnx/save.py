@@ -27,9 +27,7 @@ INLINE_BELOW = 1024
 _ALIGNMENT = 4096
 
 
-def save_onnx(
-    graph_or_model: Graph | onnx.ModelProto, path: str | Path, external_data: bool | None = None
-) -> None:
+def save_onnx(graph_or_model: Graph | onnx.ModelProto, path: str | Path, external_data: bool | None = None) -> None:
     """Write a graph or model to `path`. A failure leaves no half-written file, and an older file as it was.
 
     external_data: put the weights into `<path>.data`; None does so above 1.5 GiB.

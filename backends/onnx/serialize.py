@@ -17,7 +17,7 @@ WriteData = Callable[[onnx.TensorProto, torch.Tensor], None]
 
 # The lowest IR version with which a runtime takes each operator set.
 _IR_VERSIONS = {19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
-_FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _FLOATS, _INTS, _STRINGS = 1, 2, 3, 4, 5, 6, 7, 8
+_Kind = onnx.AttributeProto
 
 
 def to_model(body: Body, opset: int, name: str, write_data: WriteData | None = None) -> onnx.ModelProto:
@@ -150,20 +150,20 @@ def write_attribute(proto: onnx.AttributeProto, name: str, value: Any) -> None:
     """Write an attribute of any kind that lowerings use."""
     proto.name = name
     if isinstance(value, bool | int):
-        proto.type, proto.i = _INT, int(value)
+        proto.type, proto.i = _Kind.INT, int(value)
     elif isinstance(value, float):
-        proto.type, proto.f = _FLOAT, value
+        proto.type, proto.f = _Kind.FLOAT, value
     elif isinstance(value, str):
-        proto.type, proto.s = _STRING, value.encode()
+        proto.type, proto.s = _Kind.STRING, value.encode()
     elif isinstance(value, torch.Tensor):
-        proto.type = _TENSOR
+        proto.type = _Kind.TENSOR
         write_initializer(proto.t, Tensor(from_torch(value.dtype), tuple(value.shape), "", value), write_raw)
     elif isinstance(value, Body):
-        proto.type = _GRAPH
+        proto.type = _Kind.GRAPH
         proto.g.name = value.name
         _write_body(proto.g, value)
     elif isinstance(value, onnx.TensorProto):
-        proto.type = _TENSOR
+        proto.type = _Kind.TENSOR
         proto.t.CopyFrom(value)
     else:
         _write_list(proto, list(value))
@@ -171,13 +171,13 @@ def write_attribute(proto: onnx.AttributeProto, name: str, value: Any) -> None:
 
 def _write_list(proto: onnx.AttributeProto, values: list[Any]) -> None:
     if values and isinstance(values[0], float):
-        proto.type = _FLOATS
+        proto.type = _Kind.FLOATS
         proto.floats.extend(values)
     elif values and isinstance(values[0], str):
-        proto.type = _STRINGS
+        proto.type = _Kind.STRINGS
         proto.strings.extend(v.encode() for v in values)
     else:
-        proto.type = _INTS
+        proto.type = _Kind.INTS
         proto.ints.extend(values)
 
 

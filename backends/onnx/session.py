@@ -33,7 +33,7 @@ def load(graph: Graph, engine: OnnxRuntimeEngine) -> OnnxRuntimeExecutable:
     Raises:
         EmissionError: ONNX Runtime refuses the model.
     """
-    body = build(graph, Emitter(engine.opset, widen_floats=True, contrib=True))
+    body = build(graph, Emitter(engine.opset, widen_floats=True))
     weights: dict[str, Any] = {}
 
     def write(proto: onnx.TensorProto, data: torch.Tensor) -> None:
@@ -68,9 +68,7 @@ def _session(
     if weights:
         options.add_external_initializers(list(weights), [_value(t) for t in weights.values()])
     try:
-        return onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exception classes share no base of their own
         raise EmissionError(f"ONNX Runtime cannot load the graph: {error}") from error
 
@@ -150,5 +148,3 @@ def _prepared(name: str, type_: Type, given: Any) -> torch.Tensor:
 
 def _as_returned(type_: Type, result: torch.Tensor) -> Any:
     return result.item() if isinstance(type_, ScalarType) else result
-
-

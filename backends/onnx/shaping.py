@@ -105,9 +105,7 @@ def expand(e: Emitter, x: Tensor, shape: Sequence[Dim]) -> Tensor:
         return x
     # A dim that stays may be given as 1, which saves looking it up.
     padded = (1,) * (len(target) - x.rank) + x.dims
-    hints: list[Dim] = [
-        1 if not isinstance(t, int) and known_equal(t, have) else t for t, have in zip(target, padded)
-    ]
+    hints: list[Dim] = [1 if not isinstance(t, int) and known_equal(t, have) else t for t, have in zip(target, padded)]
     return e.op("Expand", x, hints, shape=target)
 
 

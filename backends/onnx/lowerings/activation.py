@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphopt.backends.onnx.emitter import Emitter
-from graphopt.backends.onnx.lowerings.elementwise import clip
+from graphopt.backends.onnx.lowerings.extrema import clip
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, lowers
 from graphopt.backends.onnx.shaping import normal_axis, reshape

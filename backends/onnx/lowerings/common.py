@@ -11,7 +11,7 @@ import torch
 from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.records import Tensor
 from graphopt.ir import DType, Expr, from_torch
-from graphopt.ir.dims import Dim, bounds
+from graphopt.ir.dims import Dim
 
 FALSE_STRINGS = (False, None, "follow")
 """Values of a `training` attribute under which an emitted graph behaves as in evaluation."""
@@ -42,14 +42,9 @@ def _common(x: tuple[Any, bool], y: tuple[Any, bool]) -> DType:
     return from_torch(torch.result_type(sample(x), sample(y)))
 
 
-def is_number(x: Any) -> bool:
-    """True for a Python number or dim."""
-    return isinstance(x, bool | int | float | Expr)
-
-
-def computing_dtype(dtype: DType) -> DType:
-    """The type in which PyTorch's CPU kernels compute: f32 for half precision, else the type itself."""
-    return DType.F32 if dtype in (DType.F16, DType.BF16) else dtype
+def equals(e: Emitter, x: Tensor, value: float) -> Tensor:
+    """Where `x` is a number, as bools."""
+    return e.op("Equal", x, value, dtype=DType.BOOL)
 
 
 def pair(values: Sequence[int] | int | None, count: int, default: Sequence[int] = ()) -> list[int]:
@@ -63,9 +58,3 @@ def pair(values: Sequence[int] | int | None, count: int, default: Sequence[int] 
 def static(dim: Dim) -> int | None:
     """The dim as a number, if it is one."""
     return dim if isinstance(dim, int) else None
-
-
-def known_nonnegative(dim: Dim) -> bool:
-    """True if the dim is known not to be negative."""
-    low = bounds(dim)[0]
-    return low is not None and low >= 0

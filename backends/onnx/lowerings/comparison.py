@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.lowerings.common import as_tensor, common_dtype
-from graphopt.backends.onnx.lowerings.elementwise import floor_divide
+from graphopt.backends.onnx.lowerings.division import floor_divide
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, Lowering, lowers, lowers_each
 from graphopt.backends.onnx.shaping import full
@@ -77,8 +77,10 @@ def _lower_bitwise_not(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers(
-    "aten.bitwise_left_shift.Tensor", "aten.bitwise_left_shift.Tensor_Scalar",
-    "aten.__lshift__.Scalar", "aten.__lshift__.Tensor",
+    "aten.bitwise_left_shift.Tensor",
+    "aten.bitwise_left_shift.Tensor_Scalar",
+    "aten.__lshift__.Scalar",
+    "aten.__lshift__.Tensor",
 )
 def _lower_left_shift(e: Emitter, a: Call) -> Tensor:
     """`x * 2**n`."""
@@ -86,8 +88,10 @@ def _lower_left_shift(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers(
-    "aten.bitwise_right_shift.Tensor", "aten.bitwise_right_shift.Tensor_Scalar",
-    "aten.__rshift__.Scalar", "aten.__rshift__.Tensor",
+    "aten.bitwise_right_shift.Tensor",
+    "aten.bitwise_right_shift.Tensor_Scalar",
+    "aten.__rshift__.Scalar",
+    "aten.__rshift__.Tensor",
 )
 def _lower_right_shift(e: Emitter, a: Call) -> Tensor:
     """`x // 2**n`, rounded towards minus infinity: the sign bit moves in from the left."""

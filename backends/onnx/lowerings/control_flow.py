@@ -9,9 +9,10 @@ from graphopt.backends.onnx.records import Body, Tensor
 from graphopt.backends.onnx.registry import Call, lowers
 from graphopt.backends.onnx.shaping import reshape
 from graphopt.ir import DType, Expr, Graph, TensorType, Value
+from graphopt.ir.dims import Dim
 
 
-def _types(a: Call) -> tuple[list[DType], list[tuple]]:  # type: ignore[type-arg]
+def _types(a: Call) -> tuple[list[DType], list[tuple[Dim, ...]]]:
     types = [t for t in a.types if isinstance(t, TensorType)]
     return [t.dtype for t in types], [t.shape for t in types]
 
@@ -77,5 +78,3 @@ def _lower_while_loop(e: Emitter, a: Call) -> Sequence[Tensor]:
         body.outputs = body_outputs(e, [reshape(e, e.cast(again, DType.BOOL), ()), *results])
     start = reshape(e, e.cast(first, DType.BOOL), ())
     return e.ops("Loop", None, start, *a.operands[:carried], dtypes=dtypes, shapes=shapes, body=body)
-
-

@@ -19,8 +19,15 @@ FOLD_LIMIT = 4096
 
 
 @lowers(
-    "aten.zeros", "aten.new_zeros", "aten.zeros_like", "aten.empty.memory_format", "aten.new_empty", "aten.empty_like",
-    "aten.empty_strided", "aten.new_empty_strided", "aten.empty_permuted",
+    "aten.zeros",
+    "aten.new_zeros",
+    "aten.zeros_like",
+    "aten.empty.memory_format",
+    "aten.new_empty",
+    "aten.empty_like",
+    "aten.empty_strided",
+    "aten.new_empty_strided",
+    "aten.empty_permuted",
 )
 def _lower_zeros(e: Emitter, a: Call) -> Tensor:
     """Zeros; what is "empty" in PyTorch may hold anything, so zeros do."""
@@ -103,7 +110,7 @@ def _lower_triangle_indices(e: Emitter, a: Call) -> Tensor:
     return e.constant(make(a.row, a.col, a.offset).to(a.out.dtype.torch), "indices")
 
 
-def _random(e: Emitter, op_type: str, a: Call, **attributes: float) -> Tensor:
+def _random(e: Emitter, op_type: str, a: Call, **attributes: Any) -> Tensor:
     """Random numbers of the result's type and shape."""
     dtype = a.out.dtype if a.out.dtype in (DType.F32, DType.F64) else DType.F32
     code = 11 if dtype is DType.F64 else 1
@@ -161,7 +168,9 @@ def _lower_histc(e: Emitter, a: Call) -> Tensor:
     wide = e.cast(x, DType.F32) if x.dtype is not DType.F64 else x
     offset = e.op("Sub", wide, float(a.min))
     place = e.op("Floor", e.op("Div", e.op("Mul", offset, float(a.bins)), float(a.max - a.min)))
-    place = e.op("Where", e.op("Equal", wide, float(a.max), dtype=DType.BOOL), e.scalar(float(a.bins - 1), wide.dtype), place)
+    place = e.op(
+        "Where", e.op("Equal", wide, float(a.max), dtype=DType.BOOL), e.scalar(float(a.bins - 1), wide.dtype), place
+    )
     bins = e.cast(counting(e, a.bins), wide.dtype)
     hits = e.op("Equal", place, bins, dtype=DType.BOOL)
     return e.op("ReduceSum", e.cast(hits, DType.I64), [0], keepdims=0)

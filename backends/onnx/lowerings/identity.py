@@ -11,8 +11,18 @@ from graphopt.backends.onnx.shaping import expand, full
 
 
 @lowers(
-    "aten.alias", "aten.detach", "aten.detach_copy", "aten.clone", "aten.contiguous", "aten.lift_fresh", "aten.lift",
-    "aten.lift_fresh_copy", "aten.positive", "aten.resolve_conj", "aten.resolve_neg", "aten.alias_copy",
+    "aten.alias",
+    "aten.detach",
+    "aten.detach_copy",
+    "aten.clone",
+    "aten.contiguous",
+    "aten.lift_fresh",
+    "aten.lift",
+    "aten.lift_fresh_copy",
+    "aten.positive",
+    "aten.resolve_conj",
+    "aten.resolve_neg",
+    "aten.alias_copy",
 )
 def _lower_identity(e: Emitter, a: Call) -> Tensor:
     return a.self
@@ -31,7 +41,12 @@ def _lower_native_dropout(e: Emitter, a: Call) -> Sequence[Tensor]:
 
 
 @lowers(
-    "aten.to.dtype", "aten.to.device", "aten.to.dtype_layout", "aten.to.other", "aten._to_copy", "aten.type_as",
+    "aten.to.dtype",
+    "aten.to.device",
+    "aten.to.dtype_layout",
+    "aten.to.other",
+    "aten._to_copy",
+    "aten.type_as",
     "prims.convert_element_type",
 )
 def _lower_to(e: Emitter, a: Call) -> Tensor:
@@ -57,7 +72,9 @@ def _lower_zero(e: Emitter, a: Call) -> Tensor:
 
 
 @lowers(
-    "aten._assert_async", "aten._assert_async.msg", "aten._assert_tensor_metadata",
+    "aten._assert_async",
+    "aten._assert_async.msg",
+    "aten._assert_tensor_metadata",
 )
 def _lower_assertion(e: Emitter, a: Call) -> Sequence[Tensor]:
     """Checked at capture; ONNX has no assertions."""

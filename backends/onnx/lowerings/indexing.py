@@ -100,9 +100,7 @@ class Selection:
     def stacked(self, e: Emitter) -> Tensor:
         """The indices as rows `[*shape, number of indexed dims]`, i64."""
         shape = self.shape
-        rows = [
-            unsqueeze(e, expand(e, e.cast(index, DType.I64), shape), [self.rank]) for index in self.indices
-        ]
+        rows = [unsqueeze(e, expand(e, e.cast(index, DType.I64), shape), [self.rank]) for index in self.indices]
         return concat(e, rows, self.rank)
 
 
@@ -172,5 +170,3 @@ def _lower_isin(e: Emitter, a: Call) -> Tensor:
     hits = e.cast(e.op("Equal", elements, tests, dtype=DType.BOOL), DType.I32)
     found = e.cast(e.op("ReduceSum", hits, [a.elements.rank], keepdims=0), DType.BOOL)
     return e.op("Not", found) if a.invert else found
-
-

@@ -31,7 +31,9 @@ def _lower_stacks(e: Emitter, a: Call) -> Tensor:
     name = a.node.op.name
     tensors = [e.cast(t, a.out.dtype) for t in a.tensors]
     if name == "aten.column_stack":
-        return concat(e, [reshape(e, t, (*t.dims, *(1,) * (2 - t.rank))) if t.rank else reshape(e, t, (1, 1)) for t in tensors], 1)
+        return concat(
+            e, [reshape(e, t, (*t.dims, *(1,) * (2 - t.rank))) if t.rank else reshape(e, t, (1, 1)) for t in tensors], 1
+        )
     if name == "aten.hstack":
         lifted = [t if t.rank else reshape(e, t, (1,)) for t in tensors]
         return concat(e, lifted, 0 if lifted[0].rank == 1 else 1)

@@ -11,10 +11,10 @@ from graphopt.backends.onnx.shaping import reshape, transpose
 from graphopt.ir import Value
 
 
-def _weight_transposed(e: Emitter, weight: Tensor, value: Value) -> Tensor:
+def _weight_transposed(e: Emitter, weight: Tensor, value: Value | None) -> Tensor:
     """`weight` transposed: ahead of time if it is stored for this use alone, else by an operation that runtimes fold
     (a tied weight is not stored twice)."""
-    if weight.data is not None and all(user.op.name == "aten.linear" for user in value.users):
+    if weight.data is not None and value is not None and all(user.op.name == "aten.linear" for user in value.users):
         return e.derived(weight, "transposed", lambda data: data.t().contiguous())
     return transpose(e, weight, [1, 0])
 
@@ -93,5 +93,3 @@ def _lower_cross(e: Emitter, a: Call) -> Tensor:
     ahead, behind = e.ints([1, 2, 0]), e.ints([2, 0, 1])
     turned = [e.op("Gather", t, i, axis=dim) for t in (a.self, a.other) for i in (ahead, behind)]
     return e.op("Sub", e.op("Mul", turned[0], turned[3]), e.op("Mul", turned[1], turned[2]))
-
-

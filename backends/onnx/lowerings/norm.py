@@ -164,14 +164,10 @@ def _group_statistics(e: Emitter, flat: Tensor, eps: float) -> tuple[Tensor, Ten
 @lowers("aten.instance_norm")
 def _lower_instance_norm(e: Emitter, a: Call) -> Tensor:
     x, channels = a.input, a.input.dims[1]
-    if a.use_input_stats in FALSE_STRINGS and a.running_mean is not None:
-        stats = [a.running_mean, a.running_var]
-    else:
-        stats = []
     scale = _vector(e, a.weight, x, channels, 1.0)
     bias = _vector(e, a.bias, x, channels, 0.0)
-    if stats:
-        return e.op("BatchNormalization", x, scale, bias, *stats, epsilon=float(a.eps))
+    if a.use_input_stats in FALSE_STRINGS and a.running_mean is not None:
+        return e.op("BatchNormalization", x, scale, bias, a.running_mean, a.running_var, epsilon=float(a.eps))
     return e.op("InstanceNormalization", x, scale, bias, epsilon=float(a.eps))
 
 

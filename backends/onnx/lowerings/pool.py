@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -124,7 +125,7 @@ def _average(e: Emitter, x: Tensor, window: Window, include_pad: bool, divisor: 
     )
     if divisor is None:
         return y
-    cells = int(product(window.kernel))
+    cells = math.prod(window.kernel)
     return e.op("Mul", y, cells / divisor)
 
 

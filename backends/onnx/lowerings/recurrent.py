@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ def _lower_rnn(e: Emitter, a: Call) -> Sequence[Tensor]:
     return run_layers(e, a, "RNN", (a.hx,), activations=[activation] * directions)
 
 
-def run_layers(e: Emitter, a: Call, op_type: str, states: Sequence[Tensor], **attributes: object) -> list[Tensor]:
+def run_layers(e: Emitter, a: Call, op_type: str, states: Sequence[Tensor], **attributes: Any) -> list[Tensor]:
     """Run the layers one after another; return the output and the last states `[layers * directions, batch, hidden]`.
 
     ONNX wants time first, and returns `[time, directions, batch, hidden]`.
@@ -68,7 +69,7 @@ def _layer(
     weights: Sequence[Tensor],
     initial: Sequence[Tensor],
     directions: int,
-    attributes: dict[str, object],
+    attributes: dict[str, Any],
 ) -> tuple[Tensor, list[Tensor]]:
     count = len(weights) // directions
     sides = [weights[i * count : (i + 1) * count] for i in range(directions)]
@@ -107,9 +108,7 @@ def _ordered(e: Emitter, op_type: str, weight: Tensor) -> Tensor:
     if order == tuple(range(len(order))):
         return weight
     if weight.data is not None:
-        return e.derived(
-            weight, "onnx_gates", lambda data: torch.cat([data.chunk(len(order))[gate] for gate in order])
-        )
+        return e.derived(weight, "onnx_gates", lambda data: torch.cat([data.chunk(len(order))[gate] for gate in order]))
     size = weight.dims[0] // len(order)
     shapes = [(size, *weight.dims[1:])] * len(order)
     gates = e.ops("Split", weight, dtypes=(None,) * len(order), shapes=shapes, axis=0, num_outputs=len(order))

@@ -13,7 +13,6 @@ from graphopt.ir import DType
 from graphopt.ir.dims import product
 
 
-
 def reduce(e: Emitter, op_type: str, x: Tensor, axes: Sequence[int], keepdim: bool = False) -> Tensor:
     """Reduce along `axes` (counted from the front). No axes: nothing to reduce."""
     if not axes:
@@ -80,7 +79,11 @@ def _any_or_all(op_type: str) -> Lowering:
 
 
 lowers_each(
-    {f"aten.{name}{kind}": op for name, op in (("any", "ReduceMax"), ("all", "ReduceMin")) for kind in ("", ".dim", ".dims")},
+    {
+        f"aten.{name}{kind}": op
+        for name, op in (("any", "ReduceMax"), ("all", "ReduceMin"))
+        for kind in ("", ".dim", ".dims")
+    },
     _any_or_all,
 )
 
@@ -166,15 +169,26 @@ def _lower_std(e: Emitter, a: Call) -> Tensor:
     return e.op("Sqrt", moments(e, a)[1])
 
 
-@lowers("aten.var_mean", "aten.var_mean.dim", "aten.var_mean.correction", "aten.std_mean", "aten.std_mean.dim",
-        "aten.std_mean.correction")
+@lowers(
+    "aten.var_mean",
+    "aten.var_mean.dim",
+    "aten.var_mean.correction",
+    "aten.std_mean",
+    "aten.std_mean.dim",
+    "aten.std_mean.correction",
+)
 def _lower_var_mean(e: Emitter, a: Call) -> Sequence[Tensor]:
     mean, variance = moments(e, a)
     return (e.op("Sqrt", variance) if "std" in a.node.op.name else variance), mean
 
 
-@lowers("aten.linalg_vector_norm", "aten.norm.Scalar", "aten.norm.ScalarOpt_dim", "aten.norm.ScalarOpt_dim_dtype",
-        "aten.frobenius_norm.dim")
+@lowers(
+    "aten.linalg_vector_norm",
+    "aten.norm.Scalar",
+    "aten.norm.ScalarOpt_dim",
+    "aten.norm.ScalarOpt_dim_dtype",
+    "aten.frobenius_norm.dim",
+)
 def _lower_vector_norm(e: Emitter, a: Call) -> Tensor:
     x = e.cast(a.self, a.out.dtype)
     order = getattr(a, "ord", getattr(a, "p", 2))
@@ -238,5 +252,3 @@ def _lower_cosine_similarity(e: Emitter, a: Call) -> Tensor:
     dot = e.op("ReduceSum", e.op("Mul", *pair), [axis], keepdims=0)
     norms = [e.op("Max", reduce(e, "ReduceL2", e.cast(t, a.out.dtype), [axis]), eps) for t in pair]
     return e.op("Div", dot, e.op("Mul", *norms))
-
-

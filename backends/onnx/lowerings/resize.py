@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from graphopt.backends.onnx.emitter import Emitter
+from graphopt.backends.onnx.lowerings.common import as_tensor
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, Declined, Lowering, lowers, lowers_each
 from graphopt.backends.onnx.shaping import END, unsqueeze
-from graphopt.backends.onnx.lowerings.common import as_tensor
 from graphopt.ir.dims import Dim
 
-_MODES = {
+_MODES: dict[str, dict[str, Any]] = {
     "nearest": {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
     "_nearest_exact": {
         "mode": "nearest",
@@ -31,7 +31,7 @@ _MODES = {
 def _upsample(mode: str) -> Lowering:
     def lower(e: Emitter, a: Call) -> Tensor:
         antialias = mode.startswith("_up")
-        attributes: dict[str, Any] = dict(_MODES[mode.replace("_up_", "")])
+        attributes = dict(_MODES[mode.replace("_up_", "")])
         if "coordinate_transformation_mode" not in attributes:
             aligned = "align_corners" if a.align_corners else "half_pixel"
             attributes["coordinate_transformation_mode"] = aligned

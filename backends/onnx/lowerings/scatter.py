@@ -50,7 +50,9 @@ def _lower_scatter(e: Emitter, a: Call) -> Tensor:
 @lowers("aten.scatter.value", "aten.scatter.value_reduce")
 def _lower_scatter_value(e: Emitter, a: Call) -> Tensor:
     source = full(e, a.index.dims, a.value, a.self.dtype)
-    return scatter(e, a.self, a.dim, a.index, expand(e, source, a.index.dims), _REDUCTIONS.get(getattr(a, "reduce", "")))
+    return scatter(
+        e, a.self, a.dim, a.index, expand(e, source, a.index.dims), _REDUCTIONS.get(getattr(a, "reduce", ""))
+    )
 
 
 @lowers("aten.scatter_reduce.two")

@@ -37,6 +37,10 @@ def _lower_topk(e: Emitter, a: Call) -> Sequence[Tensor]:
 
 @lowers("aten.sort", "aten.sort.stable")
 def _lower_sort(e: Emitter, a: Call) -> Sequence[Tensor]:
+    return _sorted(e, a)
+
+
+def _sorted(e: Emitter, a: Call) -> Sequence[Tensor]:
     if a.self.rank == 0:
         return a.self, e.scalar(0, DType.I64)
     axis = normal_axis(a.dim, a.self.rank)
@@ -45,7 +49,7 @@ def _lower_sort(e: Emitter, a: Call) -> Sequence[Tensor]:
 
 @lowers("aten.argsort", "aten.argsort.stable")
 def _lower_argsort(e: Emitter, a: Call) -> Tensor:
-    return _lower_sort(e, a)[1]
+    return _sorted(e, a)[1]
 
 
 @lowers("aten.kthvalue")

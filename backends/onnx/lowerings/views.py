@@ -7,14 +7,33 @@ from collections.abc import Sequence
 from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, lowers
-from graphopt.backends.onnx.shaping import END, counting, expand, normal_axis, reshape, slice_, squeeze, transpose, unsqueeze
+from graphopt.backends.onnx.shaping import (
+    END,
+    counting,
+    expand,
+    normal_axis,
+    reshape,
+    slice_,
+    squeeze,
+    transpose,
+    unsqueeze,
+)
 from graphopt.ir import DType, TensorType
 from graphopt.ir.dims import Dim, known_equal, product
 
 
 @lowers(
-    "aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten.using_ints", "aten.unflatten.int",
-    "aten.view_as", "aten.reshape_as", "aten.ravel", "aten.atleast_1d", "aten.atleast_2d", "aten.atleast_3d",
+    "aten.view",
+    "aten.reshape",
+    "aten._unsafe_view",
+    "aten.flatten.using_ints",
+    "aten.unflatten.int",
+    "aten.view_as",
+    "aten.reshape_as",
+    "aten.ravel",
+    "aten.atleast_1d",
+    "aten.atleast_2d",
+    "aten.atleast_3d",
 )
 def _lower_reshape(e: Emitter, a: Call) -> Tensor:
     """The result's type holds the shape, with every -1 resolved."""
@@ -60,7 +79,8 @@ def _lower_t(e: Emitter, a: Call) -> Tensor:
 def _lower_movedim(e: Emitter, a: Call) -> Tensor:
     rank = a.self.rank
     source, target = (
-        [normal_axis(d, rank) for d in ((dims,) if isinstance(dims, int) else dims)] for dims in (a.source, a.destination)
+        [normal_axis(d, rank) for d in ((dims,) if isinstance(dims, int) else dims)]
+        for dims in (a.source, a.destination)
     )
     rest = iter(axis for axis in range(rank) if axis not in source)
     placed = dict(zip(target, source))
@@ -100,8 +120,14 @@ def pick(e: Emitter, x: Tensor, axis: int, index: Dim) -> Tensor:
 
 
 @lowers(
-    "aten.split.Tensor", "aten.split.sizes", "aten.split_with_sizes", "aten.split_copy.Tensor", "aten.chunk",
-    "aten.split_with_sizes_copy", "aten.tensor_split.sections", "aten.tensor_split.indices",
+    "aten.split.Tensor",
+    "aten.split.sizes",
+    "aten.split_with_sizes",
+    "aten.split_copy.Tensor",
+    "aten.chunk",
+    "aten.split_with_sizes_copy",
+    "aten.tensor_split.sections",
+    "aten.tensor_split.indices",
 )
 def _lower_split(e: Emitter, a: Call) -> Sequence[Tensor]:
     """The sizes of the pieces stand in the types of the results."""

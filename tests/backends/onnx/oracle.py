@@ -45,7 +45,9 @@ def run_session(loaded: onnxruntime.InferenceSession, inputs: Sequence[torch.Ten
     return [torch.from_numpy(array) if hasattr(array, "dtype") else array for array in loaded.run(None, feeds)]
 
 
-def assert_matches(graph: Graph, inputs: Sequence[torch.Tensor], results: Sequence[torch.Tensor], scale: float = 1.0) -> None:
+def assert_matches(
+    graph: Graph, inputs: Sequence[torch.Tensor], results: Sequence[torch.Tensor], scale: float = 1.0
+) -> None:
     """Hold results against the interpreter's: types, shapes, and values within rounding."""
     expected = run_graph(graph, *inputs)
     assert len(expected) == len(results)
@@ -54,4 +56,4 @@ def assert_matches(graph: Graph, inputs: Sequence[torch.Tensor], results: Sequen
         assert have.dtype == want.dtype, f"result {index} is {have.dtype}, should be {want.dtype}"
         assert have.shape == want.shape, f"result {index} is {tuple(have.shape)}, should be {tuple(want.shape)}"
         rtol, atol = (scale * t for t in TOLERANCES.get(want.dtype, (0.0, 0.0)))
-        torch.testing.assert_close(have, want, rtol=rtol, atol=atol, equal_nan=True, msg=lambda m: f"result {index}: {m}")
+        torch.testing.assert_close(have, want, rtol=rtol, atol=atol, equal_nan=True)

@@ -88,7 +88,7 @@ def test_a_mutated_input_is_written_in_place() -> None:
 
 
 def test_a_mutated_strided_input_is_written_in_place() -> None:
-    graph = parse("input %c: f32[2, 3]\n%new = add.Scalar(%c) {other=1}\nreturn %new\nupdate \"c\" = %new")
+    graph = parse('input %c: f32[2, 3]\n%new = add.Scalar(%c) {other=1}\nreturn %new\nupdate "c" = %new')
     cache = torch.zeros(3, 2)
     OnnxRuntimeEngine(threads=1).load(graph).run([cache.t()])
     assert cache.tolist() == [[1.0, 1.0]] * 3
@@ -129,7 +129,7 @@ def test_wrong_inputs_are_one_clear_error() -> None:
     executable = OnnxRuntimeEngine(threads=1).load(parse(MLP))
     with pytest.raises(InputError, match="takes 1 inputs, got 2"):
         executable.run([torch.ones(1, 40), torch.ones(1)])
-    with pytest.raises(InputError, match="'x' is torch.float64"):
+    with pytest.raises(InputError, match=r"'x' is torch\.float64"):
         executable.run([torch.ones(1, 40, dtype=torch.float64)])
     with pytest.raises(InputError, match="Got: 41 Expected: 40"):
         executable.run([torch.ones(1, 41)])

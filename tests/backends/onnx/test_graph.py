@@ -18,10 +18,12 @@ def op_types(graph: Graph) -> list[str]:
 
 
 def test_inputs_keep_their_names_and_dims_their_symbols() -> None:
-    model = checked(parse("""
+    model = checked(
+        parse("""
         input %input_ids: i64[batch, 2*length]
         %y = add.Scalar(%input_ids) {other=1}
-        return %y"""))
+        return %y""")
+    )
     (given,), (made,) = model.graph.input, model.graph.output
     assert given.name == "input_ids" and made.name == "output_0"
     assert [d.dim_param for d in given.type.tensor_type.shape.dim] == ["batch", "2*length"]
@@ -40,12 +42,14 @@ def test_two_emissions_are_the_same_bytes() -> None:
 
 
 def test_every_value_has_one_name_and_a_type() -> None:
-    model = checked(parse("""
+    model = checked(
+        parse("""
         input %x: f32[N, 4]
         %x_1 = relu(%x)
         %a = silu(%x_1)
         %b = silu(%a)
-        return %b"""))
+        return %b""")
+    )
     names = [name for node in model.graph.node for name in node.output]
     assert len(names) == len(set(names))
     typed = {v.name for v in (*model.graph.value_info, *model.graph.output)}
@@ -53,13 +57,15 @@ def test_every_value_has_one_name_and_a_type() -> None:
 
 
 def test_dead_operations_and_constants_are_left_out() -> None:
-    model = checked(parse("""
+    model = checked(
+        parse("""
         input %x: f32[N, 4]
         parameter %unused: f32[4]
         %dead = add.Tensor(%x, %unused)
         %deader = exp(%dead)
         %y = relu(%x)
-        return %y"""))
+        return %y""")
+    )
     assert [n.op_type for n in model.graph.node] == ["Relu"]
     assert not model.graph.initializer
 
@@ -82,10 +88,12 @@ def test_an_output_name_never_hides_an_input() -> None:
 
 
 def test_operations_carry_their_origin_and_the_model_its_producer() -> None:
-    model = checked(parse("""
+    model = checked(
+        parse("""
         input %x: f32[3]
         %y = relu(%x) @ "net.py":12 "layers.0" <- "fold"
-        return %y"""))
+        return %y""")
+    )
     assert model.graph.node[0].doc_string == "net.py:12 layers.0 <- fold"
     assert model.producer_name == "graphopt"
 
@@ -107,18 +115,22 @@ def test_a_reshape_needs_no_runtime_sizes_where_dims_stay() -> None:
 
 
 def test_a_size_is_read_once() -> None:
-    types = op_types(parse("""
+    types = op_types(
+        parse("""
         input %x: f32[B, S, 8]
         input %y: f32[8]
         %a = expand(%y) {size=(B, S, 8)}
         %b = ones() {size=(S, B)}
         %c = arange() {end=S}
         %d = expand(%c) {size=(B, S)}
-        return %a, %b, %d"""))
+        return %a, %b, %d""")
+    )
     assert types.count("Shape") <= 3
 
 
-@pytest.mark.parametrize("size", ["N//3", "(N + 1)//2*4", "max(N - 5, 0)", "min(N, 4) + 1", "N*N - N + 1", "(3 - N)//2 + 10", "N % 4 + 1"])
+@pytest.mark.parametrize(
+    "size", ["N//3", "(N + 1)//2*4", "max(N - 5, 0)", "min(N, 4) + 1", "N*N - N + 1", "(3 - N)//2 + 10", "N % 4 + 1"]
+)
 def test_sizes_are_computed_as_the_expression_says(size: str) -> None:
     graph = parse(f"input %x: f32[N]\n%y = zeros() {{size=({size}, 2)}}\nreturn %y")
     loaded = session(checked(graph))
@@ -152,24 +164,28 @@ def test_empty_batches_run() -> None:
 
 
 def test_mutated_buffers_are_inputs_and_outputs() -> None:
-    model = checked(parse("""
+    model = checked(
+        parse("""
         input %x: f32[3]
         buffer %total: f32[3] = (1.0, 2.0, 3.0)
         %sum = add.Tensor(%total, %x)
         %y = relu(%sum)
         return %y
-        update "total" = %sum"""))
+        update "total" = %sum""")
+    )
     assert [i.name for i in model.graph.input] == ["x", "total"]
     assert [o.name for o in model.graph.output] == ["output_0", "total_updated"]
 
 
 def test_a_weight_used_twice_is_stored_once() -> None:
-    model = checked(parse("""
+    model = checked(
+        parse("""
         input %ids: i64[N, 3]
         parameter %w: f32[10, 4]
         %e = embedding(%w, %ids)
         %y = linear(%e, %w)
-        return %y"""))
+        return %y""")
+    )
     assert [t.name for t in model.graph.initializer] == ["w"]
 
 
@@ -180,7 +196,8 @@ def test_linear_is_one_gemm_or_a_product_by_the_transposed_weight() -> None:
 
 
 def test_no_operation_for_what_changes_nothing() -> None:
-    types = op_types(parse("""
+    types = op_types(
+        parse("""
         input %x: f32[N, 3]
         %a = dropout(%x) {p=0.5, train="follow"}
         %b = contiguous(%a)
@@ -188,16 +205,19 @@ def test_no_operation_for_what_changes_nothing() -> None:
         %d = to.dtype(%c) {dtype=f32}
         %e = expand(%d) {size=(N, 3)}
         %y = relu(%e)
-        return %y"""))
+        return %y""")
+    )
     assert types == ["Relu"]
 
 
 def test_one_causal_mask_serves_all_layers() -> None:
-    types = op_types(parse("""
+    types = op_types(
+        parse("""
         input %x: f32[B, 2, S, 8]
         %a = scaled_dot_product_attention(%x, %x, %x, none) {is_causal=true}
         %b = scaled_dot_product_attention(%a, %a, %a, none) {is_causal=true}
-        return %b"""))
+        return %b""")
+    )
     assert types.count("Where") == 1 and types.count("Range") <= 2
 
 
@@ -226,7 +246,15 @@ def test_an_unknown_opset_is_refused() -> None:
 
 
 def test_weights_of_every_type_arrive_bit_by_bit() -> None:
-    for dtype in (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.bool, torch.uint16):
+    for dtype in (
+        torch.float16,
+        torch.bfloat16,
+        torch.float8_e4m3fn,
+        torch.float8_e5m2,
+        torch.int8,
+        torch.bool,
+        torch.uint16,
+    ):
         data = torch.randint(0, 2, (2, 3)).to(dtype)
         from graphopt.ir import Constant, TensorType, from_torch
 
@@ -244,7 +272,9 @@ def test_a_transposed_weight_is_stored_in_row_major_order() -> None:
     data = torch.arange(6.0).reshape(2, 3).t()
     graph = Graph()
     graph.set_outputs([graph.add_constant("w", TensorType(DType.F32, (3, 2)), Constant(data))])
-    torch.testing.assert_close(torch.from_numpy(onnx.numpy_helper.to_array(checked(graph).graph.initializer[0]).copy()), data)
+    torch.testing.assert_close(
+        torch.from_numpy(onnx.numpy_helper.to_array(checked(graph).graph.initializer[0]).copy()), data
+    )
 
 
 def test_the_error_names_the_node_its_origin_and_a_remedy() -> None:

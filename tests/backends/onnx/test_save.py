@@ -78,5 +78,5 @@ def test_a_full_disk_leaves_the_older_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(SerializationError, match="cannot write .*No such file"):
+    with pytest.raises(SerializationError, match=r"cannot write .*No such file"):
         save_onnx(sample(), tmp_path / "nowhere" / "m.onnx")
