@@ -26,13 +26,14 @@ def last_uses(graph: Graph) -> dict[Value, Node]:
 def peak_memory(graph: Graph, bindings: Mapping[str, int]) -> int:
     """Return the largest number of bytes that inputs and intermediate values take at any one node, in node order.
 
-    A result lives from its node to its last use. The result of a view shares the memory of what it views. Constants
+    A value lives from its node to its last use, an input from the start. The result of a view shares the memory of what it views. Constants
     are not counted; a node's regions run on top of what is live around it.
     """
     owner: dict[Value, Value] = {value: value for value in graph.inputs}
-    ends = _ends(graph, owner, last_uses(graph))
-    live = sum(type_bytes(v.type, bindings) for v in graph.inputs)
-    peak = live
+    last = last_uses(graph)
+    ends = _ends(graph, owner, last)
+    peak = sum(type_bytes(v.type, bindings) for v in graph.inputs)
+    live = sum(type_bytes(v.type, bindings) for v in graph.inputs if v in last)
     for node in graph:
         fresh = sum(type_bytes(r.type, bindings) for r in node.results if owner[r] is r)
         inner = max((peak_memory(region, bindings) for region in node.regions), default=0)
