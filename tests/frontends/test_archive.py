@@ -73,6 +73,34 @@ def test_a_saved_program_reads_back(saved: tuple[str, Model]) -> None:
     assert sum("weight" in name for name in graph.constants) == 1
 
 
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x.reshape(-1),
+        lambda x: x.t().reshape(-1),
+        lambda x: x.contiguous(),
+        lambda x: x.t().contiguous(),
+        lambda x: x.chunk(2)[1],
+        lambda x: x.flatten(),
+        lambda x: nn.functional.dropout(x, training=False),
+    ],
+)
+def test_views_of_a_deserialized_program_share_memory(view: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    class Views(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            base = x * 1
+            seen = view(base)
+            seen.add_(5)
+            return base + 0, seen + 0
+
+    x = torch.randn(4, 3)
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(Views(), (x,)), buffer)
+    buffer.seek(0)
+    graph = capture(torch.export.load(buffer))
+    same(run(graph, (x,))[0], Views()(x), 1e-6)
+
+
 def test_path_objects(saved: tuple[str, Model]) -> None:
     assert capture(Path(saved[0])).mutations == ("count",)
 

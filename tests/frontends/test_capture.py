@@ -187,6 +187,21 @@ def test_a_name_shared_by_an_input_and_a_parameter() -> None:
     assert "x" not in graph.constants
 
 
+def test_updating_a_buffer_that_shares_memory_is_refused() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("whole", torch.zeros(4))
+            self.register_buffer("part", self.whole[:2])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.whole.add_(1)
+            return x + self.part
+
+    with pytest.raises(CaptureError, match="shares memory"):
+        capture(Shared().eval(), (torch.ones(2),))
+
+
 # The caller's model
 
 

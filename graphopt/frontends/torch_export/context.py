@@ -17,6 +17,13 @@ from graphopt.frontends.torch_export.symbols import SymbolTable
 from graphopt.frontends.torch_export.training import TRAINING_ATTRIBUTES, TrainingModes
 from graphopt.ir import Attributes, Constant, Graph, Location, TensorType, Value, from_torch
 
+_CUDNN_ATTRIBUTES = {
+    "batch_norm": "cudnn_enabled",
+    "group_norm": "cudnn_enabled",
+    "instance_norm": "cudnn_enabled",
+    "layer_norm": "cudnn_enable",
+}
+
 
 @dataclass
 class Context:
@@ -66,19 +73,27 @@ class Context:
     def with_memory(self, node: fx.Node, traced: torch.Tensor, index: int) -> torch.Tensor:
         """Return a traced result whose storage tells whether it is a view of an operand."""
         target = node.target
-        if not self.retraced or not isinstance(target, OpOverload) or not any(describe(target).aliases):
+        if not self.retraced or not isinstance(target, OpOverload) or not describe(target).may_view:
             return traced
         args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
         with torch.no_grad():
             result = target(*args, **kwargs)
         return result[index] if isinstance(result, list | tuple) else result
 
-    def training_attributes(self, overload: Overload, attributes: Attributes, location: Location) -> Attributes:
-        """Let a traced `training=False` follow the module's mode, unless the module was frozen."""
-        name = TRAINING_ATTRIBUTES.get(overload.base) if overload.is_aten else None
-        if name is None or attributes.get(name) is not False:
+    def settled(self, overload: Overload, attributes: Attributes, location: Location) -> Attributes:
+        """Let a traced `training=False` follow the module's mode, unless the module was frozen.
+
+        Tracing also turns cuDNN off, which says nothing of the model: on again.
+        """
+        if not overload.is_aten:
             return attributes
-        return attributes.updated(**{name: self.modes.attribute(location.scope)})
+        changes: dict[str, bool | str] = {}
+        training, cudnn = TRAINING_ATTRIBUTES.get(overload.base), _CUDNN_ATTRIBUTES.get(overload.base)
+        if training is not None and attributes.get(training) is False:
+            changes[training] = self.modes.attribute(location.scope)
+        if cudnn is not None and attributes.get(cudnn) is False:
+            changes[cudnn] = True
+        return attributes.updated(**changes) if changes else attributes
 
 
 def storage_key(traced: torch.Tensor) -> int:

@@ -110,7 +110,7 @@ class Importer:
         if node.target is operator.getitem:
             container = self.lookup(node.args[0])
             if isinstance(container, list | tuple | dict):
-                return container[node.args[1]]
+                return container[node.args[1]]  # type: ignore[index]
         value = node.meta.get("val")
         if is_symbolic(value) or isinstance(value, int | float):
             return self._number(value)
@@ -177,7 +177,7 @@ class Importer:
         value = node.meta.get("val") if value is None else value
         operands, attributes = bind(overload.op, args, kwargs)
         overload, operands, attributes = bind_numbers(self.builder, overload, operands, attributes)
-        attributes = self.context.training_attributes(overload, attributes, self.builder.location)
+        attributes = self.context.settled(overload, attributes, self.builder.location)
         several = isinstance(value, list | tuple)
         results = list(value) if several else [] if value is None else [value]
         if self.context.autocast is not None:

@@ -95,7 +95,7 @@ def _call(
     kwargs = {name: importer.argument(value) for name, value in named.items()}
     operands, attributes = bind(functional.op, (), kwargs)
     functional, operands, attributes = bind_numbers(importer.builder, functional, operands, attributes)
-    attributes = importer.context.training_attributes(functional, attributes, importer.builder.location)
+    attributes = importer.context.settled(functional, attributes, importer.builder.location)
     types: Sequence[Type]
     try:
         types = infer_types(functional.op, operands, attributes)

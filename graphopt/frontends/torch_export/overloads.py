@@ -19,6 +19,7 @@ class Overload:
 
     base: the name without namespace and overload (`add_`). mutated: the names of the arguments that it writes.
     aliases: for each return, the name of the argument that it is (written) or views (read), or None.
+    may_view: whether a result may share memory with an argument.
     """
 
     torch_op: OpOverload
@@ -26,6 +27,7 @@ class Overload:
     base: str
     mutated: tuple[str, ...]
     aliases: tuple[str | None, ...]
+    may_view: bool
 
     @property
     def is_aten(self) -> bool:
@@ -50,7 +52,7 @@ def describe(torch_op: OpOverload) -> Overload:
         if argument.alias_info.is_write:
             mutated.append(argument.name)
     aliases = tuple(_owner(result.alias_info, owner) for result in schema.returns)
-    return Overload(torch_op, op, torch_op._opname, tuple(mutated), aliases)
+    return Overload(torch_op, op, torch_op._opname, tuple(mutated), aliases, bool(owner))
 
 
 def _owner(alias_info: object, owner: dict[str, str]) -> str | None:

@@ -79,7 +79,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 def silent() -> Iterator[None]:
     """Keep PyTorch from logging what becomes one error, and from printing the half-traced graph."""
     stream = sys.stderr
-    sys.stderr = _WithoutGraphs(stream)  # type: ignore[assignment]
+    sys.stderr = _WithoutGraphs(stream)
     try:
         with quiet(*_LOGGERS), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The tensor attribute", category=UserWarning)

@@ -70,7 +70,7 @@ def import_program(
 
 def _operators(program: ExportedProgram) -> Iterator[tuple[fx.Node, OpOverload]]:
     for module in program.graph_module.modules():
-        for node in module.graph.nodes:  # type: ignore[union-attr]
+        for node in module.graph.nodes:
             if isinstance(node.target, OpOverload):
                 yield node, node.target
 
@@ -145,6 +145,10 @@ class _Stored:
         return target
 
 
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() or id(tensor)
+
+
 def _identity(tensor: torch.Tensor) -> Any:
     if tensor.numel() == 0:
         return id(tensor)
@@ -160,6 +164,7 @@ class _ProgramImport:
         self.roots: list[TensorRef] = []
         self.targets: list[tuple[str, TensorRef]] = []
         self.leaves: list[Leaf] = []
+        self.names: dict[str, str] = {}
 
     def run(self) -> Graph:
         arguments = self._arguments()
@@ -191,6 +196,8 @@ class _ProgramImport:
         assert value.constant is not None
         ref = self.context.root(value, traced, value.constant.requires_grad)
         self.targets.append((value.name, TensorRef(ref.view)))
+        assert spec.target is not None
+        self.names[spec.target] = value.name
         return ref
 
     def _input(self, spec: InputSpec, traced: Any) -> Any:
@@ -221,10 +228,22 @@ class _ProgramImport:
                 leaves.append(self._leaf(importer, spec.arg, item, outputs))
             elif spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION):
                 assert spec.target is not None
-                updates[spec.target] = item.read()
+                updates[self.names.get(spec.target, spec.target)] = item.read()
             else:
                 raise CaptureError(f"outputs of kind {spec.kind.name} are not supported")
+        self._check_updates(updates)
         return outputs, leaves, updates
+
+    def _check_updates(self, updates: Mapping[str, Value]) -> None:
+        """Refuse to update one of several stored tensors that share memory: the others would keep old values."""
+        constants = self.graph.constants
+        memory = {name: _memory(value.constant.tensor) for name, value in constants.items() if value.constant}
+        for name in updates:
+            shared = [other for other in memory if other != name and memory.get(name) == memory[other]]
+            if name in memory and shared:
+                raise CaptureError(
+                    f"the model updates {name!r}, which shares memory with {shared[0]!r}; make one a copy of the other"
+                )
 
     def _leaf(self, importer: Importer, argument: Any, item: Any, outputs: list[Value]) -> Leaf:
         if isinstance(argument, SymFloatArgument | SymBoolArgument) and not isinstance(item, bool | float):

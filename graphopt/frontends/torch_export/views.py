@@ -144,7 +144,7 @@ def _as_strided_scatter(step: ViewStep, builder: Builder, parent: Read, value: V
 
 def _expand_back(step: ViewStep, builder: Builder, parent: Read, value: Value) -> Value:
     lead = step.type.rank - step.base.rank
-    shown: list[Dim] = [1] * lead + list(step.base.shape)
+    shown: list[Dim] = [*[1] * lead, *step.base.shape]
     if not all(known_equal(a, b) for a, b in zip(step.type.shape, shown)):
         raise CaptureError(
             f"writing to an expanded tensor writes one element several times (from {step.location}); "
