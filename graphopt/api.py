@@ -19,7 +19,7 @@ from graphopt.errors import CaptureError
 from graphopt.ir import Graph
 from graphopt.lazy import CaptureCache
 from graphopt.options import CompileOptions, OnFailure, Validate, check_arguments, check_dynamic, make_options
-from graphopt.passmanager import Pass
+from graphopt.passmanager import Budget, Pass
 from graphopt.program import Program, build_program, load_program, saved_options
 from graphopt.serialization import load_graph
 from graphopt.state import State, adopt_state, share_state
@@ -79,7 +79,7 @@ def compile(
     trainable: bool | None = None,
     validate: Validate = "each",
     on_failure: OnFailure = "rollback",
-    budget: float | None = None,
+    budget: float | Budget | None = None,
     calibration: Iterable[Any] | None = None,
     opset: int | None = None,
     share_weights: bool = False,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from graphopt.errors import GraphOptError, unknown_name
-from graphopt.passmanager import Pass
+from graphopt.passmanager import Budget, Pipeline
 from graphopt.targets import Target, get_target, target_names
 
 Validate = Literal["each", "end"] | bool
@@ -21,13 +21,13 @@ class CompileOptions:
     """See `graphopt.compile` for the meaning of each field."""
 
     target: Target
-    passes: str | Sequence[Pass] = "default"
+    passes: Pipeline = Pipeline()
     engines: tuple[str, ...] = ()
     dynamic_shapes: Any = None
     trainable: bool = False
     validate: Validate = "each"
     on_failure: OnFailure = "rollback"
-    budget: float | None = None
+    budget: Budget | None = None
     calibration: Iterable[Any] | None = None
     opset: int | None = None
     share_weights: bool = False
@@ -39,14 +39,19 @@ def make_options(
     target: str | Target,
     trainable: bool | None = None,
     engines: Sequence[str] | str | None = None,
+    passes: Any = "none",
+    budget: float | Budget | None = None,
     **rest: Any,
 ) -> CompileOptions:
-    """Resolve the target and check the choices.
+    """Resolve target, passes and budget, and check the choices.
 
     Raises:
-        UnknownNameError: an unknown target, word or choice; the message suggests near names.
+        UnknownNameError: an unknown target, pass, word or choice; the message suggests near names.
+        ParseError: malformed pipeline text.
         GraphOptError: a value that an option does not take.
     """
+    from graphopt.pipelines import resolve_passes  # imports every pass; `import graphopt` is to stay quick
+
     if not isinstance(target, str | Target):
         raise GraphOptError(f"target takes a name ({', '.join(target_names())}) or a Target, got {target!r}")
     resolved = get_target(target)
@@ -55,7 +60,14 @@ def make_options(
         raise GraphOptError(f"target {resolved.name!r} runs no engine; leave engines out, or use target='cpu'")
     chosen = (engines,) if isinstance(engines, str) else tuple(engines or resolved.engines)
     trains = resolved.trainable if trainable is None else trainable
-    return CompileOptions(target=resolved, engines=chosen, trainable=trains, **rest)
+    return CompileOptions(
+        target=resolved,
+        passes=resolve_passes(passes, resolved.name, trains),
+        engines=chosen,
+        trainable=trains,
+        budget=_budget(budget),
+        **rest,
+    )
 
 
 def check_arguments(args: Any, kwargs: Any) -> None:
@@ -96,8 +108,11 @@ def _check_choices(options: dict[str, Any]) -> None:
     opset = options.get("opset")
     if opset is not None and (not isinstance(opset, int) or isinstance(opset, bool)):
         raise GraphOptError(f"opset takes a whole number, got {opset!r}")
-    budget = options.get("budget")
-    if isinstance(budget, str | bool):
-        raise GraphOptError(f"budget takes a number (the largest relative error), got {budget!r}")
     check_dynamic(options.get("dynamic_shapes"))
     options["instruments"] = tuple(options.get("instruments", ()))
+
+
+def _budget(given: Any) -> Budget | None:
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int | float | Budget)):
+        raise GraphOptError(f"budget takes a number (the largest relative error) or a Budget, got {given!r}")
+    return Budget.of(given)

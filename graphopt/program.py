@@ -17,7 +17,6 @@ from graphopt.errors import GraphOptError, InputError, SerializationError
 from graphopt.ir import ConstantKind, Graph, TensorType
 from graphopt.options import CompileOptions, make_options
 from graphopt.passmanager import PassContext, PassManager, Report
-from graphopt.pipelines import resolve_passes
 from graphopt.report import CompileReport
 from graphopt.state import Watch, named_tensors, stale_names, with_tensor
 from graphopt.targets import Engine, Executable
@@ -100,7 +99,7 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -
     if options.validate is not False:
         _refuse_nan(graph)
     manager = PassManager(
-        resolve_passes(options.passes, options.target.name, options.trainable),
+        options.passes,
         validate=options.validate,
         on_failure=options.on_failure,
         budget=options.budget,
