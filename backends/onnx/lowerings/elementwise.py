@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from graphopt.backends.onnx.emitter import Emitter
@@ -131,3 +132,9 @@ def _lower_lerp(e: Emitter, a: Call) -> Tensor:
     high = e.op("Sub", a.end, e.op("Mul", difference, e.op("Sub", e.scalar(1.0, weight.dtype), weight)))
     near_start = e.op("Less", e.op("Abs", weight), 0.5, dtype=DType.BOOL)
     return e.op("Where", near_start, low, high)
+
+
+@lowers("aten.deg2rad", "aten.rad2deg")
+def _lower_angle(e: Emitter, a: Call) -> Tensor:
+    factor = math.pi / 180 if a.node.op.name == "aten.deg2rad" else 180 / math.pi
+    return e.op("Mul", e.cast(a.self, a.out.dtype), factor)

@@ -69,9 +69,18 @@ def _lower_fmax(e: Emitter, a: Call) -> Tensor:
 def _lower_copysign(e: Emitter, a: Call) -> Tensor:
     """A negative zero shows in its reciprocal."""
     size = e.op("Abs", e.cast(a.self, a.out.dtype))
-    other = as_tensor(e, a.other, a.out.dtype)
-    sign = e.op("Where", equals(e, other, 0), e.op("Reciprocal", other), other)
-    return e.op("Where", e.op("Less", sign, 0.0, dtype=DType.BOOL), e.op("Neg", size), size)
+    return e.op("Where", _is_signed(e, as_tensor(e, a.other, a.out.dtype)), e.op("Neg", size), size)
+
+
+def _is_signed(e: Emitter, x: Tensor) -> Tensor:
+    sign = e.op("Where", equals(e, x, 0), e.op("Reciprocal", x), x) if x.dtype.is_floating else x
+    return e.op("Less", sign, 0, dtype=DType.BOOL)
+
+
+@lowers("aten.signbit")
+def _lower_signbit(e: Emitter, a: Call) -> Tensor:
+    """Of NaN, false: its sign cannot be seen."""
+    return _is_signed(e, e.cast(a.self, DType.U8) if a.self.dtype is DType.BOOL else a.self)
 
 
 @lowers("aten.nan_to_num")

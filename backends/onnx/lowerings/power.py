@@ -112,3 +112,12 @@ def _lower_atan2(e: Emitter, a: Call) -> Tensor:
 def _lower_hypot(e: Emitter, a: Call) -> Tensor:
     x, y = e.cast(a.self, a.out.dtype), e.cast(a.other, a.out.dtype)
     return e.op("Sqrt", e.op("Add", e.op("Mul", x, x), e.op("Mul", y, y)))
+
+
+@lowers("aten.logit")
+def _lower_logit(e: Emitter, a: Call) -> Tensor:
+    """`log(x / (1 - x))`, of x brought into [eps, 1 - eps]."""
+    x = e.cast(a.self, a.out.dtype)
+    if a.eps is not None:
+        x = e.op("Clip", x, e.scalar(float(a.eps), x.dtype), e.scalar(1.0 - a.eps, x.dtype))
+    return e.op("Log", e.op("Div", x, e.op("Sub", e.scalar(1.0, x.dtype), x)))

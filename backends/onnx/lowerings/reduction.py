@@ -8,7 +8,7 @@ from typing import Any
 from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, Lowering, lowers, lowers_each
-from graphopt.backends.onnx.shaping import normal_axes, normal_axis, reshape, slice_, squeeze, unsqueeze
+from graphopt.backends.onnx.shaping import counting, normal_axes, normal_axis, reshape, slice_, squeeze, unsqueeze
 from graphopt.ir import DType
 from graphopt.ir.dims import product
 
@@ -224,6 +224,22 @@ def _lower_cumsum(e: Emitter, a: Call) -> Tensor:
     if x.rank == 0:
         return x
     return e.op("CumSum", x, e.scalar(normal_axis(a.dim, x.rank), DType.I64))
+
+
+@lowers("aten.cumprod")
+def _lower_cumprod(e: Emitter, a: Call) -> Tensor:
+    """For each place the product of a row in which later elements count as 1; the standard has no running product."""
+    x = e.cast(a.self, a.out.dtype)
+    if x.rank == 0:
+        return x
+    axis = normal_axis(a.dim, x.rank)
+    places = counting(e, x.dims[axis])
+    rows, columns = (unsqueeze(e, places, axes) for axes in ([1], [0]))
+    earlier = e.op("LessOrEqual", columns, rows, dtype=DType.BOOL)
+    earlier = unsqueeze(e, earlier, list(range(2, x.rank - axis + 1)))
+    factors = e.op("Where", earlier, unsqueeze(e, x, [axis]), e.scalar(1, x.dtype))
+    factors.shape = (*x.dims[: axis + 1], *x.dims[axis:])
+    return reduce(e, "ReduceProd", factors, [axis + 1])
 
 
 @lowers("aten.diff")
