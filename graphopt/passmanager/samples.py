@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from graphopt.ir import Graph, ScalarType, Symbol, TensorType, Value
 from graphopt.ir.dims import Dim, UnboundSymbolError, evaluate
 
 SEED = 0x9E3779B9
+Preference = Callable[[int, int], Iterator[int]]
+"""Sizes to try in place of a size, in order of preference, given the size and the step between allowed ones."""
+
 FIRST_SIZES = (4, 5, 6, 7, 8, 9, 10, 11)
 """Sizes for symbols when inputs are made up: small, distinct, and away from 0 and 1."""
 
@@ -67,16 +71,16 @@ def variations(graph: Graph, inputs: Sequence[Any]) -> Iterator[tuple[list[Any],
         yield [resize(value, x, given, generator) for value, x in zip(graph.inputs, inputs)], given
 
 
-def other_sizes(symbols: Sequence[Symbol], given: Mapping[str, int], prefer: Any) -> dict[str, int] | None:
+def other_sizes(symbols: Sequence[Symbol], given: Mapping[str, int], prefer: Preference) -> dict[str, int] | None:
     """Return another size for each symbol, distinct among themselves and from all given ones; None if none is free."""
     taken = set(given.values())
     found: dict[str, int] = {}
     for symbol in symbols:
-        size = next(
-            (c for c in _allowed(symbol, prefer(given[symbol.name], symbol.multiple_of)) if c not in taken), None
-        )
+        old, step = given[symbol.name], symbol.multiple_of
+        wanted = _allowed(symbol, chain(prefer(old, step), _near(old, step)))
+        size = next((candidate for candidate in wanted if candidate not in taken), None)
         if size is None:
-            size = given[symbol.name]  # its range allows no other
+            size = old  # its range allows no other
         taken.add(size)
         found[symbol.name] = size
     return found if any(found[name] != given[name] for name in found) else None
@@ -97,7 +101,7 @@ def _halved(size: int, step: int) -> Iterator[int]:
     yield from (size // 2, size // 4)
 
 
-def _allowed(symbol: Symbol, candidates: Any) -> Iterator[int]:
+def _allowed(symbol: Symbol, candidates: Iterable[int]) -> Iterator[int]:
     """The candidates in a symbol's range. 0 and 1 behave differently, so they are not samples of what others do."""
     for size in candidates:
         if size >= max(symbol.min, 2) and (symbol.max is None or size <= symbol.max) and size % symbol.multiple_of == 0:
