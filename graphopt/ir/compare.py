@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphopt.ir.graph import Graph
-from graphopt.ir.printer import content_hash
+from graphopt.ir.printer import constant_hash
 from graphopt.ir.value import Constant, Node, Value
 
 
@@ -60,4 +60,4 @@ def _same_constant(a: Constant | None, b: Constant | None) -> bool:
     if a is None or b is None:
         return a is b
     flags = (a.kind, a.names, a.requires_grad, a.persistent) == (b.kind, b.names, b.requires_grad, b.persistent)
-    return flags and (a.tensor is b.tensor or content_hash(a.tensor) == content_hash(b.tensor))
+    return flags and (a.tensor is b.tensor or constant_hash(a) == constant_hash(b))

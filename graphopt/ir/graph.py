@@ -126,6 +126,11 @@ class Graph:
         self._count += 1
         return node
 
+    def share_symbol_names(self, names: set[str]) -> None:
+        """Draw the names of new symbols from a set shared with other graphs (the regions of one graph)."""
+        names.update(s.name for s in self.symbols())
+        self._symbol_names = names
+
     def _name_symbols(self, node: Node) -> None:
         """Name the sizes that `node` makes from data; see `fresh`. O(nodes) for the first one only."""
         found = placeholders([value.type for value in node.results])

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from graphopt.errors import ParseError
 
 _TOKEN = re.compile(
     r"""
-    (?P<space>[ \t\r]+|//[^\n]*)
-  | (?P<newline>\n)
-  | (?P<value>%(?:[A-Za-z0-9_.$]+|"(?:[^"\\\n]|\\.)*"))
-  | (?P<string>"(?:[^"\\\n]|\\.)*")
-  | (?P<arrow><-)
-  | (?P<number>(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?)
-  | (?P<word>[A-Za-z_][A-Za-z0-9_.]*)
-  | (?P<punct>//|[-+*/%(){}\[\]<>=:,@])
+    (?:^[ \t\r]*|[ ]{2,})(?P<comment>//[^\n]*)
+  | [ \t\r]*
+    (?: (?P<newline>\n)
+      | (?P<value>%(?:[A-Za-z0-9_.$]+|"(?:[^"\\\n]|\\.)*"))
+      | (?P<string>"(?:[^"\\\n]|\\.)*")
+      | (?P<arrow><-)
+      | (?P<number>(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?)
+      | (?P<word>[^\W\d][\w.]*)
+      | (?P<punct>//|[-+*/%(){}\[\]<>=:,@])
+    )
     """,
-    re.VERBOSE,
+    re.VERBOSE | re.MULTILINE,
 )
+_QUOTED = ("string", "value")
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """A token: its kind, its text, and where it starts and ends."""
 
     kind: str
@@ -39,30 +41,36 @@ class Lexer:
     A `//` is a comment only at the start of a line or after two spaces, since it also divides dims.
     """
 
+    __slots__ = ("text", "tokens", "position", "peek")
+
     def __init__(self, text: str) -> None:
         self.text = text
         self.tokens = _tokenize(text)
-        self.position = 0
+        self.seek(0)
 
-    @property
-    def peek(self) -> Token:
+    def seek(self, position: int) -> None:
+        """Put the cursor before a token."""
+        self.position = position
+        self.peek = self.tokens[position]
         """The next token."""
-        return self.tokens[self.position]
 
     def next(self) -> Token:
-        """Consume and return the next token."""
-        token = self.tokens[self.position]
-        self.position = min(self.position + 1, len(self.tokens) - 1)
+        """Consume and return the next token. The last one, of kind `end`, stays."""
+        token = self.peek
+        if token.kind != "end":
+            self.position += 1
+            self.peek = self.tokens[self.position]
         return token
 
     def at(self, text: str) -> bool:
         """True if the next token is this punctuation or word."""
         token = self.peek
-        return token.text == text and token.kind not in ("string", "value")
+        return token.text == text and token.kind not in _QUOTED
 
     def accept(self, text: str) -> bool:
         """Consume the next token if it is `text`."""
-        if self.at(text):
+        token = self.peek
+        if token.text == text and token.kind not in _QUOTED:
             self.next()
             return True
         return False
@@ -92,7 +100,15 @@ class Lexer:
 
     def string(self) -> str:
         """Consume a quoted string."""
-        text: str = json.loads(self.expect_kind("string").text)
+        token = self.expect_kind("string")
+        return self.unquoted(token, token.text)
+
+    def unquoted(self, token: Token, quoted: str) -> str:
+        """The string that a JSON literal in a token stands for."""
+        try:
+            text: str = json.loads(quoted)
+        except json.JSONDecodeError:
+            raise self.error("malformed string", token) from None
         return text
 
     def integer(self) -> int:
@@ -106,27 +122,22 @@ class Lexer:
     def error(self, message: str, token: Token | None = None) -> ParseError:
         """Build an error that underlines a token."""
         where = token or self.peek
-        found = "the end of the text" if where.kind == "end" else "the end of the line" if where.kind == "newline" else repr(where.text)
+        found = {"end": "the end of the text", "newline": "the end of the line"}.get(where.kind, repr(where.text))
         return ParseError(f"{message}, found {found}", self.text, where.start)
 
 
 def _tokenize(text: str) -> list[Token]:
     tokens: list[Token] = []
     position = 0
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise ParseError(f"unexpected character {text[position]!r}", text, position)
+    match_at, make = _TOKEN.match, tuple.__new__
+    while match := match_at(text, position):
         kind = match.lastgroup or ""
-        start, position = position, match.end()
-        if kind == "space" and match.group().startswith("//") and not _starts_comment(text, start):
-            kind, position = "punct", start + 2
-        if kind != "space":
-            tokens.append(Token(kind, text[start:position], start, position))
+        position = match.end()
+        if kind != "comment":
+            start = match.start(kind)
+            tokens.append(make(Token, (kind, text[start:position], start, position)))
+    rest = text[position:].lstrip(" \t\r")
+    if rest:
+        raise ParseError(f"unexpected character {rest[0]!r}", text, len(text) - len(rest))
     tokens.append(Token("end", "", len(text), len(text)))
     return tokens
-
-
-def _starts_comment(text: str, position: int) -> bool:
-    before = text[text.rfind("\n", 0, position) + 1 : position]
-    return not before.strip() or before.endswith("  ")

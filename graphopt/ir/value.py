@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,6 +42,7 @@ class Constant:
     requires_grad: bool = False
     persistent: bool = True
     version: int = -1
+    digest: tuple[int, str] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def changed(self) -> bool:

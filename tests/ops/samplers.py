@@ -538,6 +538,14 @@ def bmm(d: Draw) -> Drawn:
     return [TensorType(dtype, (z, n, k)), TensorType(dtype, (z, k, m))], {}
 
 
+@sampler("_grouped_mm")
+def grouped_mm(d: Draw) -> Drawn:
+    groups, n, k, m = d.integer(1, 3), d.dim(), 8 * d.dim(), 8 * d.dim()
+    dtype = d.one((DType.F32, DType.BF16))
+    a, b = d.one((((n, k), (groups, k, m)), ((groups, n, k), (k, m)), ((n, k), (k, m))))
+    return [TensorType(dtype, a), TensorType(dtype, b), TensorType(DType.I32, (groups,)), None], {}
+
+
 @sampler("dot vdot")
 def dot(d: Draw) -> Drawn:
     n, dtype = d.dim(), d.dtype(FEW)

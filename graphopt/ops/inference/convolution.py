@@ -59,6 +59,8 @@ def _spatial(
         raise Mismatch(f"an input of rank {len(x.shape)} does not fit a kernel of {n} spatial dims")
     if any(t is not None and t.dtype is not x.dtype for t in (weight, bias)) or not x.dtype.is_floating:
         return None
+    if any(d == 0 for d in (*weight.shape, *x.shape[-n:])):
+        return None
     if bias is not None:
         if len(bias.shape) != 1:
             raise Mismatch(f"the bias has rank {len(bias.shape)}")

@@ -125,10 +125,10 @@ def arange_step(
         return _made((dim_max(length, 0),), dtype, layout, device, DType.I64)
     if not all(type(n) in (int, float) and isfinite(n) for n in numbers) or step == 0:
         return None
-    count = ceil((end - start) / step)
+    span = (end - start) / step
     if dtype is not None and not dtype.is_floating:
         return None  # PyTorch truncates the bounds first
-    return None if count < 0 else _made((count,), dtype, layout, device, default_float())
+    return None if span < 0 else _made((ceil(span),), dtype, layout, device, default_float())
 
 
 @rule("rand_like randn_like")

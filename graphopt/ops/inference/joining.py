@@ -78,6 +78,9 @@ def constant_pad_nd(x: TensorType, pad: Sequence[Dim], _value: Any = 0) -> Resul
 def _padded(shape: Shape, pad: Sequence[Dim]) -> Shape:
     result = list(shape)
     for i in range(len(pad) // 2):
+        crop = sum(amount for amount in pad[2 * i : 2 * i + 2] if isinstance(amount, int) and amount < 0)
+        if crop and less(result[-1 - i] + crop, 0) is True:
+            raise Mismatch(f"the size {shape[-1 - i]} becomes negative by padding {tuple(pad)}")
         result[-1 - i] = result[-1 - i] + pad[2 * i] + pad[2 * i + 1]
         if less(result[-1 - i], 0) is True:
             raise Mismatch(f"the size {shape[-1 - i]} becomes negative by padding {tuple(pad)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graphopt.ir import DType, TensorType
-from graphopt.ir.dims import Dim, equal
+from graphopt.ir.dims import Dim, divisible, equal
 from graphopt.ops.inference.shapes import broadcast, require_equal, require_rank
 from graphopt.ops.inference.table import Mismatch, Result, rule
 
@@ -34,6 +34,32 @@ def bmm(a: TensorType, b: TensorType) -> Result:
     require_equal(a.shape[2], b.shape[1], _INNER)
     require_equal(a.shape[0], b.shape[0], "the batch sizes differ")
     return a.with_shape((a.shape[0], a.shape[1], b.shape[2])) if _same_dtype(a, b) else None
+
+
+@rule("_grouped_mm")
+def grouped_mm(
+    a: TensorType,
+    b: TensorType,
+    offsets: TensorType | None = None,
+    bias: TensorType | None = None,
+    out_dtype: DType | None = None,
+) -> Result:
+    """Products of groups of rows or columns, which end at `offsets`, with matrices of a batch."""
+    if not _same_dtype(a, b) or not a.dtype.is_floating or bias is not None or out_dtype not in (None, a.dtype):
+        return None
+    if offsets is None or offsets.dtype is not DType.I32 or len(offsets.shape) != 1:
+        return None
+    ranks = (len(a.shape), len(b.shape))
+    if ranks not in ((2, 3), (3, 2), (2, 2)):
+        return None
+    aligned = 128 // a.dtype.bits
+    if any(divisible(d, aligned) is not True or d == 0 for d in (a.shape[-1], b.shape[-1])):
+        return None  # rows of 16 bytes; PyTorch knows the strides
+    require_equal(a.shape[-1], b.shape[-2], _INNER)
+    for batch in (t.shape[0] for t in (a, b) if len(t.shape) == 3):
+        require_equal(batch, offsets.shape[0], "the number of groups differs")
+    lead = offsets.shape if ranks == (2, 2) else ()
+    return a.with_shape((*lead, a.shape[-2], b.shape[-1]))
 
 
 @rule("dot vdot")
@@ -95,7 +121,7 @@ def addmv(c: TensorType, a: TensorType, b: TensorType, *_: Any) -> Result:
 
 
 def _added(c: TensorType, product: Any, a: TensorType) -> Result:
-    if product is None or not _same_dtype(c, a):
+    if product is None or not _same_dtype(c, a) or any(d == 0 for d in product.shape):
         return None
     if len(c.shape) > len(product.shape):
         raise Mismatch(f"the summand of rank {len(c.shape)} does not expand to rank {len(product.shape)}")

@@ -151,8 +151,8 @@ def expand(x: TensorType, size: Sequence[Dim], *_: Any) -> Result:
     offset = len(size) - len(x.shape)
     if offset < 0:
         raise Mismatch(f"{len(size)} sizes are given for a tensor of rank {len(x.shape)}")
-    if any(d == -1 for d in size[:offset]):
-        raise Mismatch(f"-1 cannot stand for a new dim in {_text(size)}")
+    if any(d == -1 for d in size[:offset]) or any(isinstance(d, int) and d < -1 for d in size):
+        raise Mismatch(f"{_text(size)} is no size, or -1 stands for a new dim")
     return x.with_shape((*size[:offset], *map(_expanded, x.shape, size[offset:])))
 
 
