@@ -10,14 +10,22 @@ True
 
 from __future__ import annotations
 
-from graphopt.api import compile, load, trace
-from graphopt.compiled import CompiledModel
-from graphopt.errors import GraphOptError
-from graphopt.ir import Graph, Node, Value
-from graphopt.ops import parse
-from graphopt.passmanager import Pass, PassContext, PassManager, PassResult, RulePass, pass_, register_pass, rewrite
-from graphopt.rewrite import Algebra, Contract, Rewriter, Rule
-from graphopt.targets import Target
+import gc as _gc
+
+_collecting = _gc.isenabled()
+_gc.disable()  # the modules below set off a collection that scans all of PyTorch and frees nothing: a third of the time
+try:
+    from graphopt.api import compile, load, trace
+    from graphopt.compiled import CompiledModel
+    from graphopt.errors import GraphOptError
+    from graphopt.ir import Graph, Node, Value
+    from graphopt.ops import parse
+    from graphopt.passmanager import Pass, PassContext, PassManager, PassResult, RulePass, pass_, register_pass, rewrite
+    from graphopt.rewrite import Algebra, Contract, Rewriter, Rule
+    from graphopt.targets import Target
+finally:
+    if _collecting:
+        _gc.enable()
 
 __version__ = "0.1.0"
 

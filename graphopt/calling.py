@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from graphopt.analysis import bind_sizes
 from graphopt.arguments import arrange, leaves_like
 from graphopt.errors import InputError
-from graphopt.input_checks import InputCheck, check_ranges, make_check
+from graphopt.input_checks import InputCheck, SizeCheck, make_check
 from graphopt.ir import Graph, Literal, Signature, Slot, Value
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -28,7 +27,8 @@ class CallingConvention:
         self.inputs: tuple[Value, ...] = tuple(graph.inputs)
         self.signature: Signature | None = graph.signature
         self._checks: list[InputCheck] = [make_check(value) for value in self.inputs]
-        self._is_dynamic = bool(graph.symbols())
+        self._sizes = SizeCheck(self.inputs)
+        self._flat_names = _flat_names(graph.signature)
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, check: bool = True) -> list[Any]:
         """Return the graph's inputs in order.
@@ -42,8 +42,7 @@ class CallingConvention:
         if check:
             for accept, given in zip(self._checks, flat):
                 accept(given)
-            if self._is_dynamic:
-                check_ranges(self.inputs, bind_sizes(self.inputs, flat))
+            self._sizes(flat)
         return flat
 
     def arguments(self, flat: Sequence[Any]) -> Arguments:
@@ -68,6 +67,10 @@ class CallingConvention:
                 given = f"{len(args)}" + (f" and keywords {sorted(kwargs)}" if kwargs else "")
                 raise InputError(f"expected {len(self.inputs)} positional inputs ({names}), got {given}")
             return list(args)
+        if self._flat_names is not None:
+            count, names = self._flat_names
+            if len(args) == count and len(kwargs) == len(names) and all(name in kwargs for name in names):
+                return [*args, *(kwargs[name] for name in names)]
         leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
         if spec == self.signature.in_tree:
             return leaves
@@ -83,6 +86,16 @@ class CallingConvention:
             elif not same_literal(leaf.value, given):
                 raise InputError(_other_literal(self.signature, position, leaf, given))
         return flat
+
+
+def _flat_names(signature: Signature | None) -> tuple[int, tuple[str, ...]] | None:
+    """The number of positional arguments and the names of the others, if no argument is a container."""
+    if signature is None:
+        return None
+    positional, keywords = signature.in_tree.children()
+    if not all(tree.is_leaf() for tree in (*positional.children(), *keywords.children())):
+        return None
+    return positional.num_children, tuple(keywords.context)
 
 
 def same_literal(expected: Any, given: Any) -> bool:

@@ -60,7 +60,7 @@ class CompiledModel(nn.Module):
             InputError: arguments that don't fit what was captured.
             CaptureError: without example inputs: the model cannot be captured, or was for too many kinds of arguments.
         """
-        if torch.compiler.is_dynamo_compiling() or _is_exported(args, kwargs):
+        if torch.compiler.is_compiling() and _is_traced(args, kwargs):
             return self.module(*args, **kwargs)
         if self._captures is None:
             return self._require("a call").call(args, kwargs, check=not self._converted)
@@ -230,10 +230,11 @@ class CompiledModel(nn.Module):
         return self._program
 
 
-def _is_exported(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """True inside `torch.export`. Its flag holds for all threads, and other threads' calls are to run as ever."""
-    if not torch.compiler.is_compiling():
-        return False
+def _is_traced(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """True inside `torch.compile` and `torch.export`. Export's flag holds for all threads; other threads' calls are
+    to run as ever."""
+    if torch.compiler.is_dynamo_compiling():
+        return True
     from torch._subclasses.fake_tensor import FakeTensor
 
     return any(isinstance(leaf, FakeTensor) for leaf in pytree.tree_leaves((args, kwargs)))

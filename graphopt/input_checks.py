@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from graphopt.analysis import bind_sizes
 from graphopt.errors import InputError
-from graphopt.ir import ScalarKind, ScalarType, TensorType, Value
+from graphopt.ir import Dim, ScalarKind, ScalarType, Symbol, TensorType, Value
+from graphopt.ir.dims import linear_in
 from graphopt.ir.types import type_symbols
 
 InputCheck = Callable[[Any], None]
@@ -82,6 +84,42 @@ def _number_check(name: str, type_: ScalarType) -> InputCheck:
             raise InputError(f"input {name!r} must be a number ({type_.kind.value}), got {shown}")
 
     return check
+
+
+class SizeCheck:
+    """Holds the sizes of a call to the symbols of its inputs: equal where they share one, and in its range."""
+
+    def __init__(self, inputs: Sequence[Value]) -> None:
+        self.inputs = inputs
+        self._places: dict[Symbol, list[tuple[int, int]]] = {}
+        self._others = False
+        for index, value in enumerate(inputs):
+            for axis, dim in enumerate(value.type.shape if isinstance(value.type, TensorType) else ()):
+                symbol = _bare(dim)
+                if symbol is not None:
+                    self._places.setdefault(symbol, []).append((index, axis))
+                elif not isinstance(dim, int):
+                    self._others = True
+            self._others |= isinstance(value.type, ScalarType) and not isinstance(value.type.value, int | None)
+
+    def __call__(self, flat: Sequence[Any]) -> None:
+        if self._others or not all(self._fits(symbol, places, flat) for symbol, places in self._places.items()):
+            check_ranges(self.inputs, bind_sizes(self.inputs, flat))
+
+    def _fits(self, symbol: Symbol, places: Sequence[tuple[int, int]], flat: Sequence[Any]) -> bool:
+        index, axis = places[0]
+        size = flat[index].shape[axis]
+        if size < symbol.min or (symbol.max is not None and size > symbol.max) or size % symbol.multiple_of:
+            return False
+        return len(places) == 1 or all(flat[i].shape[a] == size for i, a in places)
+
+
+def _bare(dim: Dim) -> Symbol | None:
+    """The symbol that a dim is, if it is nothing more."""
+    if isinstance(dim, int):
+        return None
+    linear = linear_in(dim)
+    return linear[0] if linear is not None and linear[1:] == (1, 0) else None
 
 
 def check_ranges(inputs: Sequence[Value], bindings: Mapping[str, int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from graphopt.errors import GraphOptError, unknown_name
@@ -21,7 +21,7 @@ class CompileOptions:
     """See `graphopt.compile` for the meaning of each field."""
 
     target: Target
-    passes: Pipeline = Pipeline()
+    passes: Pipeline = field(default_factory=Pipeline)
     engines: tuple[str, ...] = ()
     dynamic_shapes: Any = None
     trainable: bool = False

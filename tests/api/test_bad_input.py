@@ -105,12 +105,12 @@ def test_what_is_no_model(given: Any, message: str) -> None:
 def test_a_file_that_is_no_archive(tmp_path: Any) -> None:
     path = tmp_path / "model.pt2"
     path.write_bytes(b"nothing")
-    with pytest.raises(CaptureError, match="model.pt2"):
+    with pytest.raises(CaptureError, match=r"model.pt2"):
         graphopt.compile(path, target="eager")
 
 
 def test_torchscript() -> None:
-    with pytest.raises(CaptureError, match="TorchScript.*nn.Module that it was made from"):
+    with pytest.raises(CaptureError, match=r"TorchScript.*nn.Module that it was made from"):
         graphopt.compile(torch.jit.script(nn.ReLU()), (torch.ones(3),))
 
 
@@ -181,7 +181,7 @@ CALLS: list[tuple[Callable[[Tensor], Any], str]] = [
     (lambda x: x.to("meta"), "must be on device 'cpu', got a tensor on 'meta'"),
     (lambda x: x.to_sparse(), r"must be dense, got layout torch.sparse_coo"),
     (lambda x: x.numpy(), "must be a tensor .*, got a NumPy array; convert it with torch.from_numpy"),
-    (lambda x: x.tolist(), "argument x was one tensor or number at capture, got a list of 5"),
+    (lambda x: x.tolist(), "must be a tensor .*, got a list"),
     (lambda x: None, "must be a tensor .*, got None"),
     (lambda x: 3, "must be a tensor .*, got 3"),
 ]
