@@ -11,6 +11,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,11 +20,12 @@ from graphopt.backends.onnx.dtypes import FROM_ONNX_CODE
 from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.records import Body, Operation, Tensor
 from graphopt.errors import EmissionError
-from graphopt.ir import DType, Expr, Node, TensorType, Type
+from graphopt.ir import DType, Expr, Node, TensorType, Trait, Type
 from graphopt.ir.dims import evaluate, linear_in
 from graphopt.ops import torch_arguments
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_graphsurgeon as gs
 
 _CACHE_LIMIT = 256
@@ -84,9 +86,12 @@ def _translate(node: Node, types: Sequence[Type | None], opset: int) -> gs.Graph
     results = [r.type for r in node.results]
     if any(isinstance(t, TensorType) and t.dtype.is_complex for t in (*types, *results)):
         raise EmissionError("complex tensors have no ONNX form; split them into real and imaginary parts")
-    program = _export(node, types, opset)
-    fragment = gs.import_onnx(program.model_proto).cleanup().toposort()
+    module = _OneNode(node, types).eval()
+    model = _export(module, types, opset)
+    fragment = gs.import_onnx(model).cleanup().toposort()
     _check(fragment, results)
+    if not node.op.has(Trait.RANDOM):
+        _validate(model, module, types)
     return fragment
 
 
@@ -100,7 +105,35 @@ def _check(fragment: gs.Graph, results: Sequence[Type]) -> None:
         raise EmissionError(f"torch.onnx.export translates {len(made)} of its {len(results)} results")
 
 
-def _export(node: Node, types: Sequence[Type | None], opset: int) -> Any:
+def _validate(model: onnx.ModelProto, module: _OneNode, types: Sequence[Type | None]) -> None:
+    """Hold the translation against PyTorch on one set of numbers: exporters have been wrong without a word.
+
+    Where there is no ONNX Runtime, or either side cannot run on the sample, nothing is known and nothing refused.
+    """
+    if find_spec("onnxruntime") is None:
+        return
+    examples = [_example(t, sampled=True) for t in types if t is not None]
+    try:
+        import onnxruntime
+
+        with _quiet(), torch.no_grad():
+            expected = module(*examples)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        feeds = {i.name: t.numpy() for i, t in zip(session.get_inputs(), examples)}
+        found = [torch.from_numpy(array) for array in session.run(None, feeds)]
+    except Exception:
+        return
+    for want, have in zip(expected if isinstance(expected, tuple) else (expected,), found):
+        close = want.shape == have.shape and torch.allclose(
+            want.double(), have.double(), rtol=1e-3, atol=1e-4, equal_nan=True
+        )
+        if not close:
+            raise EmissionError("torch.onnx.export translates it, but to something that gives other numbers")
+
+
+def _export(module: _OneNode, types: Sequence[Type | None], opset: int) -> onnx.ModelProto:
     present = [t for t in types if t is not None]
     examples = tuple(_example(t) for t in present)
     dynamic = tuple(
@@ -108,11 +141,12 @@ def _export(node: Node, types: Sequence[Type | None], opset: int) -> Any:
         for t in present
         if isinstance(t, TensorType)
     )
-    module = _OneNode(node, types).eval()
     try:
         with _quiet(), torch.no_grad():
             exported = torch.export.export(module, examples, dynamic_shapes=(dynamic,), strict=False)
-            return torch.onnx.export(exported, dynamo=True, opset_version=opset, optimize=True, verbose=False)
+            program = torch.onnx.export(exported, dynamo=True, opset_version=opset, optimize=True, verbose=False)
+            assert program is not None
+            return program.model_proto
     except Exception as error:
         raise EmissionError(f"torch.onnx.export cannot translate it either: {_cause(error)}") from error
 
@@ -125,13 +159,17 @@ def _cause(error: BaseException) -> str:
     return lines[0] if lines else repr(error)
 
 
-def _example(type_: Type) -> torch.Tensor:
-    """Zeros of the type, each symbol at a small size of its own."""
+def _example(type_: Type, sampled: bool = False) -> torch.Tensor:
+    """Zeros of the type, each symbol at a small size of its own; sampled, numbers in (0, 1), or 0 and 1."""
     if not isinstance(type_, TensorType):
         raise EmissionError(f"an operand is {type_!r}, not a tensor")
     sizes = _Sizes()
     shape = [evaluate(dim, sizes) for dim in type_.shape]
-    return torch.zeros(shape, dtype=type_.dtype.torch)
+    if not sampled:
+        return torch.zeros(shape, dtype=type_.dtype.torch)
+    generator = torch.Generator().manual_seed(len(shape))
+    numbers = torch.rand(shape, generator=generator, dtype=torch.float64)
+    return (numbers if type_.dtype.is_floating else numbers > 0.5).to(type_.dtype.torch)
 
 
 class _Sizes(Mapping[str, int]):
@@ -219,10 +257,12 @@ class _Inliner:
         return value.item() if isinstance(value, np.generic) else value
 
     def _body(self, graph: gs.Graph) -> Body:
+        from graphopt.backends.onnx.model import body_outputs
+
         with self.e.inside(graph.name or "body") as body:
             body.inputs = [self._tensor(variable) for variable in graph.inputs]
             body.operations = [self._operation(node) for node in graph.nodes]
-            body.outputs = [self._tensor(variable) for variable in graph.outputs]
+            body.outputs = body_outputs(self.e, [self._tensor(variable) for variable in graph.outputs])
         return body
 
 

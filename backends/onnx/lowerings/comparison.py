@@ -26,10 +26,18 @@ def _comparison(op_type: str) -> Lowering:
     return lower
 
 
+_ALIASES = {
+    "not_equal": "NotEqual",
+    "less": "Less",
+    "less_equal": "LessOrEqual",
+    "greater": "Greater",
+    "greater_equal": "GreaterOrEqual",
+}
+
 lowers_each(
     {
         f"aten.{name}.{kind}": op_type
-        for name, op_type in {**_COMPARISONS, "ne": "NotEqual"}.items()
+        for name, op_type in {**_COMPARISONS, "ne": "NotEqual", **_ALIASES}.items()
         for kind in ("Tensor", "Scalar")
     },
     _comparison,

@@ -146,6 +146,15 @@ def _lower_randint(e: Emitter, a: Call) -> Tensor:
     return e.op("Floor", _random(e, "RandomUniform", a, low=float(low), high=float(a.high)))
 
 
+@lowers("aten.randperm")
+def _lower_randperm(e: Emitter, a: Call) -> Tensor:
+    """The order that sorts random numbers."""
+    count = a.out.shape[0]
+    like = e.op("ConstantOfShape", e.sizes.vector([count]), dtype=DType.F32, shape=(count,))
+    numbers = e.op("RandomUniformLike", like, dtype=DType.F32, shape=(count,), dtype_=1)
+    return e.ops("TopK", numbers, [count], dtypes=(None, DType.I64), axis=0)[1]
+
+
 @lowers("aten.bucketize.Tensor", "aten.searchsorted.Tensor")
 def _lower_bucketize(e: Emitter, a: Call) -> Tensor:
     """The number of boundaries below x (`right`: not above x)."""

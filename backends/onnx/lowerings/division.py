@@ -9,7 +9,7 @@ from graphopt.backends.onnx.registry import Call, lowers
 from graphopt.ir import DType
 
 
-@lowers("aten.div.Tensor", "aten.div.Scalar", "aten.true_divide.Tensor")
+@lowers("aten.div.Tensor", "aten.div.Scalar", "aten.true_divide.Tensor", "aten.divide.Tensor")
 def _lower_div(e: Emitter, a: Call) -> Tensor:
     return e.op("Div", as_tensor(e, a.self, a.out.dtype), as_tensor(e, a.other, a.out.dtype))
 

@@ -14,6 +14,9 @@ from graphopt.ir import DType, Value
 # Operators that are one ONNX operator on the operand in the result's type.
 UNARY = {
     "aten.abs": "Abs",
+    "aten.absolute": "Abs",
+    "aten.negative": "Neg",
+    "aten.special_expit": "Sigmoid",
     "aten.neg": "Neg",
     "aten.ceil": "Ceil",
     "aten.floor": "Floor",
@@ -80,7 +83,7 @@ def subtract(e: Emitter, x: Any, y: Any, dtype: DType, alpha: Any) -> Tensor:
     return e.op("Sub", left, right)
 
 
-@lowers("aten.sub.Tensor", "aten.sub.Scalar")
+@lowers("aten.sub.Tensor", "aten.sub.Scalar", "aten.subtract.Tensor")
 def _lower_sub(e: Emitter, a: Call) -> Tensor:
     return subtract(e, a.self, a.other, a.out.dtype, a.alpha)
 
@@ -90,7 +93,7 @@ def _lower_rsub(e: Emitter, a: Call) -> Tensor:
     return subtract(e, a.other, a.self, a.out.dtype, a.alpha)
 
 
-@lowers("aten.mul.Tensor", "aten.mul.Scalar")
+@lowers("aten.mul.Tensor", "aten.mul.Scalar", "aten.multiply.Tensor")
 def _lower_mul(e: Emitter, a: Call) -> Tensor:
     dtype = a.out.dtype
     root = _divided_root(a)

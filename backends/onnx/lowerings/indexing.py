@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, Declined, lowers
-from graphopt.backends.onnx.shaping import broadcast_shape, concat, expand, normal_axis, reshape, transpose, unsqueeze
+from graphopt.backends.onnx.shaping import (
+    broadcast_shape,
+    concat,
+    counting,
+    expand,
+    full,
+    normal_axis,
+    reshape,
+    slice_,
+    transpose,
+    unsqueeze,
+)
 from graphopt.ir import DType
 from graphopt.ir.dims import Dim, product
 
@@ -170,3 +183,44 @@ def _lower_isin(e: Emitter, a: Call) -> Tensor:
     hits = e.cast(e.op("Equal", elements, tests, dtype=DType.BOOL), DType.I32)
     found = e.cast(e.op("ReduceSum", hits, [a.elements.rank], keepdims=0), DType.BOOL)
     return e.op("Not", found) if a.invert else found
+
+
+@lowers("aten.embedding_bag", "aten._embedding_bag", "aten._embedding_bag_forward_only")
+def _lower_embedding_bag(e: Emitter, a: Call) -> Sequence[Tensor]:
+    """The rows of each bag, added up, averaged, or their maximum. A bag starts at its offset."""
+    if any(result.num_uses for result in a.node.results[1:]):
+        raise Declined("the bookkeeping of an embedding bag is used")
+    padding = getattr(a, "padding_idx", None)
+    if a.mode == 2 or padding not in (None, -1):
+        raise Declined("an embedding bag of maxima or with padding")
+    indices, offsets = (e.cast(t, DType.I64) for t in (a.indices, a.offsets))
+    bags = a.out.shape[0]
+    if a.include_last_offset:
+        offsets = slice_(e, offsets, 0, 0, bags, size=bags)
+    places = unsqueeze(e, counting(e, indices.dims[0]), [1])
+    started = e.cast(e.op("LessOrEqual", offsets, places, dtype=DType.BOOL), DType.I64)
+    started.shape = (indices.dims[0], bags)
+    bag = e.op("Sub", e.op("ReduceSum", started, [1], keepdims=1), 1)
+    rows = e.op("Gather", a.weight, indices, axis=0)
+    if a.per_sample_weights is not None:
+        rows = e.op("Mul", rows, unsqueeze(e, a.per_sample_weights, [1]))
+    total = e.op("ScatterND", full(e, a.out.shape, 0.0, rows.dtype), bag, rows, reduction="add")
+    if a.mode == 1:
+        ones = full(e, (indices.dims[0], 1), 1.0, rows.dtype)
+        ones = expand(e, ones, (indices.dims[0], 1))
+        count = e.op("ScatterND", full(e, (bags, 1), 0.0, rows.dtype), bag, ones, reduction="add")
+        total = e.op("Div", total, e.op("Max", count, 1.0))
+    unused = e.ints([])
+    return total, *(unused for _ in a.types[1:])
+
+
+@lowers("aten.as_strided")
+def _lower_as_strided(e: Emitter, a: Call) -> Tensor:
+    """Element `(i, j, …)` is the one at `offset + i*stride_0 + j*stride_1 + …` of the flattened tensor."""
+    if not all(isinstance(n, int) for n in (*a.self.dims, *a.size, *a.stride, a.storage_offset or 0)):
+        raise Declined("as_strided of dynamic sizes")
+    places = torch.full((), a.storage_offset or 0)
+    for size, stride in zip(a.size, a.stride):
+        places = places.unsqueeze(-1) + torch.arange(size) * stride
+    flat = reshape(e, a.self, (product(a.self.dims),))
+    return e.op("Gather", flat, e.constant(places, "places"), axis=0)

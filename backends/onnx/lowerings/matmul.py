@@ -7,8 +7,9 @@ from typing import Any
 from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, lowers
-from graphopt.backends.onnx.shaping import reshape, transpose
+from graphopt.backends.onnx.shaping import normal_axis, reshape, transpose, unsqueeze
 from graphopt.ir import Value
+from graphopt.ir.dims import product
 
 
 def _weight_transposed(e: Emitter, weight: Tensor, value: Value | None) -> Tensor:
@@ -93,3 +94,34 @@ def _lower_cross(e: Emitter, a: Call) -> Tensor:
     ahead, behind = e.ints([1, 2, 0]), e.ints([2, 0, 1])
     turned = [e.op("Gather", t, i, axis=dim) for t in (a.self, a.other) for i in (ahead, behind)]
     return e.op("Sub", e.op("Mul", turned[0], turned[3]), e.op("Mul", turned[1], turned[2]))
+
+
+@lowers("aten.inner")
+def _lower_inner(e: Emitter, a: Call) -> Tensor:
+    """Sums over the last dim of both."""
+    if not a.self.rank or not a.other.rank:
+        return e.op("Mul", a.self, a.other)
+    flat = reshape(e, a.other, (product(a.other.dims[:-1]), a.other.dims[-1]))
+    y = e.op("MatMul", a.self, transpose(e, flat, [1, 0]))
+    y.shape = (*a.self.dims[:-1], flat.dims[0])
+    return reshape(e, y, a.out.shape)
+
+
+@lowers("aten.tensordot")
+def _lower_tensordot(e: Emitter, a: Call) -> Tensor:
+    """Sums over pairs of dims: moved together, they are one product of matrices."""
+    summed = [[normal_axis(d, t.rank) for d in dims] for t, dims in ((a.self, a.dims_self), (a.other, a.dims_other))]
+    kept = [[i for i in range(t.rank) if i not in s] for t, s in zip((a.self, a.other), summed)]
+    depth = product([a.self.dims[i] for i in summed[0]])
+    left = transpose(e, a.self, [*kept[0], *summed[0]])
+    right = transpose(e, a.other, [*summed[1], *kept[1]])
+    rows, columns = (product([t.dims[i] for i in k]) for t, k in zip((a.self, a.other), kept))
+    y = e.op("MatMul", reshape(e, left, (rows, depth)), reshape(e, right, (depth, columns)), shape=(rows, columns))
+    return reshape(e, y, a.out.shape)
+
+
+@lowers("aten.addr")
+def _lower_addr(e: Emitter, a: Call) -> Tensor:
+    dtype = a.out.dtype
+    product_ = e.op("Mul", unsqueeze(e, e.cast(a.vec1, dtype), [1]), e.cast(a.vec2, dtype))
+    return _scaled_sum(e, product_, e.cast(a.self, dtype), a.alpha, a.beta)

@@ -121,3 +121,9 @@ def _lower_logit(e: Emitter, a: Call) -> Tensor:
     if a.eps is not None:
         x = e.op("Clip", x, e.scalar(float(a.eps), x.dtype), e.scalar(1.0 - a.eps, x.dtype))
     return e.op("Log", e.op("Div", x, e.op("Sub", e.scalar(1.0, x.dtype), x)))
+
+
+@lowers("aten.heaviside")
+def _lower_heaviside(e: Emitter, a: Call) -> Tensor:
+    positive = e.cast(e.op("Greater", a.self, 0, dtype=DType.BOOL), a.out.dtype)
+    return e.op("Where", equals(e, a.self, 0), a.values, positive)

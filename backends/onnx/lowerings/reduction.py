@@ -268,3 +268,17 @@ def _lower_cosine_similarity(e: Emitter, a: Call) -> Tensor:
     dot = e.op("ReduceSum", e.op("Mul", *pair), [axis], keepdims=0)
     norms = [e.op("Max", reduce(e, "ReduceL2", e.cast(t, a.out.dtype), [axis]), eps) for t in pair]
     return e.op("Div", dot, e.op("Mul", *norms))
+
+
+@lowers("aten.cdist", "aten._cdist_forward")
+def _lower_cdist(e: Emitter, a: Call) -> Tensor:
+    """The norm of the difference of each row of the one to each row of the other."""
+    left, right = unsqueeze(e, a.x1, [a.x1.rank - 1]), unsqueeze(e, a.x2, [a.x2.rank - 2])
+    gap = e.op("Sub", left, right, shape=(*a.out.shape, a.x1.dims[-1]))
+    return vector_norm(e, gap, float(a.p), [gap.rank - 1], False)
+
+
+@lowers("aten.pairwise_distance")
+def _lower_pairwise_distance(e: Emitter, a: Call) -> Tensor:
+    gap = e.op("Add", e.op("Sub", a.x1, a.x2), float(a.eps))
+    return vector_norm(e, gap, float(a.p), [gap.rank - 1], bool(a.keepdim))

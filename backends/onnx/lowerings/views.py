@@ -126,6 +126,9 @@ def pick(e: Emitter, x: Tensor, axis: int, index: Dim) -> Tensor:
     "aten.split_copy.Tensor",
     "aten.chunk",
     "aten.split_with_sizes_copy",
+    "aten.unsafe_chunk",
+    "aten.unsafe_split.Tensor",
+    "aten.unsafe_split_with_sizes",
     "aten.tensor_split.sections",
     "aten.tensor_split.indices",
 )
@@ -204,16 +207,43 @@ def _rolled(e: Emitter, x: Tensor, shift: Dim, axis: int) -> Tensor:
 
 @lowers("aten.diagonal")
 def _lower_diagonal(e: Emitter, a: Call) -> Tensor:
+    return diagonal(e, a.self, a.offset, a.dim1, a.dim2, a.out.shape)
+
+
+def diagonal(e: Emitter, x: Tensor, offset: int, dim1: int, dim2: int, shape: Sequence[Dim]) -> Tensor:
     """The diagonal is every (columns + 1)-th element of the flattened matrix."""
-    rank = a.self.rank
-    first, second = normal_axis(a.dim1, rank), normal_axis(a.dim2, rank)
+    rank = x.rank
+    first, second = normal_axis(dim1, rank), normal_axis(dim2, rank)
     rest = [axis for axis in range(rank) if axis not in (first, second)]
-    x = transpose(e, a.self, [*rest, first, second])
-    rows, columns, length = x.dims[-2], x.dims[-1], a.out.shape[-1]
+    x = transpose(e, x, [*rest, first, second])
+    rows, columns, length = x.dims[-2], x.dims[-1], shape[-1]
     flat = reshape(e, x, (*x.dims[:-2], rows * columns))
-    start = a.offset if a.offset >= 0 else -a.offset * columns
+    start = offset if offset >= 0 else -offset * columns
     end = start + length * (columns + 1)
-    return e.op("Slice", flat, [start], [end], [rank - 2], [columns + 1], shape=a.out.shape)
+    return e.op("Slice", flat, [start], [end], [rank - 2], [columns + 1], shape=shape)
+
+
+@lowers("aten.diag_embed", "aten.diag")
+def _lower_diag_embed(e: Emitter, a: Call) -> Tensor:
+    """A vector becomes the diagonal of a matrix of zeros; `diag` of a matrix takes its diagonal."""
+    if a.node.op.name == "aten.diag" and a.self.rank == 2:
+        return diagonal(e, a.self, a.diagonal, 0, 1, a.out.shape)
+    offset, rank = getattr(a, "offset", getattr(a, "diagonal", 0)), a.self.rank + 1
+    length = a.self.dims[-1]
+    row, column = unsqueeze(e, counting(e, length), [1]), counting(e, length)
+    on = e.op("Equal", row, column, dtype=DType.BOOL)
+    x = e.op("Where", on, unsqueeze(e, a.self, [rank - 1]), e.scalar(0, a.self.dtype))
+    x.shape = (*a.self.dims, length)
+    if offset:
+        before, after = (max(-offset, 0), max(offset, 0)), (max(offset, 0), max(-offset, 0))
+        lead = [0] * (rank - 2)
+        size = length + abs(offset)
+        pads = [*lead, before[0], before[1], *lead, after[0], after[1]]
+        x = e.op("Pad", x, pads, shape=(*x.dims[:-2], size, size))
+    first, second = (normal_axis(d, rank) for d in (getattr(a, "dim1", -2), getattr(a, "dim2", -1)))
+    rest = iter(range(rank - 2))
+    order = [rank - 2 if i == first else rank - 1 if i == second else next(rest) for i in range(rank)]
+    return transpose(e, x, order)
 
 
 @lowers("aten.pixel_shuffle")

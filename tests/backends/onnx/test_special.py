@@ -164,6 +164,31 @@ def test_empty_tensors_have_their_type_and_any_values(line: str) -> None:
     assert result.dtype == expected.dtype and result.shape == expected.shape
 
 
+@pytest.mark.parametrize("mode", [0, 1])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("name", ["embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"])
+def test_bags_of_embeddings(name: str, mode: int, last: bool) -> None:
+    graph = parse(
+        f"""
+        parameter %w: f32[10, 4]
+        input %i: i64[N]
+        input %o: i64[3]
+        input %s: f32[N]
+        %y: f32[{2 if last else 3}, 4], %a: i64[N], %b: i64[3], %c: i64[3] = {name}(%w, %i, %o, {"none" if mode else "%s"})
+            {{mode={mode}, include_last_offset={str(last).lower()}}}
+        return %y""".replace(")\n            {", ") {")
+    )
+    for size, offsets in ((7, [0, 2, 7]), (4, [0, 0, 4])):
+        offsets = offsets if last else [0, offsets[1], offsets[2] - 1]
+        inputs = [torch.arange(size), torch.tensor(offsets), torch.rand(size)]
+        assert_matches(graph, inputs, run(graph, *inputs))
+
+
+def test_random_orders_are_permutations() -> None:
+    (order,) = run(parse("input %x: f32[N]\n%y: i64[N] = randperm() {n=N}\nreturn %y"), torch.zeros(50))
+    assert sorted(order.tolist()) == list(range(50)) != order.tolist()
+
+
 def test_grouped_products_multiply_each_group_by_its_own_weight() -> None:
     pytest.importorskip("transformers.integrations.moe")
     graph = parse("""
