@@ -22,9 +22,9 @@ def emit_fx(
 ) -> torch.fx.GraphModule:
     """Return a module that computes `graph`: readable, trainable, and fit for export and `torch.compile`.
 
-    Parameters and buffers have the names that the model gave them. The module is in eval mode; in training
-    mode, batch norms, dropout and their like do what they do in the original. Buffers and inputs that the
-    graph updates are written in place at the end of a call.
+    Parameters and buffers have the names that the model gave them; folded constants are buffers outside of the
+    state_dict. The module is in eval mode; in training mode, batch norms, dropout and their like do what they do
+    in the original. Buffers and inputs that the graph updates are written in place at the end of a call.
 
     `module.meta["names"]` maps each name that a stored tensor has in the model to the attribute that holds it.
 

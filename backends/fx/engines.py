@@ -47,6 +47,8 @@ class InductorEngine:
 
     Code is generated at the first run (seconds to minutes) for the sizes and strides of its inputs. At other sizes
     it is generated once more, for all of them.
+
+    Random numbers come from inductor's own generator, which `torch.manual_seed` seeds: not those of eager mode.
     """
 
     name = "inductor"

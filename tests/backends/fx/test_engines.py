@@ -126,6 +126,24 @@ def test_inputs_updated_in_place_and_inputs_returned(name: str) -> None:
         assert cache.tolist() == [step] * 3
 
 
+@pytest.mark.parametrize("name", ["eager", "inductor"])
+def test_equal_draws_stay_apart_and_follow_the_seed(name: str) -> None:
+    graph = parse("""
+        input %x: f32[4000]
+        %a = randn_like(%x)
+        %b = randn_like(%x)
+        %y = sub.Tensor(%a, %b)
+        return %y""")
+    executable = get_engine(name).load(graph)
+    x = torch.zeros(4000)
+    executable.run([x])
+    torch.manual_seed(0)
+    first, second = executable.run([x])[0], executable.run([x])[0]
+    torch.manual_seed(0)
+    assert torch.equal(first, executable.run([x])[0]) and not torch.equal(first, second)
+    assert 1.8 < first.var().item() < 2.2
+
+
 def test_outputs_can_be_used_in_training() -> None:
     (y, _) = get_engine("eager").load(parse(NET)).run([torch.randn(1, 3, 8, 8)])
     head = torch.nn.Linear(256, 2)

@@ -113,3 +113,15 @@ def test_a_parameter_can_be_rescaled_in_place() -> None:
     (y,) = module(torch.zeros(2))
     assert y.tolist() == module.w.tolist() == [1.0, 2.0]
     assert module.w.is_leaf and module.w.requires_grad
+
+
+def test_state_survives_export_and_compilation() -> None:
+    graph = parse(COUNTER)
+    x = torch.full((3,), 2.0)
+    exported = torch.export.export(emit(graph), (x,)).module()
+    compiled = torch.compile(emit(graph), backend="aot_eager", fullgraph=True)
+    module = emit(graph)
+    for _ in range(3):
+        expected = module(x)[0]
+        assert torch.equal(exported(x)[0], expected) and torch.equal(compiled(x)[0], expected)
+    assert module.count.item() == 3

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from graphopt.analysis import run_graph
+from graphopt.backends.fx import emit_fx
 from graphopt.ops import parse
 from tests.backends.fx.helpers import emit
 
@@ -111,6 +112,14 @@ def test_a_module_called_twice_follows_twice() -> None:
         return %z""")).train()
     kept = (module(torch.ones(64, 64))[0] > 0).float().mean().item()
     assert 0.2 < kept < 0.3
+
+
+def test_nothing_follows_where_nothing_is_to_be_trained() -> None:
+    module = emit_fx(parse(BATCH_NORM), trainable=False)
+    x = torch.randn(4, 3, 5)
+    expected = module(x)
+    assert torch.equal(module.train()(x), expected)
+    assert not any(node.op == "call_module" for node in module.graph.nodes)
 
 
 def test_fixed_flags_stay_fixed() -> None:
