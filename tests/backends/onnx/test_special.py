@@ -168,16 +168,15 @@ def test_empty_tensors_have_their_type_and_any_values(line: str) -> None:
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("name", ["embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"])
 def test_bags_of_embeddings(name: str, mode: int, last: bool) -> None:
-    graph = parse(
-        f"""
+    weights = "none" if mode else "%s"
+    call = f"{name}(%w, %i, %o, {weights}) {{mode={mode}, include_last_offset={str(last).lower()}}}"
+    graph = parse(f"""
         parameter %w: f32[10, 4]
         input %i: i64[N]
         input %o: i64[3]
         input %s: f32[N]
-        %y: f32[{2 if last else 3}, 4], %a: i64[N], %b: i64[3], %c: i64[3] = {name}(%w, %i, %o, {"none" if mode else "%s"})
-            {{mode={mode}, include_last_offset={str(last).lower()}}}
-        return %y""".replace(")\n            {", ") {")
-    )
+        %y: f32[{2 if last else 3}, 4], %a: i64[N], %b: i64[3], %c: i64[3] = {call}
+        return %y""")
     for size, offsets in ((7, [0, 2, 7]), (4, [0, 0, 4])):
         offsets = offsets if last else [0, offsets[1], offsets[2] - 1]
         inputs = [torch.arange(size), torch.tensor(offsets), torch.rand(size)]
