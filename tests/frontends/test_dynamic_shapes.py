@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ShapesCollection
 
+from graphopt.errors import GraphOptError
 from graphopt.frontends import capture
 from graphopt.ir import Graph, ScalarType, verify
 from graphopt.ir.printer import all_symbols
@@ -196,3 +197,15 @@ def test_pooling_and_strides() -> None:
     graph = capture(model, (torch.randn(2, 3, 32, 24),), dynamic_shapes=shapes)
     verify(graph)
     check_at(graph, model, (torch.randn(1, 3, 17, 40),), (torch.randn(3, 3, 64, 16),))
+
+
+def test_divisibility_found_by_tracing() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return x.view(4, -1) + x.view(-1, 6).sum()
+
+    graph = captured(function, torch.ones(24), dynamic_shapes="auto")
+    (size,) = graph.symbols()
+    assert size.multiple_of == 12
+    check_at(graph, function, (torch.randn(12),), (torch.randn(36),))
+    with pytest.raises(GraphOptError, match="multiple of 12"):
+        run(graph, (torch.randn(30),))

@@ -28,7 +28,7 @@ from graphopt.frontends.torch_export.context import Context, storage_key, tensor
 from graphopt.frontends.torch_export.importer import Importer
 from graphopt.frontends.torch_export.mutation import IMPLICIT_WRITES
 from graphopt.frontends.torch_export.storage import TensorRef
-from graphopt.frontends.torch_export.symbols import SymbolTable
+from graphopt.frontends.torch_export.symbols import SymbolTable, divisors_in
 from graphopt.frontends.torch_export.training import TrainingModes
 from graphopt.ir import Constant, ConstantKind, Expr, Graph, Literal, ScalarKind, ScalarType, Signature, Slot, Value
 from graphopt.ir.signature import Leaf
@@ -59,7 +59,8 @@ def import_program(
     modes: the model's training flags before capture. symbol_names: the user's names of sympy symbols.
     tensors: the caller's parameters and buffers by name. aliases: all names of a tensor, by its id.
     """
-    symbols = SymbolTable(program.range_constraints, symbol_names, exact)
+    traced = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"]
+    symbols = SymbolTable(program.range_constraints, symbol_names, exact, divisors_in(traced))
     tracking = _writes(program)
     retraced = tracking and not _shows_memory(program)
     context = Context(symbols, modes or TrainingModes(), tracking, retraced)

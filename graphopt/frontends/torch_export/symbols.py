@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import lcm
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ class SymbolTable:
 
     ranges: value ranges by sympy symbol. names: the user's names by the sympy symbol's name; symbols without one
     are called s0, s1, … in order of appearance, and u0, u1, … if they depend on data.
-    exact: names of symbols whose lower bound the user gave.
+    exact: names of symbols whose lower bound the user gave. divisors: what divides a symbol, by its sympy name.
     """
 
     def __init__(
@@ -32,7 +33,9 @@ class SymbolTable:
         ranges: Mapping[Any, Any],
         names: Mapping[str, str] | None = None,
         exact: frozenset[str] = frozenset(),
+        divisors: Mapping[str, int] | None = None,
     ) -> None:
+        self._divisors = dict(divisors or {})
         self._ranges = {str(key): value for key, value in ranges.items()}
         self._names = dict(names or {})
         self._exact = exact
@@ -85,7 +88,7 @@ class SymbolTable:
         low, high = self._bounds(name)
         if family == "s" and low == _DEFAULT_MINIMUM and label not in self._exact:
             low = 0
-        return symbol(label, min=low, max=high)
+        return symbol(label, low, high, self._divisors.get(name, 1))
 
     def _fresh(self, family: str) -> str:
         while True:
@@ -102,6 +105,21 @@ class SymbolTable:
         low = int(found.lower) if found.lower.is_Integer else -_UNBOUNDED
         high = int(found.upper) if found.upper.is_Integer else None
         return low, None if high is None or high >= _UNBOUNDED else high
+
+
+def divisors_in(traced: Iterable[Any]) -> dict[str, int]:
+    """Return what tracing found to divide each symbol (`x.view(4, -1)` needs a multiple of 4), by its sympy name.
+
+    traced: the traced inputs. A deserialized program doesn't keep this.
+    """
+    found: dict[str, int] = {}
+    sizes = (size for value in traced if isinstance(value, torch.Tensor) for size in value.shape)
+    environment = next((size.node.shape_env for size in sizes if isinstance(size, torch.SymInt)), None)
+    for remainder in getattr(environment, "divisible", ()):
+        base, divisor = remainder.args
+        if base.is_Symbol and divisor.is_Integer:
+            found[str(base)] = lcm(found.get(str(base), 1), int(divisor))
+    return found
 
 
 class _OnDemand(dict[str, Dim]):
