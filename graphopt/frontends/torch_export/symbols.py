@@ -113,7 +113,7 @@ def divisors_in(traced: Iterable[Any]) -> dict[str, int]:
     traced: the traced inputs. A deserialized program doesn't keep this.
     """
     found: dict[str, int] = {}
-    sizes = (size for value in traced if isinstance(value, torch.Tensor) for size in value.shape)
+    sizes: Iterable[Any] = (size for value in traced if isinstance(value, torch.Tensor) for size in value.shape)
     environment = next((size.node.shape_env for size in sizes if isinstance(size, torch.SymInt)), None)
     for remainder in getattr(environment, "divisible", ()):
         base, divisor = remainder.args
