@@ -43,7 +43,8 @@ def sample_bindings(graph: Graph) -> Iterator[dict[str, int]]:
     [{'N': 3}, {'N': 1}]
     """
     symbols = graph.symbols()
-    first = {s.name: _size(s, _WANTED[i % len(_WANTED)]) for i, s in enumerate(symbols)}
+    wanted = (max(_WANTED[i % len(_WANTED)], s.min + s.multiple_of) for i, s in enumerate(symbols))
+    first = {s.name: _size(s, w) for s, w in zip(symbols, wanted)}
     yield first
     second = {s.name: _size(s, max(s.min, 1) + i * s.multiple_of) for i, s in enumerate(symbols)}
     if second != first:
