@@ -11,10 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from graphopt.passes.rules import (
+    aliases,
     arithmetic,
     casts,
     clamps,
     control_flow,
+    indexing,
     logic,
     noops,
     permutes,
@@ -27,6 +29,7 @@ from graphopt.passes.support.lossless import LosslessRules
 from graphopt.rewrite import Contract, Rule
 
 RULES: tuple[Rule, ...] = (
+    *aliases.RULES,
     *noops.RULES,
     *arithmetic.RULES,
     *powers.RULES,
@@ -37,6 +40,7 @@ RULES: tuple[Rule, ...] = (
     *permutes.RULES,
     *reshapes.RULES,
     *pieces.RULES,
+    *indexing.RULES,
     *control_flow.RULES,
 )
 

@@ -25,6 +25,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from graphopt.ir import Node, TensorType, Value
+from graphopt.ir.dims import known_equal
+from graphopt.passes.rules.reshapes import RESHAPES
 from graphopt.passes.support.affine import ARITHMETIC, BATCH_NORMS, Affine, arithmetic, batch_norm
 from graphopt.passes.support.contractions import CONTRACTIONS, Contraction, contraction
 from graphopt.passes.support.evaluation import type_bytes
@@ -95,7 +97,12 @@ class _IntoPrevious(_Fold):
             bias = None
         source = layer.node.operands[0]
         assert source is not None
-        return _replaced(match.root, layer.rebuilt(source, weight, bias, rewriter), rewriter)
+        value = layer.rebuilt(source, weight, bias, rewriter)
+        return value if isinstance(value, str) else _replaced(match.root, self.finish(match, value, rewriter), rewriter)
+
+    def finish(self, match: Match, value: Value, rewriter: Rewriter) -> Value:
+        """What stands between the new layer and the uses of the root."""
+        return value
 
 
 class BatchNormIntoPrevious(_IntoPrevious):
@@ -108,6 +115,30 @@ class BatchNormIntoPrevious(_IntoPrevious):
     def affine(self, match: Match, layer: Contraction) -> Affine | str:
         """The batch norm at the root."""
         return _batch_norm(match.root, match, layer, layer.node.results[0])
+
+
+class BatchNormIntoFlattened(BatchNormIntoPrevious):
+    """batch_norm(flatten(linear(x))) → flatten(linear'(x)): the channels are the last axis all along."""
+
+    name = "batch-norm-into-flattened"
+    pattern = _roots(BATCH_NORMS, produced_by(RESHAPES, "flat").once)
+
+    def guard(self, match: Match) -> bool:
+        """The reshape flattens all but the last axis of a linear layer that nothing else uses."""
+        flat = match.node("flat")
+        source, result = flat._operands[0], flat.results[0]
+        if source is None or source.producer is None or source.producer.op.base != "aten.linear":
+            return False
+        match.bindings["layer"] = source.producer
+        return source.num_uses == 1 and len(result.shape) == 2 and known_equal(result.shape[-1], source.shape[-1])
+
+    def affine(self, match: Match, layer: Contraction) -> Affine | str:
+        """The batch norm at the root, whose axis 1 is the last."""
+        return batch_norm(match.root, match.surroundings)
+
+    def finish(self, match: Match, value: Value, rewriter: Rewriter) -> Value:
+        """Flatten as the root was."""
+        return rewriter.create("aten.reshape", value, match.root.results[0].shape).result
 
 
 _CONSTANT = var("constant", lambda v: isinstance(v, Value) and v.is_constant)
@@ -194,9 +225,9 @@ class AffineIntoNext(_IntoNext):
         return arithmetic(match.node("inner"), match.surroundings, layer.in_channels, layer.channel_axis)
 
 
-def _replaced(root: Node, value: Value | str, rewriter: Rewriter) -> Replacement | str:
+def _replaced(root: Node, value: Value, rewriter: Rewriter) -> Replacement | str:
     """Only the first result of a batch norm is used; those that hold statistics die with it."""
-    if isinstance(value, str) or len(root.results) == 1:
+    if len(root.results) == 1:
         return value
     assert isinstance(value.type, TensorType)
     if value.type != root.results[0].type:
@@ -206,7 +237,13 @@ def _replaced(root: Node, value: Value | str, rewriter: Rewriter) -> Replacement
     return None
 
 
-RULES: tuple[Rule, ...] = (BatchNormIntoPrevious(), AffineIntoPrevious(), BatchNormIntoNext(), AffineIntoNext())
+RULES: tuple[Rule, ...] = (
+    BatchNormIntoPrevious(),
+    BatchNormIntoFlattened(),
+    AffineIntoPrevious(),
+    BatchNormIntoNext(),
+    AffineIntoNext(),
+)
 
 
 @dataclass(frozen=True)

@@ -91,21 +91,20 @@ class Rewriter:
         node = Node(op_object, operands, attributes, types, regions=regions, location=location, names=(name,))
         return self.insert(node)
 
-    def rebuild(self, node: Node, operands: Sequence[Value | None], **changes: Any) -> Node:
-        """Insert a node with the operator, attributes and regions of `node`, on other operands.
+    def rebuild(self, node: Node, operands: Sequence[Value | None], *, op: Op | None = None, **changes: Any) -> Node:
+        """Insert a node with the attributes and regions of `node`, on other operands.
 
-        changes: attributes that change, in normal form.
+        op: another operator with the same attributes. changes: attributes that change, in normal form.
 
         Raises:
             TypeInferenceError: the operands don't fit.
         """
         attributes = node.attributes.updated(**changes) if changes else node.attributes
-        types = infer_types(node.op, operands, attributes, node.regions)
+        op = op or node.op
+        types = infer_types(op, operands, attributes, node.regions)
         names = [r.name for r in node.results]
         location = node.location.via(self._rule)
-        return self.insert(
-            Node(node.op, operands, attributes, types, regions=node.regions, location=location, names=names)
-        )
+        return self.insert(Node(op, operands, attributes, types, regions=node.regions, location=location, names=names))
 
     def insert(self, node: Node) -> Node:
         """Insert a node that was built by hand before the anchor."""

@@ -99,6 +99,69 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+_EXACT = frozenset(
+    f"aten.{name}"
+    for name in [
+        "neg",
+        "abs",
+        "relu",
+        "relu6",
+        "hardtanh",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "floor",
+        "ceil",
+        "round",
+        "trunc",
+        "sign",
+        "frac",
+        "sqrt",
+        "reciprocal",
+        "square",
+        "add",
+        "sub",
+        "rsub",
+        "mul",
+        "div",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "logical_not",
+        "bitwise_not",
+        "isnan",
+        "isinf",
+        "isfinite",
+        "signbit",
+        "_to_copy",
+        "where",
+        "masked_fill",
+        "leaky_relu",
+        "threshold",
+        "maximum",
+        "minimum",
+        "logical_and",
+        "logical_or",
+        "logical_xor",
+        "bitwise_and",
+        "bitwise_or",
+    ]
+)
+
+
+def is_exact(node: Node) -> bool:
+    """True if the node rounds each element correctly, or not at all, so that its place in memory cannot matter.
+
+    Kernels of other functions (sigmoid, gelu) are vectorized with another approximation than the scalar code that
+    computes the last few elements; moving an element can change its last bit. So can x + α y, where only the
+    vectorized code fuses the product.
+    """
+    return node.op.base in _EXACT and node.attributes.get("alpha", 1) == 1
+
+
 def is_unary(node: Node) -> bool:
     """True if the node maps its first operand element by element, without any other tensor that has dims.
 

@@ -6,13 +6,15 @@ Result axis i is source axis p[i]. A permutation q of a result of p is, of the s
     permute_q(f(permute_p(x))) → f(permute_{p∘q}(x))     f elementwise
     f(permute_p(x), permute_p(y)) → permute_p(f(x, y))   f elementwise: one permutation in place of two
 
-All bitwise: elements move, none is computed. The normal form is `transpose` with 0 ≤ dim0 < dim1 where two axes swap,
+Bitwise: elements move, none is computed, and f rounds correctly (`is_exact`); other f are moved by rules that
+reassociate. The normal form is `transpose` with 0 ≤ dim0 < dim1 where two axes swap,
 `permute` otherwise.
 """
 
 from __future__ import annotations
 
 from graphopt.ir import Node, TensorType, Value
+from graphopt.passes.rules.conditions import is_exact
 from graphopt.passes.rules.reshapes import through_unary, unary_value
 from graphopt.passes.support.rebuild import with_first_operand
 from graphopt.rewrite import Contract, Match, Rewriter, Rule, aten, produced_by, var
@@ -158,16 +160,17 @@ class PermuteUnitDims(Rule):
 
 
 class PermuteThroughUnary(Rule):
-    """A permutation behind elementwise nodes meets the permutation before them."""
+    """A permutation behind elementwise nodes that round correctly meets the permutation before them."""
 
     name = "permute-through-unary"
     contract = Contract.BITWISE
+    exact = True
     pattern = tuple(getattr(aten, name)(var("y", unary_value), ...) for name in _NAMES)
 
     def guard(self, match: Match) -> bool:
         """The walk ends at a permutation; one node fewer is left."""
-        top, _ = through_unary(match["y"])
-        if top is None:
+        top, walked = through_unary(match["y"])
+        if top is None or all(map(is_exact, walked)) is not self.exact:
             return False
         inner, outer = permutation(top), permutation(match.root)
         if inner is None or outer is None:
@@ -186,6 +189,14 @@ class PermuteThroughUnary(Rule):
         return value
 
 
+class PermuteThroughFunction(PermuteThroughUnary):
+    """The same for other functions."""
+
+    name = "permute-through-function"
+    contract = Contract.REASSOCIATING
+    exact = False
+
+
 _BINARY = ("add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "maximum", "minimum")
 
 
@@ -201,7 +212,7 @@ class SinkPermutes(Rule):
     def guard(self, match: Match) -> bool:
         """The same permutation on both sides, and a node fewer afterwards."""
         left, right = match.node("left"), match.node("right")
-        if permutation(left) != permutation(right):
+        if permutation(left) != permutation(right) or not is_exact(match.root):
             return False
         uses = {use.node for node in (left, right) for use in node.results[0]._uses}
         return uses == {match.root}
@@ -220,5 +231,6 @@ RULES: tuple[Rule, ...] = (
     MergePermutes(),
     PermuteUnitDims(),
     PermuteThroughUnary(),
+    PermuteThroughFunction(),
     SinkPermutes(),
 )

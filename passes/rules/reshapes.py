@@ -1,17 +1,19 @@
 """Reshapes: view, flatten, squeeze, unsqueeze and the like are one operation on the row-major order of elements.
 
     reshape(reshape(x)) → reshape(x)    reshape(f(reshape(x))) → f(x)    expand(expand(x)) → expand(x)
-    expand(x) + y → x + y               (0 is broadcast anyway)
+    expand(x) + y → x + y               f(expand(x)) → expand(f(x))
 
-All bitwise: nothing is computed, and an elementwise f does the same to each element wherever it stands.
+Bitwise: nothing is computed, and an f that rounds correctly (`is_exact`) does the same to each element wherever it
+stands. Other functions, which kernels approximate differently from place to place, are moved by rules that reassociate.
 """
 
 from __future__ import annotations
 
 from graphopt.ir import Node, TensorType, Value
-from graphopt.passes.rules.conditions import is_unary
+from graphopt.passes.rules.conditions import is_exact, is_unary
 from graphopt.passes.support.rebuild import same_type_with, with_first_operand
 from graphopt.rewrite import Contract, Match, Rewriter, Rule, aten, produced_by, var
+from graphopt.rewrite.pattern import OpPattern
 from graphopt.rewrite.rule import Replacement
 
 _NAMES = ("reshape", "view", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as")
@@ -76,10 +78,11 @@ def through_unary(value: Value) -> tuple[Node | None, list[Node]]:
 
 
 class ReshapeThroughUnary(Rule):
-    """A reshape behind elementwise nodes meets the reshape before them."""
+    """A reshape behind elementwise nodes that round correctly meets the reshape before them."""
 
     name = "reshape-through-unary"
     contract = Contract.BITWISE
+    exact = True
     pattern = tuple(getattr(aten, name)(var("y", unary_value), ...) for name in _NAMES)
 
     def guard(self, match: Match) -> bool:
@@ -88,6 +91,8 @@ class ReshapeThroughUnary(Rule):
             return False
         top, walked = through_unary(match["y"])
         if top is None or not is_reshape(top) or not _dies(top, match.root):
+            return False
+        if all(map(is_exact, walked)) is not self.exact:
             return False
         # A 0-dim tensor takes less part in type promotion, so beside another tensor it must not become one.
         return bool(match.root.results[0].type.shape) or all(len(list(n.inputs)) == 1 for n in walked)  # type: ignore[union-attr]
@@ -106,6 +111,14 @@ class ReshapeThroughUnary(Rule):
         for node in reversed(walked):
             value = with_first_operand(node, value, rewriter)
         return value
+
+
+class ReshapeThroughFunction(ReshapeThroughUnary):
+    """The same for other functions."""
+
+    name = "reshape-through-function"
+    contract = Contract.REASSOCIATING
+    exact = False
 
 
 def _dies(top: Node, root: Node) -> bool:
@@ -172,6 +185,8 @@ class DropExpand(Rule):
     def guard(self, match: Match) -> bool:
         """The result's type stays. (A 0-dim operand would take less part in type promotion.)"""
         wide = match.node("wide")
+        if not is_exact(match.root):
+            return False
         source = wide._operands[0]
         if source is None or not source.type.shape:  # type: ignore[union-attr]
             return False
@@ -182,9 +197,53 @@ class DropExpand(Rule):
         return rewriter.rebuild(match.root, _without(match.root, match.node("wide"))).results
 
 
+_UNARY = (
+    "_to_copy neg abs relu sigmoid tanh exp sqrt rsqrt reciprocal logical_not bitwise_not cos sin add.Scalar "
+    "sub.Scalar mul.Scalar div.Scalar rsub.Scalar pow.Tensor_Scalar eq.Scalar ne.Scalar lt.Scalar le.Scalar "
+    "gt.Scalar ge.Scalar clamp gelu silu"
+)
+
+
+class SinkExpand(Rule):
+    """f(expand(x)) → expand(f(x)), where f rounds correctly: equal numbers are computed once."""
+
+    name = "sink-expand"
+    contract = Contract.BITWISE
+    exact = True
+    pattern = tuple(OpPattern(f"aten.{name}", (produced_by(EXPANDS, "wide"),), rest=True) for name in _UNARY.split())
+
+    def guard(self, match: Match) -> bool:
+        """f takes one tensor."""
+        root = match.root
+        return is_exact(root) is self.exact and is_unary(root) and len(list(root.inputs)) == 1
+
+    def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
+        """Compute first, then expand."""
+        source = match.node("wide").operands[0]
+        assert source is not None
+        value = with_first_operand(match.root, source, rewriter)
+        return rewriter.create("aten.expand", value, match.root.results[0].shape).result
+
+
+class SinkExpandOfFunction(SinkExpand):
+    """The same for other functions."""
+
+    name = "sink-expand-of-function"
+    contract = Contract.REASSOCIATING
+    exact = False
+
+
 def _without(root: Node, wide: Node) -> list[Value | None]:
     value, source = wide.results[0], wide.operands[0]
     return [source if operand is value else operand for operand in root._operands]
 
 
-RULES: tuple[Rule, ...] = (MergeReshapes(), ReshapeThroughUnary(), MergeExpands(), DropExpand())
+RULES: tuple[Rule, ...] = (
+    MergeReshapes(),
+    ReshapeThroughUnary(),
+    ReshapeThroughFunction(),
+    MergeExpands(),
+    DropExpand(),
+    SinkExpand(),
+    SinkExpandOfFunction(),
+)

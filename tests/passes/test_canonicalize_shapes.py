@@ -61,7 +61,7 @@ REWRITES = [
         "%b = aten.relu(%x)\n%r = aten.mul.Scalar(%b) {other=3.0}",
     ),
     (
-        "reshape-through-unary",
+        "reshape-through-function",
         V,
         "%a = aten.unsqueeze(%x) {dim=0}\n%b = aten.exp(%a)\n%r = aten.reshape(%b) {shape=(N, 24)}",
         "%a = aten.reshape(%x) {shape=(N, 24)}\n%r = aten.exp(%a)",
@@ -126,7 +126,7 @@ REWRITES = [
         "%b = aten.relu(%x)\n%r = aten._to_copy(%b) {dtype=f64}",
     ),
     (
-        "permute-through-unary",
+        "permute-through-function",
         V,
         "%a = aten.permute(%x) {dims=(1, 2, 0)}\n%b = aten.gelu(%a)\n%r = aten.transpose.int(%b) {dim0=1, dim1=2}",
         "%a = aten.transpose.int(%x) {dim0=0, dim1=1}\n%r = aten.gelu(%a)",
@@ -135,8 +135,8 @@ REWRITES = [
         "sink-permutes",
         V,
         "%a = aten.transpose.int(%x) {dim0=1, dim1=2}\n%b = aten.transpose.int(%y) {dim0=1, dim1=2}\n"
-        "%r = aten.sub.Tensor(%a, %b) {alpha=2}",
-        "%a = aten.sub.Tensor(%x, %y) {alpha=2}\n%r = aten.transpose.int(%a) {dim0=1, dim1=2}",
+        "%r = aten.sub.Tensor(%a, %b)",
+        "%a = aten.sub.Tensor(%x, %y)\n%r = aten.transpose.int(%a) {dim0=1, dim1=2}",
     ),
     ("cat-of-one", V, "%r = aten.cat(%x) {dim=1}", "%x"),
     ("stack-of-one", V, "%r = aten.stack(%x) {dim=1}", "%r = aten.unsqueeze(%x) {dim=1}"),
@@ -175,6 +175,41 @@ REWRITES = [
     ),
     ("select-of-stack", V, "%a = aten.stack(%y, %x) {dim=1}\n%r = aten.select.int(%a) {dim=1, index=-1}", "%x"),
     ("select-of-unsqueeze", V, "%a = aten.unsqueeze(%x) {dim=-1}\n%r = aten.select.int(%a) {dim=3, index=0}", "%x"),
+    (
+        "sink-expand",
+        "input %x: f32[1, 6]\n",
+        "%a = aten.expand(%x) {size=(4, 6)}\n%r = aten.add.Scalar(%a) {other=2.5}",
+        "%a = aten.add.Scalar(%x) {other=2.5}\n%r = aten.expand(%a) {size=(4, 6)}",
+    ),
+    (
+        "sink-expand-of-function",
+        "input %x: f32[1, 6]\n",
+        "%a = aten.expand(%x) {size=(4, 6)}\n%r = aten.exp(%a)",
+        "%a = aten.exp(%x)\n%r = aten.expand(%a) {size=(4, 6)}",
+    ),
+    (
+        "embedding-of-expand",
+        "input %x: i64[6]\nparameter %w: f32[9, 3]\ninput %y: f32[N]\n",
+        "%m = aten.abs(%x)\n%a = aten.expand(%m) {size=(N, 6)}\n%r = aten.embedding(%w, %a)",
+        "%m = aten.abs(%x)\n%a = aten.embedding(%w, %m)\n%r = aten.expand(%a) {size=(N, 6, 3)}",
+    ),
+    (
+        "index-that-counts",
+        "input %x: f32[N, 3]\nconstant %j: i64[3] = (0, 1, 2)\n",
+        "%a = aten.arange() {end=N, dtype=i64}\n%i = aten.reshape(%a) {shape=(N, 1, 1, 1)}\n"
+        "%r = aten.index.Tensor(%x, %i, %j)",
+        "%r = aten.reshape(%x) {shape=(N, 1, 1, 3)}",
+    ),
+    (
+        "index-that-counts",
+        "input %x: f32[2, 1, 3]\nconstant %i: i64[2] = (0, 1)\nconstant %o: i64[1] = (0,)\n"
+        "constant %j: i64[3, 1] = ((0,), (1,), (2,))\n",
+        "%r = aten.index.Tensor(%x, %i, %o, %j)",
+        "%a = aten.permute(%x) {dims=(1, 2, 0)}\n%r = aten.reshape(%a) {shape=(3, 2)}",
+    ),
+    ("usual-name", V, "%r = aten.clip(%x) {min=0.5}", "%r = aten.clamp(%x) {min=0.5}"),
+    ("usual-name", V, "%r = aten.concatenate(%x, %y) {dim=1}", "%r = aten.cat(%x, %y) {dim=1}"),
+    ("usual-name", V, "%r = aten.special_expit(%x)", "%r = aten.sigmoid(%x)"),
     ("flip-flip", V, "%a = aten.flip(%x) {dims=(1, 2)}\n%r = aten.flip(%a) {dims=(-1, 1)}", "%x"),
 ]
 
@@ -189,6 +224,11 @@ UNTOUCHED = [
     ("bits reinterpreted", "input %x: f32[4]\n",
      "%a = aten.view.dtype(%x) {dtype=i32}\n%r = aten.view(%a) {size=(2, 2)}"),
     ("pad that crops and extends", V, "%r = aten.constant_pad_nd(%x) {pad=(1, -1)}"),
+    ("index that skips",
+     "input %x: f32[3, 3]\nconstant %j: i64[3] = (0, 2, 1)\nconstant %i: i64[3, 1] = ((0,), (1,), (2,))\n",
+     "%r = aten.index.Tensor(%x, %i, %j)"),
+    ("indices along one axis", "input %x: f32[3, 3]\nconstant %j: i64[3] = (0, 1, 2)\n",
+     "%r = aten.index.Tensor(%x, %j, %j)"),
     ("pooling that skips", IMAGE, "%r = aten.max_pool2d(%x) {kernel_size=1, stride=2}"),
     ("mean over a symbol", "input %x: f32[N, 4]\n", "%r = aten.mean.dim(%x) {dim=(0,)}"),
     ("pieces out of order", V, "%a, %b = aten.split.Tensor(%x) {split_size=3, dim=2}\n%r = aten.cat(%b, %a) {dim=2}"),

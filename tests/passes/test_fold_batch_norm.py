@@ -141,6 +141,16 @@ def test_against_torch_modules(groups: int) -> None:
         torch.testing.assert_close(Interpreter(graph).run(x)[0], model(x), rtol=1e-10, atol=1e-10)
 
 
+def test_behind_a_flattened_linear_layer() -> None:
+    text = f"input %x: f32[N, 7, 5]\nparameter %w: f32[6, 5]\n{declare(6)}%a = aten.linear(%x, %w)\n"
+    text += f"%f = aten.flatten.using_ints(%a) {{start_dim=0, end_dim=1}}\n%r = {norm('f')}\nreturn %r"
+    before = parse(text, statistics(6))
+    after = before.clone()
+    assert FoldBatchNorm().run(after, PassContext()).statistics.applied == {"batch-norm-into-flattened": 1}
+    assert [node.name for node in after] == ["aten.linear", "aten.reshape"]
+    check_same(before, after)
+
+
 def test_new_bias_is_named_after_its_layer() -> None:
     text = f'input %x: f32[N, 4, 6, 6]\nparameter %w: f32[6, 4, 3, 3] names "conv.weight"\n{declare(6)}'
     text += f"%a = aten.conv2d(%x, %w)\n%r = {norm('a')}\nreturn %r"
