@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,12 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_code_on_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": page.stem}
+    module = types.ModuleType(f"page_{page.stem.replace('-', '_')}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # where dataclasses look up annotations
     for match in BLOCK.finditer(page.read_text()):
         line = page.read_text().count("\n", 0, match.start()) + 1
-        exec(compile("\n" * line + match.group(1), str(page), "exec"), namespace)
+        code = compile("\n" * line + match.group(1), str(page), "exec", dont_inherit=True)
+        exec(code, module.__dict__)
 
 
 def test_readme_shows_the_example_as_it_is() -> None:

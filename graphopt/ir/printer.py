@@ -205,8 +205,12 @@ def _dim_text(dim: Expr) -> str:
 
 
 def location_text(location: Location) -> str:
-    """Return the text of a location: `@ "file":line "scope" <- "rule"`."""
-    text = f"@ {json.dumps(location.file)}:{location.line} {json.dumps(location.scope)}"
+    """Return the text of a location: `@ "file":line "scope" <- "rule"`, each part if it is known."""
+    text = "@"
+    if location.file or location.line:
+        text += f" {json.dumps(location.file)}:{location.line}"
+    if location.scope:
+        text += f" {json.dumps(location.scope)}"
     return text + "".join(f" <- {json.dumps(rule)}" for rule in location.rules)
 
 

@@ -235,15 +235,17 @@ class ValueParser:
             self.lexer.seek(end)
             return known
         self.lexer.next()
-        file = self.lexer.string()
-        self.lexer.expect(":")
-        line = self.lexer.integer()
-        scope = self.lexer.string()
+        file, line, scope = "", 0, self._optional_string()
+        if self.lexer.accept(":"):
+            file, line, scope = scope, self.lexer.integer(), self._optional_string()
         rules = []
         while self.lexer.accept("<-"):
             rules.append(self.lexer.string())
         self._locations[text] = Location(file, line, scope, tuple(rules))
         return self._locations[text]
+
+    def _optional_string(self) -> str:
+        return self.lexer.string() if self.lexer.peek.kind == "string" else ""
 
 
 def unquote_value(token: Token, lexer: Lexer) -> str:

@@ -39,7 +39,7 @@ class Locations:
         if found is None:
             frames = [(file, int(line)) for file, line in _FRAME.findall(trace) if not file.startswith("<")]
             own = [frame for frame in frames if not is_torch_file(frame[0])]
-            found = self._lines[trace] = (own or frames or [("", 0)])[-1]
+            found = self._lines[trace] = (own or [("", 0)])[-1]
         return found
 
 
