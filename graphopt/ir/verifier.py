@@ -26,7 +26,11 @@ def verify(graph: Graph) -> None:
 
 def _verify(graph: Graph, outer: dict[str, Symbol]) -> None:
     symbols = dict(outer)
+    names: set[str] = set(graph.constants)
     for value in graph.inputs:
+        if not value.name or value.name in names or not value.is_input:
+            raise VerificationError(f"graph {graph.name} needs a name of its own for input %{value.name or '?'}")
+        names.add(value.name)
         _bind_input_symbols(graph, value, symbols)
     defined: set[Value] = set(graph.inputs)
     for name, value in graph.constants.items():

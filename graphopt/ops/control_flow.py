@@ -9,28 +9,78 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from graphopt.errors import TypeInferenceError
-from graphopt.ir import Call, Op, Param, ParamKind, Trait, Type
-from graphopt.ir.types import TensorType
+from graphopt.ir import Call, DType, Graph, Op, Param, ParamKind, Trait, Type
+from graphopt.ir.dims import Dim, bounds, known_equal
+from graphopt.ir.fresh import placeholder
+from graphopt.ir.types import ScalarKind, ScalarType, TensorType, types_compatible
 from graphopt.ops.registry import registry
 
 Region = Callable[..., list[Any]]
 
 
 def _infer_cond(call: Call) -> Sequence[Type]:
-    if len(call.regions) != 2:
-        raise TypeInferenceError(f"higher_order.cond needs two regions, got {len(call.regions)}")
-    then, other = ([v.type for v in region.outputs] for region in call.regions)
-    if len(then) != len(other):
+    then, other = _regions(call)
+    predicate = call.operand_types[0] if call.operand_types else None
+    if not _is_truth(predicate):
+        raise TypeInferenceError(f"higher_order.cond needs one bool to decide by, got {predicate!r}")
+    for region in (then, other):
+        _require_inputs(call, region, call.operand_types[1:])
+    if len(then.outputs) != len(other.outputs):
         raise TypeInferenceError("the branches of higher_order.cond return different numbers of values")
-    return [_joined(a, b) for a, b in zip(then, other)]
+    join = _Join(call, "the branches return")
+    return [join.types(a.type, b.type) for a, b in zip(then.outputs, other.outputs)]
 
 
-def _joined(a: Type, b: Type) -> Type:
-    if a == b:
-        return a
-    if isinstance(a, TensorType) and isinstance(b, TensorType) and a.dtype is b.dtype and a.rank == b.rank:
-        return a
-    raise TypeInferenceError(f"the branches of higher_order.cond return {a!r} and {b!r}")
+def _regions(call: Call) -> tuple[Graph, Graph]:
+    if len(call.regions) != 2:
+        raise TypeInferenceError(f"{call.op.name} needs two regions, got {len(call.regions)}")
+    return call.regions  # type: ignore[return-value]
+
+
+def _is_truth(type_: Type | None) -> bool:
+    if isinstance(type_, ScalarType):
+        return type_.kind is ScalarKind.BOOL
+    return isinstance(type_, TensorType) and type_.dtype is DType.BOOL and known_equal(type_.numel, 1)
+
+
+def _require_inputs(call: Call, region: Graph, given: Sequence[Type | None]) -> None:
+    if len(region.inputs) != len(given):
+        raise TypeInferenceError(
+            f"region {region.name} of {call.op.name} takes {len(region.inputs)} inputs, {len(given)} are given"
+        )
+    for value, type_ in zip(region.inputs, given):
+        if type_ is None or not types_compatible(value.type, type_):
+            raise TypeInferenceError(
+                f"input %{value.name} of region {region.name} of {call.op.name} is {value.type!r}, {type_!r} is given"
+            )
+
+
+class _Join:
+    """The type of a value that is one of two: sizes that may differ become symbols that the node introduces."""
+
+    def __init__(self, call: Call, what: str) -> None:
+        self.call, self.what, self.count = call, what, 0
+
+    def types(self, a: Type, b: Type) -> Type:
+        if a == b:
+            return a
+        if isinstance(a, TensorType) and isinstance(b, TensorType) and a.dtype is b.dtype and a.rank == b.rank:
+            return a.with_shape(tuple([self.dims(x, y) for x, y in zip(a.shape, b.shape)]))
+        if isinstance(a, ScalarType) and isinstance(b, ScalarType) and a.kind is b.kind:
+            whole = a.kind is ScalarKind.INT
+            return ScalarType(a.kind, self.new() if whole and a.value is not None else None)
+        raise TypeInferenceError(f"{self.call.op.name} has no type for a result: {self.what} {a!r} and {b!r}")
+
+    def dims(self, a: Dim, b: Dim) -> Dim:
+        if known_equal(a, b):
+            return a
+        lows, highs = zip(bounds(a), bounds(b))
+        low = None if None in lows else min(lows)
+        return self.new(low or 0, None if None in highs else max(highs))
+
+    def new(self, low: int = -(2**63), high: int | None = None) -> Dim:
+        self.count += 1
+        return placeholder(self.count - 1, low, high)
 
 
 def _run_cond(regions: Sequence[Region], predicate: Any, *operands: Any) -> list[Any]:
@@ -38,9 +88,16 @@ def _run_cond(regions: Sequence[Region], predicate: Any, *operands: Any) -> list
 
 
 def _infer_while(call: Call) -> Sequence[Type]:
-    if len(call.regions) != 2:
-        raise TypeInferenceError(f"higher_order.while_loop needs two regions, got {len(call.regions)}")
-    return [value.type for value in call.regions[1].outputs]
+    condition, body = _regions(call)
+    for region in (condition, body):
+        _require_inputs(call, region, call.operand_types)
+    if len(condition.outputs) != 1 or not _is_truth(condition.outputs[0].type):
+        raise TypeInferenceError("the condition of higher_order.while_loop returns other than one bool")
+    carried = [value.type for value in body.outputs]
+    if len(carried) > len(call.operand_types):
+        raise TypeInferenceError("the body of higher_order.while_loop returns more values than it takes")
+    join = _Join(call, "it starts as and becomes")
+    return [join.types(start, end) for start, end in zip(call.operand_types, carried)]  # type: ignore[arg-type]
 
 
 def _run_while(regions: Sequence[Region], *operands: Any) -> list[Any]:

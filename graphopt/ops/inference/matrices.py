@@ -55,9 +55,9 @@ def grouped_mm(
     aligned = 128 // a.dtype.bits
     if any(divisible(d, aligned) is not True or d == 0 for d in (a.shape[-1], b.shape[-1])):
         return None  # rows of 16 bytes; PyTorch knows the strides
-    require_equal(a.shape[-1], b.shape[-2], _INNER)
-    for batch in (t.shape[0] for t in (a, b) if len(t.shape) == 3):
-        require_equal(batch, offsets.shape[0], "the number of groups differs")
+    batches = [t.shape[0] for t in (a, b) if len(t.shape) == 3]
+    if equal(a.shape[-1], b.shape[-2]) is False or any(equal(n, offsets.shape[0]) is False for n in batches):
+        return None
     lead = offsets.shape if ranks == (2, 2) else ()
     return a.with_shape((*lead, a.shape[-2], b.shape[-1]))
 
