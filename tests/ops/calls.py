@@ -65,9 +65,7 @@ class Draw:
     def dtype(self, options: Sequence[DType] = ANY) -> DType:
         return self.one(options)
 
-    def tensor(
-        self, low: int = 0, high: int = 4, dtypes: Sequence[DType] = ANY, least: int = 1
-    ) -> TensorType:
+    def tensor(self, low: int = 0, high: int = 4, dtypes: Sequence[DType] = ANY, least: int = 1) -> TensorType:
         return TensorType(self.dtype(dtypes), self.shape(low, high, least))
 
     def axis(self, rank: int) -> int:
@@ -119,9 +117,7 @@ def spoil(draw: Draw, operands: list[TensorType | None], attributes: dict[str, A
     """Change one size, rank, dtype or number."""
     operands, attributes = list(operands), dict(attributes)
     present = [i for i, t in enumerate(operands) if t is not None]
-    numbers = [
-        k for k, v in attributes.items() if type(v) is int or (isinstance(v, tuple) and v and type(v[0]) is int)
-    ]
+    numbers = [k for k, v in attributes.items() if type(v) is int or (isinstance(v, tuple) and v and type(v[0]) is int)]
     kind = draw.integer(0, 3)
     if kind == 3 and numbers:
         name = draw.one(numbers)

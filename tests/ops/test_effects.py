@@ -48,7 +48,7 @@ CASES: list[tuple[str, str, str]] = [
     (f"lstm.input({LSTM_OPERANDS}) {{dropout=0.5, train=true, {LSTM}, {LSTM_SEGMENTS}}}", "removable random", ""),
     (f"lstm.input({LSTM_OPERANDS}) {{dropout=0.5, train=false, {LSTM}, {LSTM_SEGMENTS}}}", "pure removable", ""),
     ("nonzero(%x)", "", ""),
-    ("_functional_assert_async.msg(%x, %x) {assert_msg=\"no\"}", "effect", ""),
+    ('_functional_assert_async.msg(%x, %x) {assert_msg="no"}', "effect", ""),
 ]
 
 
@@ -72,9 +72,7 @@ def test_mask_index_introduces_a_symbol_and_integer_index_does_not() -> None:
     assert is_pure(graph.nodes[0]) and is_removable(graph.nodes[0])
 
 
-@pytest.mark.parametrize(
-    ("inner", "pure"), [("relu(%a)", True), ("dropout(%a) {p=0.5, train=true}", False)]
-)
+@pytest.mark.parametrize(("inner", "pure"), [("relu(%a)", True), ("dropout(%a) {p=0.5, train=true}", False)])
 def test_regions_are_as_pure_as_their_nodes(inner: str, pure: bool) -> None:
     graph = parse(f"""
     input %p: bool[]

@@ -29,9 +29,7 @@ def main() -> int:
         failures += bool(row.static.error) + bool(row.dynamic and row.dynamic.error)
         dims = ", ".join(entry.dynamic_dims)
         dynamic = str(row.dynamic) if row.dynamic else f"none: {entry.static_reason}"
-        table.add_row(
-            row.name, f"{row.parameters:,}", str(row.static), dynamic, dims, f"{row.static.seconds:.2f}"
-        )
+        table.add_row(row.name, f"{row.parameters:,}", str(row.static), dynamic, dims, f"{row.static.seconds:.2f}")
         print(row.name, row.static, dynamic, file=sys.stderr)
     Console(width=150).print(table)
     return min(failures, 100)

@@ -60,9 +60,7 @@ def export(entry: ZooModel, dynamic: bool) -> Export:
         for inputs in other_sizes(entry) if dynamic else [entry.inputs(seed=1)]:
             # A fresh export for each comparison where calls change the model's buffers.
             module = (entry.export(dynamic=dynamic) if "mutates" in entry.tags else program).module()
-            torch.testing.assert_close(
-                call(module, inputs), call(entry.build(), inputs), rtol=1e-3, atol=1e-4
-            )
+            torch.testing.assert_close(call(module, inputs), call(entry.build(), inputs), rtol=1e-3, atol=1e-4)
     except Exception as error:
         text = " ".join(str(error).split())
         return Export(error=f"{type(error).__name__}: {text[:200]}")

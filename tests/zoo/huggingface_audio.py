@@ -43,9 +43,7 @@ def waveform(generator: torch.Generator, batch: int, length: int) -> Inputs:
     return (torch.randn(batch, length, generator=generator),), {}
 
 
-def wave_model(
-    name: str, model_class: str, config_class: str, smallest_batch: int = 1, **options: object
-) -> ZooModel:
+def wave_model(name: str, model_class: str, config_class: str, smallest_batch: int = 1, **options: object) -> ZooModel:
     """A model `input_values [batch, length] -> output object`; its convolutions shorten it tenfold."""
     return ZooModel(
         name=name,

@@ -235,9 +235,7 @@ DECODERS = [
     decoder("hf-phi", "PhiForCausalLM", "PhiConfig", **DECODER),
     decoder("hf-phi3", "Phi3ForCausalLM", "Phi3Config", **GROUPED),
     decoder("hf-stablelm", "StableLmForCausalLM", "StableLmConfig", **GROUPED),
-    decoder(
-        "hf-mixtral", "MixtralForCausalLM", "MixtralConfig", "moe", num_local_experts=4, **EXPERTS, **GROUPED
-    ),
+    decoder("hf-mixtral", "MixtralForCausalLM", "MixtralConfig", "moe", num_local_experts=4, **EXPERTS, **GROUPED),
     decoder(
         "hf-qwen2-moe",
         "Qwen2MoeForCausalLM",

@@ -19,9 +19,7 @@ def build(model_class: str, config_class: str, **options: Any) -> nn.Module:
     return getattr(transformers, model_class)(config)
 
 
-def vision(
-    name: str, model_class: str, config_class: str, *tags: str, size: int = 32, **options: Any
-) -> ZooModel:
+def vision(name: str, model_class: str, config_class: str, *tags: str, size: int = 32, **options: Any) -> ZooModel:
     """An image classifier or backbone `pixel_values -> output object`."""
     return ZooModel(
         name=name,
@@ -106,9 +104,7 @@ MODELS = [
         image_size=32,
     ),
     vision("hf-convnext", "ConvNextForImageClassification", "ConvNextConfig", "cnn", num_stages=2, **STAGES),
-    vision(
-        "hf-convnextv2", "ConvNextV2ForImageClassification", "ConvNextV2Config", "cnn", num_stages=2, **STAGES
-    ),
+    vision("hf-convnextv2", "ConvNextV2ForImageClassification", "ConvNextV2Config", "cnn", num_stages=2, **STAGES),
     vision(
         "hf-regnet",
         "RegNetForImageClassification",
@@ -147,9 +143,7 @@ MODELS = [
         "encoder",
         **encoder(use_relative_position_bias=True),
     ),
-    vision(
-        "hf-dinov2", "Dinov2ForImageClassification", "Dinov2Config", "encoder", **encoder(use_swiglu_ffn=True)
-    ),
+    vision("hf-dinov2", "Dinov2ForImageClassification", "Dinov2Config", "encoder", **encoder(use_swiglu_ffn=True)),
     vision(
         "hf-yolos",
         "YolosForObjectDetection",

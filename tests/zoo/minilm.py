@@ -39,9 +39,7 @@ def model_folder() -> Path:
     folder = Path(found.origin).parent / "model"
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     if digest != WEIGHTS_SHA256:
-        raise ValueError(
-            f"{folder / 'model.safetensors'} has the hash {digest}, not the one of all-MiniLM-L6-v2"
-        )
+        raise ValueError(f"{folder / 'model.safetensors'} has the hash {digest}, not the one of all-MiniLM-L6-v2")
     return folder
 
 

@@ -40,9 +40,7 @@ class NestedInput(nn.Module):
         self.left = nn.Linear(6, 4)
         self.right = nn.Linear(3, 4)
 
-    def forward(
-        self, batch: dict[str, Any], bias: Tensor | None = None, *, gain: float = 1.0
-    ) -> tuple[Tensor, ...]:
+    def forward(self, batch: dict[str, Any], bias: Tensor | None = None, *, gain: float = 1.0) -> tuple[Tensor, ...]:
         first, second = batch["right"]
         mixed = self.left(batch["left"]) + gain * self.right(first * second)
         return (mixed if bias is None else mixed + bias, first)

@@ -83,9 +83,7 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """The torchvision architecture, `[batch, 3, 224, 224]` -> `[batch, classes]`."""
 
-    def __init__(
-        self, block: type[BasicBlock | Bottleneck], depths: tuple[int, ...], classes: int = 1000
-    ) -> None:
+    def __init__(self, block: type[BasicBlock | Bottleneck], depths: tuple[int, ...], classes: int = 1000) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
@@ -187,9 +185,7 @@ class UNet(nn.Module):
 
     @staticmethod
     def double(inputs: int, outputs: int) -> nn.Sequential:
-        return nn.Sequential(
-            *conv_bn(inputs, outputs, 3), nn.ReLU(), *conv_bn(outputs, outputs, 3), nn.ReLU()
-        )
+        return nn.Sequential(*conv_bn(inputs, outputs, 3), nn.ReLU(), *conv_bn(outputs, outputs, 3), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.down1(x)
@@ -215,9 +211,7 @@ class DenseNet(nn.Module):
             for i in range(depth)
         )
         width = 16 + depth * growth
-        self.transition = nn.Sequential(
-            nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 24, 1), nn.AvgPool2d(2)
-        )
+        self.transition = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 24, 1), nn.AvgPool2d(2))
         self.head = nn.Linear(24, 10)
 
     def forward(self, x: Tensor) -> Tensor:

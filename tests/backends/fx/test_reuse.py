@@ -33,7 +33,9 @@ NET = """
 
 
 def test_code_is_readable() -> None:
-    assert emit(parse(NET)).code.strip() == """
+    assert (
+        emit(parse(NET)).code.strip()
+        == """
 def forward(self, x):
     N = x.size(0)
     conv_weight = self.conv.weight
@@ -50,6 +52,7 @@ conv = bn_weight = bn_bias = bn_running_mean = bn_running_var = None
     fc_weight = self.fc.weight
     head_fc = torch._C._nn.linear(head, fc_weight);  head = fc_weight = None
     return (head_fc,)""".strip()
+    )
 
 
 def test_nodes_say_where_they_come_from() -> None:
@@ -204,4 +207,3 @@ def test_arguments_whose_names_are_keywords() -> None:
         return %y""")
     (y,) = emit(graph)(torch.zeros(9))
     assert (y >= 2).all() and (y <= 3).all()
-

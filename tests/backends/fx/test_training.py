@@ -74,13 +74,15 @@ def test_batch_norm_gradients_are_eager_ones() -> None:
 
 
 def test_batch_norm_without_affine_and_without_counter() -> None:
-    graph = parse("""
+    graph = parse(
+        """
         input %x: f32[N, 3]
         buffer %running_mean: f32[3]
         buffer %running_var: f32[3]
         %y = batch_norm(%x, none, none, %running_mean, %running_var)
             {training="follow", momentum=0.1, eps=0.01, cudnn_enabled=true}
-        return %y""".replace("\n            {", "{"))
+        return %y""".replace("\n            {", "{")
+    )
     module = emit(graph).train()
     mean, var = module.running_mean.clone(), module.running_var.clone()
     x = torch.randn(6, 3)
@@ -90,10 +92,12 @@ def test_batch_norm_without_affine_and_without_counter() -> None:
 
 @pytest.mark.parametrize("op", ["dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"])
 def test_dropout_follows_the_mode(op: str) -> None:
-    module = emit(parse(f"""
+    module = emit(
+        parse(f"""
         input %x: f32[N, 8, 4]
         %y = {op}(%x) {{p=0.5, train="follow"}} @ "m.py":3 "drop"
-        return %y"""))
+        return %y""")
+    )
     x = torch.randn(16, 8, 4)
     assert torch.equal(module(x)[0], x)
     module.train()
@@ -105,11 +109,13 @@ def test_dropout_follows_the_mode(op: str) -> None:
 
 
 def test_a_module_called_twice_follows_twice() -> None:
-    module = emit(parse("""
+    module = emit(
+        parse("""
         input %x: f32[N, 64]
         %y = dropout(%x) {p=0.5, train="follow"} @ "m.py":3 "drop"
         %z = dropout(%y) {p=0.5, train="follow"} @ "m.py":3 "drop"
-        return %z""")).train()
+        return %z""")
+    ).train()
     kept = (module(torch.ones(64, 64))[0] > 0).float().mean().item()
     assert 0.2 < kept < 0.3
 
