@@ -189,7 +189,8 @@ class Emitter:
         return Tensor(from_torch(data.dtype), tuple(data.shape), name, data)
 
     def derived(self, source: Tensor, key: Any, compute: Any) -> Tensor:
-        """An initializer computed from another one, made once for each (source, key)."""
+        """An initializer computed from another one, made once for each (source, key). A view costs nothing until it
+        is written."""
         found = self._derived.get((source, key))
         if found is None:
             assert source.data is not None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, lowers
@@ -16,7 +18,7 @@ def _weight_transposed(e: Emitter, weight: Tensor, value: Value | None) -> Tenso
     """`weight` transposed: ahead of time if it is stored for this use alone, else by an operation that runtimes fold
     (a tied weight is not stored twice)."""
     if weight.data is not None and value is not None and all(user.op.name == "aten.linear" for user in value.users):
-        return e.derived(weight, "transposed", lambda data: data.t().contiguous())
+        return e.derived(weight, "transposed", torch.Tensor.t)
     return transpose(e, weight, [1, 0])
 
 
