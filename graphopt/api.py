@@ -84,6 +84,7 @@ def compile(
     opset: int | None = None,
     share_weights: bool = False,
     instruments: Iterable[Any] = (),
+    reproducers: str | os.PathLike[str] | None = None,
     trust: bool = False,
 ) -> CompiledModel:
     """Compile a model: trace it, run passes over the graph with every rewrite checked, and emit it for a target.
@@ -105,6 +106,8 @@ def compile(
     opset: the ONNX opset to emit.
     share_weights: let the FX module share the model's tensors in place of copying them once.
     instruments: `graphopt.passmanager` instruments, such as timing or printing.
+    reproducers: a folder for a file for each pass that fails; `graphopt opt FILE` runs it again.
+    trust: read a `.pt2` file even where PyTorch's loader would unpickle.
 
     Returns:
         A `CompiledModel`: an `nn.Module` with the original's calling convention.
@@ -132,6 +135,7 @@ def compile(
         opset=opset,
         share_weights=share_weights,
         instruments=instruments,
+        reproducers=reproducers,
         trust=trust,
     )
     require_available(options.target.name, options.engines)

@@ -1,10 +1,10 @@
-"""The command line: argument parsing only; the work is in `graphopt.api` and its neighbours."""
+"""The command line: argument parsing only; the work is in `graphopt.commands`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,21 +18,53 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="PyTorch models in, faster FX modules and ONNX graphs out, every rewrite checked.",
     epilog="MODEL is a `.pt2` or `.gopt` file, or `module:function` (also `file.py:function`), where the function "
-    "returns `(model, args)` or `(model, args, kwargs)`. Start with `graphopt show MODEL`.",
+    "returns `(model, args)` or `(model, args, kwargs)`. Start with `graphopt show MODEL`, then "
+    "`graphopt compile MODEL -o model.onnx`, then `graphopt bench MODEL -t onnxruntime`.",
 )
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 or .gopt file, or module:function.")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A `.pt2` or `.gopt` file, or `file.py:function` that returns `(model, args)`."
+    ),
+]
 TargetOption = Annotated[
     str, typer.Option("--target", "-t", help="What to compile for; see `graphopt passes --targets`.")
 ]
 PassesOption = Annotated[
-    str, typer.Option("--passes", "-p", help="A pipeline: `default`, or text such as `fold-constants,dead-code`.")
+    str,
+    typer.Option(
+        "--passes", "-p", help="`default`, `none`, or a pipeline such as `fold-constants,dead-code{constants=false}`."
+    ),
+]
+PipelineOption = Annotated[
+    str | None, typer.Option("--passes", "-p", help="The pipeline, if the file names none or another is to run.")
 ]
 DynamicOption = Annotated[
-    Optional[str],  # noqa: UP045 (typer reads the annotation at run time)
+    str | None,
     typer.Option("--dynamic", help="`batch`: the first dim of every input is dynamic. `auto`: every dim that can be."),
 ]
 TrustOption = Annotated[bool, typer.Option("--trust", help="Read a .pt2 file even where PyTorch's loader unpickles.")]
+ValidateOption = Annotated[bool, typer.Option(help="Check the numbers after each pass.")]
+ChangesOption = Annotated[bool, typer.Option("--print-changes", help="Print a diff after each pass.")]
+ReportOption = Annotated[Path | None, typer.Option(help="Also write the report, as JSON, to this file.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from graphopt import __version__
+
+        print(f"graphopt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
 
 
 @app.command("compile")
@@ -44,18 +76,24 @@ def compile_command(
     target: TargetOption = "onnxruntime",
     passes: PassesOption = "default",
     dynamic: DynamicOption = None,
-    opset: Annotated[Optional[int], typer.Option(help="The ONNX opset to emit.")] = None,  # noqa: UP045
-    validate: Annotated[bool, typer.Option(help="Check the numbers after each pass.")] = True,
-    print_changes: Annotated[bool, typer.Option("--print-changes", help="Print a diff after each pass.")] = False,
-    dump: Annotated[Optional[Path], typer.Option(help="A folder for numbered before/after files.")] = None,  # noqa: UP045
-    report: Annotated[Optional[Path], typer.Option(help="Also write the report as JSON.")] = None,  # noqa: UP045
+    opset: Annotated[int | None, typer.Option(help="The ONNX opset to emit.")] = None,
+    validate: ValidateOption = True,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail where a pass breaks its promise, in place of undoing the pass.")
+    ] = False,
+    print_changes: ChangesOption = False,
+    dump: Annotated[Path | None, typer.Option(help="A folder for numbered before/after files.")] = None,
+    report: ReportOption = None,
+    reproducers: Annotated[
+        Path | None, typer.Option(help="A folder for a file for each pass that fails; `graphopt opt` runs it again.")
+    ] = None,
     trust: TrustOption = False,
 ) -> None:
     """Optimize a model and write it to a file.
 
     Example: `graphopt compile examples/lenet.py:build -o lenet.onnx --dynamic batch`
     """
-    from graphopt.commands import compile_to_file
+    from graphopt.commands import compile_to_file, write_text
 
     compiled = compile_to_file(
         model,
@@ -65,13 +103,13 @@ def compile_command(
         dynamic_shapes=dynamic,
         opset=opset,
         validate="each" if validate else False,
+        on_failure="raise" if strict else "rollback",
         instruments=_instruments(print_changes, dump),
+        reproducers=reproducers,
         trust=trust,
     )
     print(compiled.report)
     if report is not None:
-        from graphopt.commands import write_text
-
         write_text(report, compiled.report.to_json(indent=1))
     print(f"\nwrote {output}")
 
@@ -98,7 +136,9 @@ def show(
 
 @app.command()
 def passes(
-    name: Annotated[Optional[str], typer.Argument(help="Show one pass: its method and its options.")] = None,  # noqa: UP045
+    name: Annotated[
+        str | None, typer.Argument(help="Explain one pass: its method and its options; or list a named pipeline.")
+    ] = None,
     targets: Annotated[bool, typer.Option("--targets", help="List targets in place of passes.")] = False,
 ) -> None:
     """List the passes, or explain one.
@@ -107,19 +147,20 @@ def passes(
     """
     from graphopt.commands import describe_pass, pass_table, target_table
 
-    console = Console()
     if name is not None:
         print(describe_pass(name))
     else:
-        console.print(target_table() if targets else pass_table())
+        Console().print(target_table() if targets else pass_table())
 
 
 @app.command()
 def bench(
     model: ModelArgument,
-    target: Annotated[list[str], typer.Option("--target", "-t", help="Repeat for several.")] = ["cpu"],  # noqa: B006
+    target: Annotated[
+        list[str] | None, typer.Option("--target", "-t", help="Repeat for several (default: cpu).")
+    ] = None,
     passes: PassesOption = "default",
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds; the median of their medians is shown.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; the median of their medians is shown.")] = 5,
     trust: TrustOption = False,
 ) -> None:
     """Measure a model before and after: latency, size and error for each target.
@@ -128,26 +169,31 @@ def bench(
     """
     from graphopt.commands import bench_table
 
-    Console().print(bench_table(model, target, passes, rounds, trust))
+    Console().print(bench_table(model, target or ["cpu"], passes, rounds, trust))
 
 
 @app.command()
 def opt(
-    file: Annotated[Path, typer.Argument(help="A graph in text form, such as a reproducer that a failure wrote.")],
-    passes: Annotated[Optional[str], typer.Option("--passes", "-p", help="The pipeline, if not in the file.")] = None,  # noqa: UP045
+    file: Annotated[
+        Path, typer.Argument(help="A reproducer that a failure wrote, a graph in text form, or a `.gopt`.")
+    ],
+    passes: PipelineOption = None,
     target: TargetOption = "onnxruntime",
-    validate: Annotated[bool, typer.Option(help="Check the numbers after each pass.")] = True,
-    print_changes: Annotated[bool, typer.Option("--print-changes", help="Print a diff after each pass.")] = False,
+    validate: ValidateOption = True,
+    print_changes: ChangesOption = False,
+    report: ReportOption = None,
 ) -> None:
-    """Run passes over a graph in text form, and print the result. A failed compile prints this command.
+    """Run passes over a graph and print the result. This is how a reproducer is run again.
 
     Example: `graphopt opt graph.txt --passes canonicalize,dead-code`
     """
-    from graphopt.commands import run_reproducer
+    from graphopt.commands import run_reproducer, write_text
 
-    graph, report = run_reproducer(file, passes, target, validate, _instruments(print_changes, None))
+    graph, done = run_reproducer(file, passes, target, validate, _instruments(print_changes, None))
     print(graph)
-    print(report, file=sys.stderr)
+    print(done, file=sys.stderr)
+    if report is not None:
+        write_text(report, done.to_json(indent=1))
 
 
 def _instruments(print_changes: bool, dump: Path | None) -> list[Any]:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphopt.api import compile, load, trace
+from graphopt.api import compile, trace
 from graphopt.compiled import CompiledModel
 from graphopt.errors import GraphOptError
 from graphopt.ir import Graph
-from graphopt.model_source import ModelSource, resolve_model
-from graphopt.passmanager import Outcome, PassContext, PassManager, get_pass, pass_names, read_reproducer
-from graphopt.pipelines import resolve_passes
-from graphopt.serialization import atomic_write
+from graphopt.model_source import resolve_model
+from graphopt.passmanager import FunctionPass, Outcome, PassContext, PassManager, pass_names, read_reproducer
+from graphopt.passmanager.registry import registry
+from graphopt.passmanager.reproducer import Reproducer
+from graphopt.pipelines import NAMES, resolve_passes
+from graphopt.rewrite import Contract
+from graphopt.serialization import atomic_write, load_graph
 from graphopt.targets import get_target, target_names
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from graphopt.measure import Measurement
 
 SUFFIXES = (".gopt", ".onnx", ".txt")
 
@@ -36,7 +40,7 @@ def compile_to_file(text: str, output: Path, **options: Any) -> CompiledModel:
     source = resolve_model(text)
     if source.is_saved:
         raise GraphOptError(f"{text} is compiled already; load it with graphopt.load")
-    compiled = compile(source.model, source.args or None, source.kwargs or None, **options)
+    compiled = compile(source.model, source.args, source.kwargs, **options)
     if output.suffix == ".gopt":
         compiled.save(output)
     elif output.suffix == ".onnx":
@@ -50,7 +54,7 @@ def traced(text: str, *, passes: str, target: str, dynamic_shapes: Any, trust: b
     """Return the graph of the model that `text` names, after `passes`."""
     source = resolve_model(text)
     if source.is_saved:
-        graph = load(_path(source)).graph
+        graph, _ = load_graph(source.path)
     else:
         graph = trace(source.model, source.args, source.kwargs, dynamic_shapes=dynamic_shapes, trust=trust)
     chosen = get_target(target)
@@ -59,8 +63,12 @@ def traced(text: str, *, passes: str, target: str, dynamic_shapes: Any, trust: b
 
 
 def run_reproducer(file: Path, passes: str | None, target: str, validate: bool, instruments: Sequence[Any]) -> Outcome:
-    """Run the pipeline of a reproducer, or `passes`, over a graph in text form."""
-    recorded = read_reproducer(file)
+    """Run the pipeline of a reproducer, or `passes`, over a graph in text form or in the saved form.
+
+    Raises:
+        GraphOptError: no pipeline is named; whatever reading the file or running a pass raises.
+    """
+    recorded = Reproducer(load_graph(file)[0], "", []) if file.suffix == ".gopt" else read_reproducer(file)
     text = passes or recorded.pipeline
     if not text:
         raise GraphOptError(f"{file} names no pipeline; give one with --passes")
@@ -79,10 +87,14 @@ def pass_table() -> Table:
     """Return the table of all passes: name, contract, what it does."""
     from rich.table import Table
 
-    table = Table("pass", "numbers", "what it does", title="Passes", title_justify="left")
+    table = Table("pass", "numbers", "what it does", title="Passes", title_justify="left", caption_justify="left")
     for name in pass_names():
-        made = get_pass(name)
-        table.add_row(name, made.contract.label, _summary(made))
+        factory = registry.factory(name)
+        table.add_row(name, _contract(factory), _summary(factory))
+    table.caption = (
+        "Combine them: -p canonicalize,fixpoint(fold-constants,dead-code{constants=false})\n"
+        f"Pipelines with a name: {', '.join(NAMES)}. More: graphopt passes NAME"
+    )
     return table
 
 
@@ -98,27 +110,71 @@ def target_table() -> Table:
 
 
 def describe_pass(name: str) -> str:
-    """Return the method of a pass and its options, with their defaults."""
-    made = get_pass(name)
-    lines = [f"{name} ({made.contract.label})", "", inspect.getdoc(type(made)) or ""]
-    options = [f for f in dataclasses.fields(made) if f.repr]
+    """Return the method of a pass and its options with their defaults, or the passes of a named pipeline.
+
+    Raises:
+        UnknownNameError: no such pass; the message suggests near names.
+    """
+    if name in NAMES:
+        return _describe_pipeline(name)
+    factory = registry.factory(name)
+    lines = [f"{name} ({_contract(factory)})", "", inspect.getdoc(factory) or "(no description)"]
+    options = _options(factory)
     if options:
-        lines += ["", "options:"]
-        lines += [f"  {f.name}: {f.type} = {getattr(made, f.name)!r}" for f in options]
+        lines += ["", "options:", *(f"  {option}" for option in options)]
+        first = options[0].partition(":")[0]
+        lines += ["", f"in a pipeline: {name}{{{first}=...}}"]
     return "\n".join(lines)
 
 
-def bench_table(text: str, targets: Sequence[str], passes: str, rounds: int, trust: bool) -> Table:
-    """Compile the model for each target and return a table of latency, size and error beside PyTorch eager."""
-    from rich.table import Table
+def _describe_pipeline(name: str) -> str:
+    inference, training = (resolve_passes(name, target, target == "fx") for target in ("cpu", "fx"))
+    lines = [f"{name} (a pipeline)", "", str(inference) or "no passes"]
+    if str(training) != str(inference):
+        lines += ["", "for a result that is trained, such as target fx:", "", str(training)]
+    return "\n".join(lines)
 
+
+def _contract(factory: Any) -> str:
+    contract = getattr(factory, "contract", None)
+    return contract.label if isinstance(contract, Contract) else "that of its passes"
+
+
+def _options(factory: Any) -> list[str]:
+    """`name: type = default` of each option; without a default, the option must be given."""
+    if isinstance(factory, FunctionPass):
+        return [str(parameter) for parameter in factory.option_parameters().values()]
+    if not dataclasses.is_dataclass(factory):
+        return []
+    found = []
+    for f in dataclasses.fields(factory):
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        if f.repr:
+            found.append(f"{f.name}: {f.type}" + ("" if default is dataclasses.MISSING else f" = {default!r}"))
+    return found
+
+
+def bench_table(text: str, targets: Sequence[str], passes: str, rounds: int, trust: bool) -> Table:
+    """Compile the model for each target and return a table of latency, size and error beside PyTorch eager.
+
+    Raises:
+        GraphOptError: the saved form, which holds no original; whatever compiling raises.
+    """
     from graphopt.measure import compare_targets
 
-    source = resolve_model(text)
-    if isinstance(source.model, Path):
-        raise GraphOptError("bench needs the original model; give module:function")
+    source = resolve_model(text).opened(trust)
+    assert not isinstance(source.model, Path)
     rows = compare_targets(source.model, source.args, source.kwargs, targets, passes=passes, rounds=rounds)
-    table = Table("model", "ms", "speed-up", "nodes", "MB", "max error", title=text, title_justify="left")
+    return measurement_table(rows, text)
+
+
+def measurement_table(rows: Sequence[Measurement], title: str) -> Table:
+    """Return measurements as a table."""
+    from rich.table import Table
+
+    table = Table("", title=title, title_justify="left")
+    for column in ("ms", "speed-up", "nodes", "MB", "max error"):
+        table.add_column(column, justify="right")
     for row in rows:
         error = "" if row.max_error is None else f"{row.max_error:.1e}"
         table.add_row(
@@ -133,10 +189,5 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def _path(source: ModelSource) -> str | os.PathLike[str]:
-    assert isinstance(source.model, Path)
-    return source.model
-
-
-def _summary(made: Any) -> str:
-    return (inspect.getdoc(type(made)) or "").partition("\n\n")[0].replace("\n", " ")
+def _summary(factory: Any) -> str:
+    return (inspect.getdoc(factory) or "").partition("\n\n")[0].replace("\n", " ")

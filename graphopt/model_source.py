@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -15,19 +16,48 @@ from torch import nn
 
 from graphopt.errors import GraphOptError, unknown_name
 
+FILES = (".gopt", ".pt2")
+
 
 @dataclass
 class ModelSource:
-    """A model with example inputs. A `.gopt` or `.pt2` file is given by its path and needs none."""
+    """A model with example inputs. A `.gopt` or `.pt2` file is given by its path and brings its own."""
 
     model: nn.Module | Path
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def path(self) -> Path:
+        """The path of a file."""
+        assert isinstance(self.model, Path)
+        return self.model
+
+    @property
     def is_saved(self) -> bool:
         """True for the saved form (`.gopt`)."""
         return isinstance(self.model, Path) and self.model.suffix == ".gopt"
+
+    def opened(self, trust: bool) -> ModelSource:
+        """Return the model of an exported program in place of its file.
+
+        Raises:
+            GraphOptError: the saved form, which holds no original model; a program without example inputs.
+            CaptureError: the archive cannot be read.
+        """
+        if not isinstance(self.model, Path):
+            return self
+        if self.is_saved:
+            raise GraphOptError(
+                f"{self.model} is compiled already; give the original model, as .pt2 or module:function"
+            )
+        from graphopt.frontends import load_archive
+
+        program = load_archive(self.model, trust=trust)
+        if program.example_inputs is None:
+            raise GraphOptError(f"{self.model} holds no example inputs; give module:function")
+        args, kwargs = program.example_inputs
+        return ModelSource(program.module(), args, dict(kwargs))
 
 
 def resolve_model(text: str) -> ModelSource:
@@ -37,49 +67,96 @@ def resolve_model(text: str) -> ModelSource:
         function takes no arguments and returns `(model, args)` or `(model, args, kwargs)`. The module is run.
 
     Raises:
-        GraphOptError: no such file or function, or the function returns something else.
+        GraphOptError: no such file or function, the function returns something else, or the module fails.
     """
     path = Path(text)
-    if path.suffix in (".gopt", ".pt2"):
+    if path.suffix in FILES:
         if not path.exists():
             raise GraphOptError(f"no such file: {path}")
         return ModelSource(path)
     name, separator, attribute = text.rpartition(":")
-    if not separator:
+    if not separator or not name or not attribute:
+        hint = f"; {text}:build would name its function 'build'" if path.suffix == ".py" else ""
         raise GraphOptError(
             f"{text!r} names no model; give a .gopt or .pt2 file, or module:function where the function returns "
-            "(model, args)"
+            f"(model, args){hint}"
         )
     return _from_function(_module(name), attribute, text)
 
 
 def _module(name: str) -> ModuleType:
     if name.endswith(".py"):
-        path = Path(name)
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None or not path.exists():
-            raise GraphOptError(f"no such file: {path}")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module
-        spec.loader.exec_module(module)
-        return module
+        return _file_module(Path(name))
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise GraphOptError(f"no module named {error.name!r}; run where it can be imported, or give a file") from error
+    except Exception as error:
+        raise _user_error(f"importing {name}", error) from error
+
+
+def _file_module(path: Path) -> ModuleType:
+    """Run a file as `python path` would: its folder comes first among the places to import from."""
+    if not path.is_file():
+        raise GraphOptError(f"no such file: {path}")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    name = path.stem if path.stem not in sys.modules else f"graphopt model {path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise _user_error(f"running {path}", error) from error
+    return module
 
 
 def _from_function(module: ModuleType, name: str, text: str) -> ModelSource:
     function = getattr(module, name, None)
-    if not callable(function):
-        raise unknown_name(
-            "function", name, (n for n in vars(module) if not n.startswith("_")), f"It was given as {text!r}."
+    if function is None:
+        functions = [n for n, f in vars(module).items() if not n.startswith("_") and _is_own(f, module)]
+        known = f"{Path(module.__file__).name if module.__file__ else module.__name__} has: {', '.join(functions)}."
+        raise unknown_name("function", name, functions, known if functions else "The module has no function.")
+    if isinstance(function, nn.Module | type) or not callable(function):
+        raise GraphOptError(
+            f"{text} is a {type(function).__name__}, not a function; give a function that returns (model, args)"
         )
-    result = function()
+    return _checked(_called(function, text), text)
+
+
+def _is_own(candidate: Any, module: ModuleType) -> bool:
+    return (
+        callable(candidate)
+        and not isinstance(candidate, type)
+        and getattr(candidate, "__module__", None) == module.__name__
+    )
+
+
+def _called(function: Callable[[], Any], text: str) -> Any:
+    try:
+        return function()
+    except Exception as error:
+        raise _user_error(f"calling {text}", error) from error
+
+
+def _checked(result: Any, text: str) -> ModelSource:
     if isinstance(result, tuple) and 2 <= len(result) <= 3 and isinstance(result[0], nn.Module):
         args = result[1] if isinstance(result[1], tuple | list) else (result[1],)
         kwargs: Mapping[str, Any] = result[2] if len(result) == 3 else {}
-        return ModelSource(result[0], tuple(args), dict(kwargs))
-    raise GraphOptError(f"{text} must return (model, args) or (model, args, kwargs), got {type(result).__name__}")
+        if isinstance(kwargs, Mapping):
+            return ModelSource(result[0], tuple(args), dict(kwargs))
+    shown = type(result).__name__
+    if isinstance(result, tuple):
+        shown = f"({', '.join(type(item).__name__ for item in result)})"
+    raise GraphOptError(f"{text} must return (model, args) or (model, args, kwargs), got {shown}")
+
+
+def _user_error(doing: str, error: Exception) -> GraphOptError:
+    """What went wrong in the user's own code, and where."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__ and f.filename[0] != "<"]
+    where = f" (at {frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
+    return GraphOptError(f"{doing} failed: {type(error).__name__}: {error}{where}")

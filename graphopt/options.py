@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -32,6 +33,7 @@ class CompileOptions:
     opset: int | None = None
     share_weights: bool = False
     instruments: tuple[Any, ...] = ()
+    reproducers: str | os.PathLike[str] | None = None
     trust: bool = False
 
 

@@ -12,7 +12,7 @@ import torch
 
 from graphopt.ambient import without_autocast
 from graphopt.calling import Arguments, CallingConvention
-from graphopt.engine_choice import EngineTrial, choose_engine
+from graphopt.engine_choice import choose_engine
 from graphopt.errors import GraphOptError, InputError, SerializationError
 from graphopt.ir import ConstantKind, Graph, TensorType
 from graphopt.options import CompileOptions, make_options
@@ -104,6 +104,7 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -
         on_failure=options.on_failure,
         budget=options.budget,
         instruments=options.instruments,
+        reproducers=options.reproducers,
     )
     context = PassContext(
         target=options.target.name,
@@ -159,7 +160,6 @@ def _fx_program(graph: Graph, options: CompileOptions, report: CompileReport) ->
     from graphopt.backends.fx import emit_fx
 
     module = emit_fx(graph, share_weights=options.share_weights)
-    report.engines = [EngineTrial(FX, chosen=True)]
     return Program(graph, report, FX, module=module)
 
 
