@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from graphopt.analysis.bindings import bind_fresh, bind_sizes
+from graphopt.analysis.wide_kernels import WIDE_KERNELS
 from graphopt.errors import GraphOptError, InputError
 from graphopt.ir import DType, Expr, Graph, Node, TensorType, Trait, Value
 from graphopt.ir.dims import evaluate
@@ -105,8 +106,9 @@ class Interpreter:
             return evaluate(expression, bindings)
 
         args, kwargs = torch_arguments(node.op, operands, attributes, size)
+        kernel = WIDE_KERNELS.get(node.op.name) if self.float64 else None
         try:
-            result = node.op.evaluate(*args, **kwargs)
+            result = (kernel or node.op.evaluate)(*args, **kwargs)
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
             raise GraphOptError(f"{node.op.name} failed: {error} (from {node.location})") from error
         results = tuple(result) if isinstance(result, list | tuple) else (result,)

@@ -26,8 +26,8 @@ def last_uses(graph: Graph) -> dict[Value, Node]:
 def peak_memory(graph: Graph, bindings: Mapping[str, int]) -> int:
     """Return the largest number of bytes that inputs and intermediate values take at any one node, in node order.
 
-    A value lives from its node to its last use, an input from the start. The result of a view shares the memory of what it views. Constants
-    are not counted; a node's regions run on top of what is live around it.
+    A value lives from its node to its last use, an input from the start. The result of a view shares the memory of
+    what it views. Constants are not counted; a node's regions run on top of what is live around it.
     """
     owner: dict[Value, Value] = {value: value for value in graph.inputs}
     last = last_uses(graph)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from graphopt.analysis import Interpreter
-from graphopt.ir import Graph, Trait, walk
+from graphopt.ir import Graph, Node, Trait, walk
 from graphopt.passmanager.compare import Distance, distance, flat, is_inexact
+from graphopt.passmanager.noise import NoisyInterpreter
 from graphopt.passmanager.samples import SEED
 
 
@@ -24,7 +25,7 @@ class Runner:
 
     def __init__(self, graph: Graph) -> None:
         self.runs = 0
-        self.random = any(Trait.RANDOM in node.op.traits for node in walk(graph))
+        self.random = any(map(draws_random, walk(graph)))
         self.seed = SEED
 
     def work(self, graph: Graph, inputs: Sequence[Any]) -> list[Any]:
@@ -35,10 +36,23 @@ class Runner:
         """Run in float64."""
         return self._run(Interpreter(graph, contiguous=True, float64=True), inputs)
 
+    def noisy(self, graph: Graph, inputs: Sequence[Any], generator: torch.Generator, unit: float | None) -> list[Any]:
+        """Run with random rounding errors: in float64 if `unit`, the size of an ulp, is given."""
+        return self._run(NoisyInterpreter(graph, generator, float64=unit is not None, unit=unit), inputs)
+
     def _run(self, interpreter: Interpreter, inputs: Sequence[Any]) -> list[Any]:
         self.runs += 1
         with _Seeded(self.seed, inputs) if self.random else nullcontext():
             return flat(interpreter.run(*inputs))
+
+
+def draws_random(node: Node) -> bool:
+    """True unless the node draws no random numbers, or is known not to here (dropout in evaluation, or of nothing)."""
+    if Trait.RANDOM not in node.op.traits:
+        return False
+    attributes = node.attributes
+    off = any(attributes.get(name) in (False, "follow") for name in ("train", "training"))
+    return not off and not any(attributes.get(name) == 0 for name in ("p", "dropout_p"))
 
 
 class _Seeded(AbstractContextManager[None]):
