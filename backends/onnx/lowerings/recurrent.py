@@ -73,12 +73,9 @@ def _layer(
 ) -> tuple[Tensor, list[Tensor]]:
     count = len(weights) // directions
     sides = [weights[i * count : (i + 1) * count] for i in range(directions)]
-    input_weights = _stacked(e, op_type, [side[0] for side in sides])
-    hidden_weights = _stacked(e, op_type, [side[1] for side in sides])
-    bias = None
-    if count == 4:
-        both = [concat(e, [_ordered(e, op_type, b) for b in side[2:]], 0) for side in sides]
-        bias = concat(e, [unsqueeze(e, b, [0]) for b in both], 0)
+    input_weights = _packed(e, op_type, [side[:1] for side in sides])
+    hidden_weights = _packed(e, op_type, [side[1:2] for side in sides])
+    bias = _packed(e, op_type, [side[2:] for side in sides]) if count == 4 else None
     time, batch, hidden = x.dims[0], x.dims[1], weights[1].dims[1]
     state_shape: tuple[Dim, ...] = (directions, batch, hidden)
     results = e.ops(
@@ -102,21 +99,36 @@ def _layer(
     return reshape(e, y, (time, batch, hidden * directions)), list(results[1:])
 
 
+def _packed(e: Emitter, op_type: str, sides: Sequence[Sequence[Tensor]]) -> Tensor:
+    """The weights of each direction stacked, gates in ONNX's order; ahead of time if they are stored."""
+    parts = [part for side in sides for part in side]
+    if all(part.data is not None for part in parts):
+        return e.once(("packed", *parts), lambda: _packed_ahead(e, op_type, sides))
+    joined = [concat(e, [_ordered(e, op_type, part) for part in side], 0) for side in sides]
+    return concat(e, [unsqueeze(e, part, [0]) for part in joined], 0)
+
+
+def _packed_ahead(e: Emitter, op_type: str, sides: Sequence[Sequence[Tensor]]) -> Tensor:
+    order = _ORDER[op_type]
+
+    def ordered(part: Tensor) -> list[torch.Tensor]:
+        assert part.data is not None
+        gates = part.data.detach().chunk(len(order))
+        return [gates[gate] for gate in order]
+
+    rows = [torch.cat([gate for part in side for gate in ordered(part)]) for side in sides]
+    return e.constant(torch.stack(rows), f"{sides[0][0].name}_packed")
+
+
 def _ordered(e: Emitter, op_type: str, weight: Tensor) -> Tensor:
     """The gates of a weight or bias in ONNX's order."""
     order = _ORDER[op_type]
     if order == tuple(range(len(order))):
         return weight
-    if weight.data is not None:
-        return e.derived(weight, "onnx_gates", lambda data: torch.cat([data.chunk(len(order))[gate] for gate in order]))
     size = weight.dims[0] // len(order)
     shapes = [(size, *weight.dims[1:])] * len(order)
     gates = e.ops("Split", weight, dtypes=(None,) * len(order), shapes=shapes, axis=0, num_outputs=len(order))
     return concat(e, [gates[gate] for gate in order], 0)
-
-
-def _stacked(e: Emitter, op_type: str, weights: Sequence[Tensor]) -> Tensor:
-    return concat(e, [unsqueeze(e, _ordered(e, op_type, w), [0]) for w in weights], 0)
 
 
 def _projections(e: Emitter, a: Call, state: Tensor) -> tuple[Tensor, Tensor]:

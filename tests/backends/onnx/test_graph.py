@@ -195,6 +195,24 @@ def test_linear_is_one_gemm_or_a_product_by_the_transposed_weight() -> None:
     assert op_types(parse(f"input %x: f32[N, 3, 8]\n{head}%y = linear(%x, %w, %b)\nreturn %y")) == ["MatMul", "Add"]
 
 
+def test_the_weights_of_a_recurrent_layer_are_packed_ahead() -> None:
+    types = op_types(
+        parse(
+            """
+        input %x: f32[5, N, 3]
+        input %h: f32[1, N, 4]
+        parameter %wi: f32[12, 3]
+        parameter %wh: f32[12, 4]
+        parameter %bi: f32[12]
+        parameter %bh: f32[12]
+        %y: f32[5, N, 4], %l: f32[1, N, 4] = gru.input(%x, %h, %wi, %wh, %bi, %bh) {has_biases=true, num_layers=1, \
+dropout=0.0, train=false, bidirectional=false, batch_first=false}
+        return %y""".replace("\\\n", "")
+        )
+    )
+    assert types == ["GRU", "Squeeze"]
+
+
 def test_no_operation_for_what_changes_nothing() -> None:
     types = op_types(
         parse("""
