@@ -8,7 +8,7 @@ The default pipeline is lossless: every pass in it is bitwise, value-exact or re
    the result is to be trained.
 4. `fuse-attention`, before its parts are shared or renamed.
 5. `canonicalize` and `fold-constants` again, for what the folds left over.
-6. `common-subexpressions`, `merge-constants` and `dead-code` to clean up, and `legalize` for the target.
+6. `legalize` for the target, then `common-subexpressions`, `merge-constants` and `dead-code` to clean up.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from graphopt.passes.fold_constants import FoldConstants
 from graphopt.passes.fold_pad import FoldPad
 from graphopt.passes.fuse_attention import FuseAttention
 from graphopt.passes.fuse_linear import FuseLinear
+from graphopt.passes.legalize import Legalize
 from graphopt.passes.merge_constants import MergeConstants
 
 NAMES = ("default", "canonical", "none")
@@ -46,6 +47,7 @@ def default_pipeline(target: str = "cpu", trainable: bool = False) -> list[Pass]
         *folds,
         Canonicalize(),
         FoldConstants(),
+        Legalize(target=target),
         CommonSubexpressions(),
         MergeConstants(),
         DeadCode(),
