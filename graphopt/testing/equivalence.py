@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -103,12 +104,13 @@ def _graphs(a: Graph, b: Graph, sets: Sequence[Sequence[Any]], contract: Contrac
 
 def _engine(graph: Graph, run: Callable[..., Any], inputs: Sequence[Any]) -> None:
     count = len(graph.outputs)
-    before = Interpreter(graph).run(*_copies(inputs))[:count]
-    reference = Interpreter(graph, float64=True).run(*_copies(inputs))[:count]
-    outputs = outputs_of(run(*_copies(inputs)))
+    random = any(node.op.has(Trait.RANDOM) and node.attributes.get("train", True) is True for node in walk(graph))
+    with torch.random.fork_rng(devices=[]) if random else nullcontext():
+        before = Interpreter(graph).run(*_copies(inputs))[:count]
+        reference = Interpreter(graph, float64=True).run(*_copies(inputs))[:count]
+        outputs = outputs_of(run(*_copies(inputs)))
     if len(outputs) != count:
         raise Difference(f"{len(outputs)} outputs in place of {count}\n{graph}")
-    random = any(node.op.has(Trait.RANDOM) and node.attributes.get("train", True) is True for node in walk(graph))
     for index, (got, old, want) in enumerate(zip(outputs, before, reference)):
         found = form_difference(old, got)
         if found is None and not random:

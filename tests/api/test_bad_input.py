@@ -302,6 +302,7 @@ PASSES = [
 ]
 
 
+@pytest.mark.unchecked_passes
 @pytest.mark.parametrize(("bad", "error", "message"), PASSES)
 def test_a_bad_pass_is_undone_and_reported(
     bad: Pass, error: type[Exception], message: str, model: nn.Module, x: Tensor
@@ -315,6 +316,7 @@ def test_a_bad_pass_is_undone_and_reported(
     assert bad.name in str(fast.report)
 
 
+@pytest.mark.unchecked_passes
 @pytest.mark.parametrize(("bad", "error", "message"), PASSES)
 def test_a_bad_pass_raises_if_asked(
     bad: Pass, error: type[Exception], message: str, model: nn.Module, x: Tensor
