@@ -76,4 +76,3 @@ def _match(dim: Dim, declared: Dim, mapping: dict[str, Dim]) -> None:
     symbols = symbols_of(dim)
     if len(symbols) == 1 and symbols[0].name.startswith(PREFIX) and dim == from_symbol(symbols[0]):
         mapping.setdefault(symbols[0].name, declared)
-

@@ -171,7 +171,7 @@ class _Parser(ValueParser):
         types = [t for _, _, t in results]
         try:
             operands = _pad(op, operands, attributes)
-            if not results or None in types:
+            if (not results and op.infer is not None) or None in types:
                 inferred = infer_types(op, operands, attributes, regions)
                 if results and len(inferred) != len(results):
                     raise ParseError(f"{op.name} has {len(inferred)} results, {len(results)} are named")

@@ -252,5 +252,3 @@ def unquote_value(token: Token, lexer: Lexer) -> str:
     """The name in a value token: `%x` or `%"any text"`."""
     text = token.text[1:]
     return lexer.unquoted(token, text) if text.startswith('"') else text
-
-

@@ -158,10 +158,7 @@ class Node:
         self._order = 0
         named = len(names)
         self.results = tuple(
-            [
-                Value(t, names[i] if i < named else "", producer=self, index=i)
-                for i, t in enumerate(result_types)
-            ]
+            [Value(t, names[i] if i < named else "", producer=self, index=i) for i, t in enumerate(result_types)]
         )
         for index, operand in enumerate(self._operands):
             if operand is not None:

@@ -116,7 +116,7 @@ def _check_operands(node: Node, defined: set[Value]) -> None:
 def _check_schema(node: Node) -> None:
     op, attributes = node.op, node.attributes
     sizes = op.segments(len(node._operands), attributes)
-    if sum(sizes) != len(node._operands) or any(size < 0 for size in sizes):
+    if len(sizes) != len(op.operand_params) or sum(sizes) != len(node._operands) or (sizes and min(sizes) < 0):
         raise _error(node, f"{op.name} takes {len(op.operand_params)} operands, got {len(node._operands)}")
     position = 0
     for param, size in zip(op.operand_params, sizes):

@@ -68,9 +68,7 @@ def _symbolic(call: Call, symbols: tuple[Symbol, ...]) -> tuple[Type, ...]:
     return types
 
 
-def _symbolic_run(
-    call: Call, symbols: tuple[Symbol, ...], hints: Mapping[str, int]
-) -> tuple[tuple[Type, ...], bool]:
+def _symbolic_run(call: Call, symbols: tuple[Symbol, ...], hints: Mapping[str, int]) -> tuple[tuple[Type, ...], bool]:
     """The result types, and whether PyTorch noted guards on the symbols."""
     from torch._dynamo.source import ConstantSource
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
@@ -147,7 +145,7 @@ def _empty(type_: Type, size: Any) -> Any:
 
 def _types(call: Call, result: Any, names: Mapping[str, Dim], env: Any) -> tuple[Type, ...]:
     device = result_device(call)
-    results = result if isinstance(result, list | tuple) else (result,)
+    results = result if isinstance(result, list | tuple) else () if result is None else (result,)
     known: dict[str, Dim] = dict(names)
     return tuple(_type(call, r, known, device, env) for r in results)
 
@@ -171,9 +169,7 @@ def _dim(size: Any, names: dict[str, Dim], env: Any) -> Dim:
     expression = size.node.expr
     for free in sorted(expression.free_symbols, key=str):
         if str(free) not in names:
-            count = sum(
-                1 for known in names.values() if isinstance(known, Expr) and str(known).startswith('"?')
-            )
+            count = sum(1 for known in names.values() if isinstance(known, Expr) and str(known).startswith('"?'))
             names[str(free)] = placeholder(count, *_range(env, free))
     return dim_from_sympy(expression, names)
 
@@ -216,9 +212,7 @@ def _hints(call: Call, symbols: tuple[Symbol, ...], start: int) -> dict[str, int
 
     Sizes 0 and 1 are avoided, since PyTorch specialises on them.
     """
-    taken = {
-        d for t in call.operand_types if isinstance(t, TensorType) for d in t.shape if isinstance(d, int)
-    }
+    taken = {d for t in call.operand_types if isinstance(t, TensorType) for d in t.shape if isinstance(d, int)}
     for value in call.attributes.values():
         taken.update(d for d in (value if isinstance(value, tuple) else (value,)) if type(d) is int)
     hints: dict[str, int] = {}
@@ -249,9 +243,7 @@ def _require_same(call: Call, types: tuple[Type, ...], others: tuple[Type, ...])
         if isinstance(one, TensorType) and isinstance(other, TensorType):
             for a, b in zip(one.shape, other.shape):
                 if a != b and not _agree(a, b):
-                    raise TypeInferenceError(
-                        refusal(call, f"a result's size is {a} or {b} as its symbols vary")
-                    )
+                    raise TypeInferenceError(refusal(call, f"a result's size is {a} or {b} as its symbols vary"))
 
 
 def _agree(a: Dim, b: Dim) -> bool:

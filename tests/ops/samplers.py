@@ -787,9 +787,10 @@ def index_select(d: Draw) -> Drawn:
 def index(d: Draw) -> Drawn:
     x = d.tensor(1, 4)
     shape = d.shape(0, 2)
-    found: list[TensorType | None] = []
-    for _ in range(d.integer(1, x.rank)):
-        found.append(None if d.integer(0, 2) == 0 else TensorType(DType.I64, d.broadcastable(shape)))
+    found = [
+        None if d.integer(0, 2) == 0 else TensorType(DType.I64, d.broadcastable(shape))
+        for _ in range(d.integer(1, x.rank))
+    ]
     if found[-1] is None:
         found[-1] = TensorType(DType.I64, shape)
     return [x, *found], {}

@@ -32,9 +32,7 @@ def convolve(
     n = len(spatial)
     sizes = [
         _window(size, k, s, p, d)
-        for size, k, s, p, d in zip(
-            spatial, weight.shape[2:], pair(stride, n), pair(padding, n), pair(dilation, n)
-        )
+        for size, k, s, p, d in zip(spatial, weight.shape[2:], pair(stride, n), pair(padding, n), pair(dilation, n))
     ]
     return x.with_shape((*x.shape[: -n - 1], weight.shape[0], *sizes))
 

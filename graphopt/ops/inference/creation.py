@@ -65,9 +65,7 @@ def eye(n: Dim, dtype: DType | None = None, layout: Any = None, device: str | No
 
 
 @rule("eye.m")
-def eye_m(
-    n: Dim, m: Dim, dtype: DType | None = None, layout: Any = None, device: str | None = None, *_: Any
-) -> Result:
+def eye_m(n: Dim, m: Dim, dtype: DType | None = None, layout: Any = None, device: str | None = None, *_: Any) -> Result:
     """A rectangular identity matrix."""
     return _made((n, m), dtype, layout, device, default_float())
 
@@ -89,9 +87,7 @@ def linspace(
 
 
 @rule("arange")
-def arange(
-    end: Any, dtype: DType | None = None, layout: Any = None, device: str | None = None, *_: Any
-) -> Result:
+def arange(end: Any, dtype: DType | None = None, layout: Any = None, device: str | None = None, *_: Any) -> Result:
     """0, 1, … below `end`."""
     return arange_step(0, end, 1, dtype, layout, device)
 
@@ -138,9 +134,7 @@ def random_like(x: TensorType, dtype: DType | None = None, *rest: Any) -> Result
 
 
 @rule("zeros_like ones_like empty_like")
-def like(
-    x: TensorType, dtype: DType | None = None, layout: Any = None, device: str | None = None, *_: Any
-) -> Result:
+def like(x: TensorType, dtype: DType | None = None, layout: Any = None, device: str | None = None, *_: Any) -> Result:
     """Another tensor's shape, dtype and device, unless told otherwise."""
     if layout not in (None, "strided"):
         return None

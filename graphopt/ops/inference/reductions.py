@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from graphopt.ir import DType, TensorType
@@ -30,9 +29,7 @@ def _has_empty(x: TensorType, dims: Any) -> bool:
         return any(equal(d, 0) is True for d in x.shape)
     if not x.shape:
         return False
-    return any(
-        equal(x.shape[wrap(d, len(x.shape))], 0) is True for d in (dims if isinstance(dims, tuple) else (dims,))
-    )
+    return any(equal(x.shape[wrap(d, len(x.shape))], 0) is True for d in (dims if isinstance(dims, tuple) else (dims,)))
 
 
 def _summed(dtype: DType, given: DType | None) -> DType:
@@ -223,5 +220,3 @@ def glu(x: TensorType, dim: int = -1) -> Result:
     if isinstance(size, int) and size % 2:
         raise Mismatch(f"the size {size} cannot be halved")
     return x.with_shape((*x.shape[:place], size // 2, *x.shape[place + 1 :]))
-
-

@@ -22,9 +22,7 @@ def _require_dims(x: TensorType) -> None:
 
 
 @rule("slice.Tensor")
-def slice_(
-    x: TensorType, dim: int = 0, start: Dim | None = None, end: Dim | None = None, step: Dim = 1
-) -> Result:
+def slice_(x: TensorType, dim: int = 0, start: Dim | None = None, end: Dim | None = None, step: Dim = 1) -> Result:
     """x[start:end:step] along a dim, with Python's clamping."""
     _require_dims(x)
     place = wrap(dim, len(x.shape))

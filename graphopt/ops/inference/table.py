@@ -82,9 +82,7 @@ class RuleInference:
         attributes = call.attributes
         if self.has_variadic:
             bound = call.arguments()
-            return [
-                bound.get(name, None if default is MISSING else default) for _, name, default in self.params
-            ]
+            return [bound.get(name, None if default is MISSING else default) for _, name, default in self.params]
         operands = iter(call.operand_types)
         return [
             attributes.get(name, default) if is_attribute else next(operands, None)

@@ -209,7 +209,7 @@ def roll(x: TensorType, shifts: Sequence[Dim], dims: Sequence[int] = ()) -> Resu
     """Shift with wrap-around."""
     if dims and len(dims) != len(shifts):
         raise Mismatch(f"{len(shifts)} shifts are given for {len(dims)} dims")
-    if not dims and len(shifts) != 1 or not x.shape:
+    if (not dims and len(shifts) != 1) or not x.shape:
         return None
     for dim in dims:
         wrap(dim, len(x.shape))
