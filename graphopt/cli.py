@@ -16,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
     help="PyTorch models in, faster FX modules and ONNX graphs out, every rewrite checked.",
     epilog="MODEL is a `.pt2` or `.gopt` file, or `module:function` (also `file.py:function`), where the function "
     "returns `(model, args)` or `(model, args, kwargs)`. Start with `graphopt show MODEL`, then "
@@ -71,7 +72,10 @@ def root(
 def compile_command(
     model: ModelArgument,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where to write: `.gopt`, `.onnx` or `.txt` (IR text).")
+        Path,
+        typer.Option(
+            "--output", "-o", help="Where to write: `.gopt`, `.onnx`, or `.txt` (IR text, its weights beside it)."
+        ),
     ],
     target: TargetOption = "onnxruntime",
     passes: PassesOption = "default",

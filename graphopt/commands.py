@@ -18,7 +18,7 @@ from graphopt.passmanager.registry import registry
 from graphopt.passmanager.reproducer import Reproducer
 from graphopt.pipelines import NAMES, resolve_passes
 from graphopt.rewrite import Contract
-from graphopt.serialization import atomic_write, load_graph
+from graphopt.serialization import atomic_write, load_graph, pack_constants
 from graphopt.targets import get_target, target_names
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def compile_to_file(text: str, output: Path, **options: Any) -> CompiledModel:
     elif output.suffix == ".onnx":
         compiled.to_onnx(output)
     else:
-        write_text(output, f"{compiled.graph}\n")
+        _write_graph(output, compiled.graph)
     return compiled
 
 
@@ -181,6 +181,13 @@ def measurement_table(rows: Sequence[Measurement], title: str) -> Table:
             row.name, f"{row.milliseconds:.3f}", f"{row.speed_up:.2f}x", str(row.nodes), f"{row.megabytes:.2f}", error
         )
     return table
+
+
+def _write_graph(path: Path, graph: Graph) -> None:
+    """Write the text form, and the weights that are not in the text to a `.safetensors` file beside it."""
+    with atomic_write(path.with_suffix(".safetensors")) as file:
+        file.write(pack_constants(graph))
+    write_text(path, f"{graph}\n")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -122,16 +122,15 @@ def _from_function(module: ModuleType, name: str, text: str) -> ModelSource:
         known = f"{Path(module.__file__).name if module.__file__ else module.__name__} has: {', '.join(functions)}."
         raise unknown_name("function", name, functions, known if functions else "The module has no function.")
     if isinstance(function, nn.Module | type) or not callable(function):
-        raise GraphOptError(
-            f"{text} is a {type(function).__name__}, not a function; give a function that returns (model, args)"
-        )
+        kind = "class" if isinstance(function, type) else type(function).__name__
+        raise GraphOptError(f"{text} is a {kind}, not a function; give a function that returns (model, args)")
     return _checked(_called(function, text), text)
 
 
 def _is_own(candidate: Any, module: ModuleType) -> bool:
     return (
         callable(candidate)
-        and not isinstance(candidate, type)
+        and not isinstance(candidate, type | nn.Module)
         and getattr(candidate, "__module__", None) == module.__name__
     )
 

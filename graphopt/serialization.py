@@ -119,7 +119,7 @@ def _set_mode(temporary: str, final: Path) -> None:
 
 def _write(graph: Graph, manifest: dict[str, Any], file: IO[bytes]) -> None:
     _refuse_meta(graph)
-    text, weights = str(graph).encode(), _pack(graph)
+    text, weights = str(graph).encode(), pack_constants(graph)
     manifest["sha256"] = {GRAPH: _digest(text), WEIGHTS: _digest(weights)}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, data in ((MANIFEST, json.dumps(manifest, indent=1).encode()), (GRAPH, text), (WEIGHTS, weights)):
@@ -134,8 +134,12 @@ def _refuse_meta(graph: Graph) -> None:
             raise SerializationError(f"{name!r} is on the meta device and holds no data; load the weights first")
 
 
-def _pack(graph: Graph) -> bytes:
-    """Return the constants that the text does not hold, by their names in the text."""
+def pack_constants(graph: Graph) -> bytes:
+    """Return the constants that the text does not hold, by their names in the text, in safetensors form.
+
+    Raises:
+        SerializationError: a type of element that has no such form.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save
 
