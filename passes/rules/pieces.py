@@ -288,6 +288,45 @@ class SelectOfStack(_Bitwise):
         return match.node("stack").operands[match.root.attributes["index"]]
 
 
+class SelectOfCat(_Bitwise):
+    """select(cat(xs), i) → select(xⱼ, i − the sizes before xⱼ)."""
+
+    name = "select-of-cat"
+    pattern = aten.select.int(produced_by(JOINS, "join"), ...)
+
+    def guard(self, match: Match) -> bool:
+        """One dim; the piece is found."""
+        root, join = match.root, match.node("join")
+        rank = _rank(join.results[0])
+        return _axis(root, rank) == _axis(join, rank) and self._piece(match) is not None
+
+    def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
+        """Select from the piece."""
+        found = self._piece(match)
+        assert found is not None
+        return rewriter.create("aten.select.int", found[0], match.root.attr("dim"), found[1]).result
+
+    @staticmethod
+    def _piece(match: Match) -> tuple[Value, int] | None:
+        index = match.root.attributes.get("index")
+        if not isinstance(index, int):
+            return None
+        join = match.node("join")
+        rank = _rank(join.results[0])
+        axis = _axis(join, rank)
+        # From the front with the first sizes known, or from the back with the last ones known.
+        pieces = _tensors(join) if index >= 0 else list(reversed(_tensors(join)))
+        left = index if index >= 0 else -1 - index
+        for value in pieces:
+            size = value.shape[axis] if _rank(value) == rank else None
+            if not isinstance(size, int):
+                return None
+            if left < size:
+                return value, left if index >= 0 else -1 - left
+            left -= size
+        return None
+
+
 class SelectOfUnsqueeze(_Bitwise):
     """select(unsqueeze(x, d), d, 0) → x."""
 
@@ -333,6 +372,7 @@ RULES: tuple[Rule, ...] = (
     MergeSlices(),
     SliceOfCat(),
     SelectOfStack(),
+    SelectOfCat(),
     SelectOfUnsqueeze(),
     FlipFlip(),
 )

@@ -174,6 +174,18 @@ REWRITES = [
         "%r = aten.slice.Tensor(%y) {dim=1, start=1, end=4}",
     ),
     ("select-of-stack", V, "%a = aten.stack(%y, %x) {dim=1}\n%r = aten.select.int(%a) {dim=1, index=-1}", "%x"),
+    (
+        "select-of-cat",
+        V,
+        "%a = aten.cat(%x, %y) {dim=1}\n%r = aten.select.int(%a) {dim=-2, index=5}",
+        "%r = aten.select.int(%y) {dim=-2, index=1}",
+    ),
+    (
+        "select-of-cat",
+        V + "input %z: f32[N, M, 6]\n",
+        "%a = aten.cat(%z, %y) {dim=1}\n%r = aten.select.int(%a) {dim=1, index=-2}",
+        "%r = aten.select.int(%y) {dim=1, index=-2}",
+    ),
     ("select-of-unsqueeze", V, "%a = aten.unsqueeze(%x) {dim=-1}\n%r = aten.select.int(%a) {dim=3, index=0}", "%x"),
     (
         "sink-expand",
