@@ -61,6 +61,8 @@ def trace(
 
     check_arguments(args, kwargs)
     check_dynamic(dynamic_shapes)
+    if isinstance(model, CompiledModel):
+        model = model.module
     if isinstance(model, type):
         raise CaptureError(f"{model.__name__} is a class; make a model of it first: {model.__name__}(...)")
     with _TRACING, autocast_inside(model) as traced:

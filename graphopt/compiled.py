@@ -69,6 +69,13 @@ class CompiledModel(nn.Module):
             program.module.train(self.training)
         return program.call(args, kwargs)
 
+    def extra_repr(self) -> str:
+        """The target, and what runs there."""
+        parts = [f"target={self._options.target.name!r}"]
+        if self._program is not None:
+            parts += [f"engine={self.engine!r}", f"nodes={len(self._program.graph)}"]
+        return ", ".join(parts)
+
     # What was compiled
 
     @property

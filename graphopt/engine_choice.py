@@ -42,29 +42,29 @@ class EngineChoice:
     trials: list[EngineTrial]
 
 
-def choose_engine(
-    graph: Graph, engines: Sequence[Engine], inputs: Sequence[Any] | None, check: Check | None
-) -> EngineChoice:
+Sample = tuple[Sequence[Any], Check | None]
+"""Flat inputs, and the check of the outputs for them."""
+
+
+def choose_engine(graph: Graph, engines: Sequence[Engine], samples: Sequence[Sample] = ()) -> EngineChoice:
     """Return the fastest engine whose outputs are right.
 
-    inputs: flat sample inputs; without them the first engine that loads is taken. Rounds are interleaved, and each
-    candidate counts with the median of its rounds' medians, so that a busy moment does not decide. The runs leave no
-    trace: a graph that updates its buffers is loaded anew in the end.
+    samples: inputs to check each candidate on, the first of them for timing too; without any, the first engine that
+        loads is taken. Rounds are interleaved, and each candidate counts with the median of its rounds' medians, so
+        that a busy moment does not decide. The runs leave no trace: a graph that updates its buffers is loaded anew
+        in the end.
 
     Raises:
         TargetError: no candidate can run the graph; the message says why for each.
     """
-    return _Choice(graph, engines, inputs, check).run()
+    return _Choice(graph, engines, samples).run()
 
 
 class _Choice:
-    def __init__(
-        self, graph: Graph, engines: Sequence[Engine], inputs: Sequence[Any] | None, check: Check | None
-    ) -> None:
+    def __init__(self, graph: Graph, engines: Sequence[Engine], samples: Sequence[Sample]) -> None:
         self.graph = graph
         self.engines = {engine.name: engine for engine in engines}
-        self.inputs = inputs
-        self.check = check
+        self.samples = samples
         self.trials = {name: EngineTrial(name) for name in self.engines}
         self.loaded: dict[str, Executable] = {}
 
@@ -72,7 +72,7 @@ class _Choice:
         failure: Exception | None = None
         for name in self.engines:
             failure = self._try(name) or failure
-            if self.loaded and self.inputs is None:
+            if self.loaded and not self.samples:
                 break
         if not self.loaded:
             reasons = "; ".join(f"{t.engine}: {t.reason}" for t in self.trials.values())
@@ -80,7 +80,7 @@ class _Choice:
         best = self._fastest()
         best.chosen = True
         engine, executable = self.engines[best.engine], self.loaded[best.engine]
-        if self.inputs is not None and self.graph.mutations:
+        if self.samples and self.graph.mutations:
             executable = engine.load(self.graph)
         return EngineChoice(engine, executable, list(self.trials.values()))
 
@@ -105,15 +105,22 @@ class _Choice:
         return None
 
     def _wrong(self, executable: Executable) -> str | None:
-        if self.inputs is None:
-            return None
-        outputs = executable.run(self._samples(self.inputs))
-        return self.check(outputs) if self.check is not None else None
+        for inputs, check in self.samples if not self._is_stateful else self.samples[:1]:
+            outputs = executable.run(copies(inputs) if self.graph.mutations else inputs)
+            wrong = check(outputs) if check is not None else None
+            if wrong is not None:
+                return wrong
+        return None
+
+    @property
+    def _is_stateful(self) -> bool:
+        """True if a run depends on the runs before."""
+        return any(name in self.graph.constants for name in self.graph.mutations)
 
     def _fastest(self) -> EngineTrial:
         trials = [self.trials[name] for name in self.loaded]
-        if self.inputs is not None and len(trials) > 1:
-            calls = {name: self._call(executable, self.inputs) for name, executable in self.loaded.items()}
+        if self.samples and len(trials) > 1:
+            calls = {name: self._call(executable, self.samples[0][0]) for name, executable in self.loaded.items()}
             medians = interleaved_medians(calls, ROUNDS, SECONDS_PER_ROUND)
             for trial in trials:
                 trial.milliseconds = medians[trial.engine] * 1e3
@@ -123,9 +130,6 @@ class _Choice:
         if self.graph.mutations:
             return lambda: executable.run(copies(inputs))
         return lambda: executable.run(inputs)
-
-    def _samples(self, inputs: Sequence[Any]) -> Sequence[Any]:
-        return copies(inputs) if self.graph.mutations else inputs
 
 
 def require_available(target: str, names: Sequence[str]) -> None:

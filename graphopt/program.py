@@ -11,12 +11,14 @@ from typing import Any
 import torch
 
 from graphopt.ambient import without_autocast
+from graphopt.analysis import bind_sizes
 from graphopt.calling import Arguments, CallingConvention
-from graphopt.engine_choice import choose_engine
+from graphopt.engine_choice import Sample, choose_engine
 from graphopt.errors import GraphOptError, InputError, SerializationError
 from graphopt.ir import ConstantKind, Graph, TensorType
 from graphopt.options import CompileOptions, make_options
 from graphopt.passmanager import PassContext, PassManager, Report
+from graphopt.passmanager.samples import synthesize, variations
 from graphopt.report import CompileReport
 from graphopt.state import Watch, named_tensors, stale_names, with_tensor
 from graphopt.targets import Engine, Executable
@@ -120,9 +122,8 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -
         with _stage(seconds, "emission"):
             return _fx_program(optimized, options, report)
     with _stage(seconds, "engines"):
-        check = output_check(graph, samples[0]) if samples and options.validate is not False else None
         engines = [get_engine(name) for name in options.engines]
-        choice = choose_engine(optimized, engines, samples[0] if samples else None, check)
+        choice = choose_engine(optimized, engines, _engine_samples(graph, samples, options))
     report.engines = choice.trials
     return Program(optimized, report, choice.engine.name, choice.executable, source=source)
 
@@ -134,7 +135,7 @@ def load_program(graph: Graph, options: CompileOptions, engine: str | None, fact
     if not options.engines:
         return _fx_program(graph, options, report)
     names = sorted(options.engines, key=lambda name: name != engine)
-    choice = choose_engine(graph, [get_engine(name) for name in names], None, None)
+    choice = choose_engine(graph, [get_engine(name) for name in names])
     report.engines = choice.trials
     return Program(graph, report, choice.engine.name, choice.executable)
 
@@ -179,6 +180,27 @@ def _samples(graph: Graph, arguments: Arguments | None) -> list[list[Any]]:
     # Copied, since a model may write to its inputs.
     flat = CallingConvention(graph).flatten(*arguments)
     return [[v.detach().clone() if isinstance(v, torch.Tensor) else v for v in flat]]
+
+
+def _engine_samples(graph: Graph, samples: list[list[Any]], options: CompileOptions) -> list[Sample]:
+    """What engines are checked and timed on: the caller's inputs, or made-up ones, and the same at other sizes."""
+    made = synthesize(graph) if not samples else samples[0]
+    if made is None:
+        return []
+    if options.validate is False:
+        return [(made, None)]
+    return [(made, output_check(graph, made)), *_at_other_sizes(graph, made)]
+
+
+def _at_other_sizes(graph: Graph, inputs: list[Any]) -> list[Sample]:
+    """The first variation of the inputs at other sizes that the original graph runs on, if it has dynamic dims."""
+    for varied, sizes in variations(graph, inputs) if graph.symbols() else ():
+        if sizes != bind_sizes(graph.inputs, inputs):
+            try:
+                return [(varied, output_check(graph, varied))]
+            except GraphOptError:  # sizes that the model does not take
+                continue
+    return []
 
 
 def _refuse_nan(graph: Graph) -> None:

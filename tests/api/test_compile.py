@@ -286,3 +286,70 @@ def test_compile_and_export_the_result() -> None:
     assert_same(program.module()(x).detach(), model(x).detach())
     again = graphopt.compile(fast, (x,), target="eager")
     assert_same(again(x), model(x).detach())
+
+
+def test_engines_are_checked_at_a_second_size() -> None:
+    """An engine that is right at the sample's size alone is left out."""
+    from graphopt.backends.fx.engines import EagerEngine
+    from graphopt.targets import Target, register_engine, registry
+
+    class Fixed(EagerEngine):
+        name = "fixed-size"
+
+        def load(self, graph: Any) -> Any:
+            executable = super().load(graph)
+
+            class Padded:
+                def run(self, inputs: Any) -> Any:
+                    return [t.new_zeros(t.shape) if len(t) != 5 else t for t in executable.run(inputs)]
+
+            return Padded()
+
+    register_engine("fixed-size", Fixed)
+    try:
+        model, x = small()
+        target = Target("odd", "", ("fixed-size", "eager"))
+        assert {t.reason for t in graphopt.compile(model, (x,), target=target).report.engines} == {""}
+        fast = graphopt.compile(model, (x,), target=target, dynamic_shapes="batch")
+        assert fast.engine == "eager" and "wrong numbers" in fast.report.engines[0].reason
+    finally:
+        del registry._registered["fixed-size"]
+
+
+def test_without_example_inputs_engines_are_measured_on_made_up_ones() -> None:
+    model, x = small()
+    program = torch.export.export(model, (x,))
+    program._example_inputs = None
+    fast = graphopt.compile(program, target="cpu", engines=("eager", "onnxruntime"))
+    assert all(trial.milliseconds is not None for trial in fast.report.engines)
+    assert_same(fast(x), model(x).detach())
+
+
+def test_repr_says_what_runs() -> None:
+    model, x = small()
+    assert repr(graphopt.compile(model, (x,), target="eager")).startswith(
+        "CompiledModel(target='eager', engine='eager'"
+    )
+    lazy = graphopt.compile(model, target="eager")
+    assert repr(lazy) == "CompiledModel(target='eager')"
+
+
+def test_a_compiled_model_is_compiled_with_named_dims() -> None:
+    model, x = small()
+    fast = graphopt.compile(model, (x,), target="fx", dynamic_shapes="batch")
+    again = graphopt.compile(fast, (x,), target="eager", dynamic_shapes={"x": {0: torch.export.Dim("rows")}})
+    assert str(again.graph.inputs[0].type) == "f32[rows, 1, 6, 6]"
+    assert_same(again(x[:3]), model(x[:3]).detach())
+
+
+@pytest.mark.slow
+def test_all_engines_of_the_cpu() -> None:
+    model, x = small()
+    fast = graphopt.compile(model, (x,), target="cpu", dynamic_shapes="batch")
+    assert [t.engine for t in fast.report.engines if t.milliseconds is not None] == ["onnxruntime", "inductor", "eager"]
+    for engine in ("onnxruntime", "inductor", "eager"):
+        one = graphopt.compile(model, (x,), target="cpu", engines=(engine,), dynamic_shapes="batch")
+        assert one.engine == engine
+        for batch in (1, 5, 7):
+            images = torch.randn(batch, 1, 6, 6)
+            assert_same(one(images), model(images).detach())
