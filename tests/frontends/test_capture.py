@@ -233,6 +233,29 @@ def test_capture_leaves_the_model_as_it_was() -> None:
     assert all(a is b for a, b in zip(model.rnn._flat_weights, weights))
 
 
+def test_hooks_installed_while_tracing_are_taken_out_again() -> None:
+    """As transformers does at the first call: kept, they would run twice once eager installs its own."""
+
+    class Doubling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 3)
+            self.installed = False
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not self.installed:
+                self.inner.register_forward_hook(lambda module, args, output: 2 * output)
+                self.installed = True
+            return self.inner(x)
+
+    model, x = Doubling().eval(), torch.randn(2, 3)
+    with torch.no_grad():
+        expected = 2 * torch.nn.functional.linear(x, model.inner.weight, model.inner.bias)
+        capture(model, (x,))
+        assert not model.inner._forward_hooks
+        torch.testing.assert_close(model(x), expected)
+
+
 def test_flags_are_restored_after_a_failure() -> None:
     class Failing(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

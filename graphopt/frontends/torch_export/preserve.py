@@ -23,7 +23,8 @@ _LOGGERS = (
 
 @contextmanager
 def preserved(model: torch.nn.Module) -> Iterator[None]:
-    """Restore every module's attributes, and the contents of tensors that are neither parameters nor buffers.
+    """Restore every module's attributes and what its dictionaries hold (parameters, submodules, hooks), and the contents
+    of tensors that are neither parameters nor buffers.
 
     Parameters and buffers are traced as fakes, so the traced code cannot write to them; other tensors are real.
     """
@@ -43,7 +44,7 @@ def preserved(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _registries(module: torch.nn.Module) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    return [(registry, dict(registry)) for registry in (module._parameters, module._buffers, module._modules)]
+    return [(value, dict(value)) for value in module.__dict__.values() if isinstance(value, dict)]
 
 
 def _restore(current: dict[str, Any], saved: dict[str, Any]) -> None:
