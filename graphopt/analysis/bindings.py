@@ -9,19 +9,28 @@ import torch
 
 from graphopt.errors import InputError
 from graphopt.ir import ScalarType, TensorType, Type, Value
-from graphopt.ir.dims import Dim, evaluate, linear_in
+from graphopt.ir.dims import Dim, evaluate, linear_in, symbols_of
 
 
 def bind_sizes(values: Sequence[Value], inputs: Sequence[Any]) -> dict[str, int]:
     """Return symbol name → size for a call, solving `a*s + b = size` where a dim is not a bare symbol.
 
     Raises:
-        InputError: a dim that cannot hold the given size, or two inputs that disagree on a symbol.
+        InputError: a tensor of another rank, a dim that cannot hold the given size, or two inputs that disagree.
     """
     bindings: dict[str, int] = {}
+    compound: list[tuple[Dim, int, str]] = []
     for value, given in zip(values, inputs):
+        if isinstance(value.type, TensorType) and isinstance(given, torch.Tensor) and given.dim() != value.type.rank:
+            raise InputError(f"input {value.name!r} has shape {tuple(given.shape)}, expected {value.type!r}")
         for dim, size in dims_with_sizes(value.type, given):
-            _bind(bindings, dim, size, value.name)
+            if isinstance(dim, int) or linear_in(dim) is not None:
+                _bind(bindings, dim, size, value.name)
+            else:
+                compound.append((dim, size, value.name))
+    for dim, size, name in compound:
+        if all(s.name in bindings for s in symbols_of(dim)) and evaluate(dim, bindings) != size:
+            raise InputError(f"input {name!r} has size {size}, where {dim} is {evaluate(dim, bindings)}")
     return bindings
 
 

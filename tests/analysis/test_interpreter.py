@@ -207,6 +207,7 @@ def test_symbols_are_solved_for() -> None:
         (((8, 3), (5, 4)), r"input 'x' has size 8, which does not fit 2\*n \+ 1 with n=3"),
         (((7, 3), (5, 6)), "input 'y' has size 6 where the graph was captured with 4"),
         (((7, 3),), "the graph takes 2 inputs, got 1"),
+        (((7, 3, 1), (5, 4)), r"input 'x' has shape \(7, 3, 1\), expected f32\[2\*n \+ 1, n\]"),
     ],
 )
 def test_sizes_that_do_not_fit(shapes: tuple[tuple[int, ...], ...], message: str) -> None:
@@ -218,3 +219,10 @@ def test_failures_name_the_node_and_its_origin() -> None:
     graph = parse('input %x: f32[4]\ninput %i: i64[1]\n%a = index_select(%x, %i) {dim=0} @ "m.py":3\nreturn %a')
     with pytest.raises(GraphOptError, match=r"aten.index_select failed: .*\(from m.py:3\)"):
         run_graph(graph, torch.zeros(4), torch.tensor([9]))
+
+
+def test_products_of_symbols_are_checked_once_they_are_known() -> None:
+    graph = parse("input %x: f32[n*m]\ninput %y: f32[n, m]\n%a = relu(%x)\nreturn %a")
+    run_graph(graph, torch.zeros(6), torch.zeros(2, 3))
+    with pytest.raises(InputError, match=r"input 'x' has size 7, where m\*n is 6"):
+        run_graph(graph, torch.zeros(7), torch.zeros(2, 3))
