@@ -157,13 +157,12 @@ class CatOfSplit(_Bitwise):
         root = match.root
         first = root._operands[0] if root._operands else None
         split = first.producer if first is not None else None
-        if split is None or tuple(root._operands) != split.results:
+        inverses = {"aten.unbind"} if root.op.base == "aten.stack" else SPLITS
+        if split is None or split.op.base not in inverses or tuple(root._operands) != split.results:
             return False
         source = split._operands[0]
         assert source is not None
-        if root.op.base == "aten.stack":
-            return split.op.base == "aten.unbind" and _axis(split, _rank(source)) == _axis(root, _rank(source))
-        return split.op.base in SPLITS and _axis(split, _rank(source)) == _axis(root, _rank(source))
+        return _axis(split, _rank(source)) == _axis(root, _rank(source))
 
     def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
         """The source of the split."""

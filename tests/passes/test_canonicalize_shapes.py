@@ -243,6 +243,7 @@ UNTOUCHED = [
      "%r = aten.index.Tensor(%x, %j, %j)"),
     ("pooling that skips", IMAGE, "%r = aten.max_pool2d(%x) {kernel_size=1, stride=2}"),
     ("mean over a symbol", "input %x: f32[N, 4]\n", "%r = aten.mean.dim(%x) {dim=(0,)}"),
+    ("stack of what has no operands", "input %x: f32[1]\n", "%a = aten.arange() {end=3}\n%r = aten.stack(%a, %a)"),
     ("pieces out of order", V, "%a, %b = aten.split.Tensor(%x) {split_size=3, dim=2}\n%r = aten.cat(%b, %a) {dim=2}"),
     ("cat along another dim", V, "%a, %b = aten.split.Tensor(%x) {split_size=3, dim=2}\n%r = aten.cat(%a, %b) {dim=1}"),
     ("slice across pieces", V, "%a = aten.cat(%x, %y) {dim=1}\n%r = aten.slice.Tensor(%a) {dim=1, start=3, end=6}"),
