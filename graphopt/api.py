@@ -175,8 +175,8 @@ def _build(
         from graphopt.frontends import load_archive
 
         model = load_archive(model, trust=options.trust)
-    if not (args or kwargs) and getattr(model, "example_inputs", None) is not None and not isinstance(model, nn.Module):
-        args, kwargs = model.example_inputs  # of an exported program
+    if not (args or kwargs):
+        args, kwargs = _example_inputs(model)
     # An engine carries no gradients, so the model is captured as it runs without them.
     with torch.no_grad() if options.engines else nullcontext():
         graph = trace(model, args, kwargs, dynamic_shapes=dynamic_shapes, trust=options.trust)
@@ -188,6 +188,12 @@ def _build(
     assert program.module is not None
     share_state(program.module, state)
     return program
+
+
+def _example_inputs(model: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The example inputs that an exported program brings along, if it does."""
+    found = None if isinstance(model, nn.Module) else getattr(model, "example_inputs", None)
+    return found or ((), {})
 
 
 def _compile_lazily(model: nn.Module, options: CompileOptions) -> CompiledModel:

@@ -68,9 +68,9 @@ class CallingConvention:
                 raise InputError(f"expected {len(self.inputs)} positional inputs ({names}), got {given}")
             return list(args)
         if self._flat_names is not None:
-            count, names = self._flat_names
-            if len(args) == count and len(kwargs) == len(names) and all(name in kwargs for name in names):
-                return [*args, *(kwargs[name] for name in names)]
+            count, keywords = self._flat_names
+            if len(args) == count and len(kwargs) == len(keywords) and all(name in kwargs for name in keywords):
+                return [*args, *(kwargs[name] for name in keywords)]
         leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
         if spec == self.signature.in_tree:
             return leaves

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -121,10 +122,10 @@ class CompiledModel(nn.Module):
         """
         from graphopt.backends.onnx import emit_onnx, save_onnx
 
-        chosen = opset or self._options.opset
-        model = emit_onnx(self.graph, **({} if chosen is None else {"opset": chosen}))
+        chosen = self._options.opset if opset is None else opset
+        model = emit_onnx(self.graph) if chosen is None else emit_onnx(self.graph, opset=chosen)
         if path is not None:
-            save_onnx(model, path, external_data=external_data)
+            save_onnx(model, Path(path), external_data=external_data)
         return model
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
