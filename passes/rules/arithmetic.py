@@ -10,6 +10,7 @@ an exact zero. (Quieting of signalling NaNs, which no operator of a model makes,
 from __future__ import annotations
 
 from graphopt.passes.rules.conditions import is_finite, is_integral
+from graphopt.passes.support.rebuild import filled
 from graphopt.rewrite import Algebra, Contract, Match, Rewriter, Rule, aten, var
 from graphopt.rewrite.rule import Replacement
 
@@ -54,15 +55,7 @@ class _Zero(Rule):
     """Replace the root by zeros of its type."""
 
     def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
-        type_ = match.root.results[0].type
-        device = None if type_.device == "cpu" else type_.device  # type: ignore[union-attr]
-        return rewriter.create(
-            "aten.full",
-            type_.shape,  # type: ignore[union-attr]
-            0,
-            dtype=type_.dtype,  # type: ignore[union-attr]
-            device=device,
-        ).result
+        return filled(match.root.results[0], 0, rewriter)
 
 
 class MulZero(_Zero):

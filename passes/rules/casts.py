@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from graphopt.ir import DType, Node, Value
 from graphopt.passes.rules.conditions import dtype_of, is_exact_cast
+from graphopt.passes.support.rebuild import tensor_type
 from graphopt.rewrite import Contract, Match, Rewriter, Rule, aten, produced_by, var
 from graphopt.rewrite.rule import Replacement
 
@@ -59,7 +60,8 @@ class MergeCasts(Rule):
         source = cast_source(inner)
         if source is None or cast_source(root) is None:
             return False
-        return source.type.device == inner.results[0].type.device == root.results[0].type.device  # type: ignore[union-attr]
+        devices = {tensor_type(value).device for value in (source, inner.results[0], root.results[0])}
+        return len(devices) == 1
 
     def check(self, match: Match) -> str | None:
         """Prove that the middle type loses nothing."""

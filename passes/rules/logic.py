@@ -1,4 +1,4 @@
-"""Logic, comparisons and selection: all exact.
+"""Logic, comparisons and selection: all bitwise, but for the payload of NaN that `maximum` does not keep.
 
     ¬¬p → p    ¬(x = y) → x ≠ y    p ∧ true → p    where(c, x, x) → x    max(x, x) → x
 
@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from graphopt.passes.rules.conditions import is_bool, is_integral
+from graphopt.passes.support.rebuild import filled
 from graphopt.rewrite import Algebra, Contract, Match, Rewriter, Rule, aten, uniform_value, var
 from graphopt.rewrite.rule import Replacement
 
@@ -59,8 +60,8 @@ TABLE = (
     Algebra("bitwise-or-zero", aten.bitwise_or(x, 0), x, BITWISE),
     Algebra("bitwise-xor-zero", aten.bitwise_xor(x, 0), x, BITWISE),
     Algebra("bitwise-and-true", aten.bitwise_and(p, 1), p, BITWISE, None, _bool),
-    Algebra("maximum-self", aten.maximum(x, x), x, BITWISE),
-    Algebra("minimum-self", aten.minimum(x, x), x, BITWISE),
+    Algebra("maximum-self", aten.maximum(x, x), x, VALUE_EXACT),
+    Algebra("minimum-self", aten.minimum(x, x), x, VALUE_EXACT),
     Algebra("where-same", aten.where.self(c, x, x), x, BITWISE),
     Algebra("where-not", aten.where.self(aten.logical_not(c), x, y), aten.where.self(c, y, x), BITWISE, None, _mask),
 )
@@ -115,11 +116,7 @@ class CompareSelf(Rule):
 
     def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
         """Create the truth value in the root's shape."""
-        type_ = match.root.results[0].type
-        device = None if type_.device == "cpu" else type_.device  # type: ignore[union-attr]
-        truth = match.root.op.base in ("aten.eq", "aten.le", "aten.ge")
-        shape, dtype = type_.shape, type_.dtype  # type: ignore[union-attr]
-        return rewriter.create("aten.full", shape, truth, dtype=dtype, device=device).result
+        return filled(match.root.results[0], match.root.op.base in ("aten.eq", "aten.le", "aten.ge"), rewriter)
 
 
 RULES: tuple[Rule, ...] = (*TABLE, WhereConstant(), MaskedFillNothing(), CompareSelf())

@@ -175,7 +175,7 @@ class ReduceUnitDim(Rule):
         """The reduced dims are known to be of size 1, and the dtype stays."""
         node, type_ = match.root, match["x"].type
         dims = node.attributes.get("dim")
-        if not dims or node.results[0].type.dtype is not type_.dtype:  # type: ignore[union-attr]
+        if not dims or node.results[0].dtype is not match["x"].dtype:
             return False
         return all(isinstance(d, int) and type_.shape[d] == 1 for d in dims)
 

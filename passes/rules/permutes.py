@@ -156,7 +156,7 @@ class PermuteUnitDims(Rule):
 
     def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
         """Reshape."""
-        return rewriter.create("aten.reshape", match["x"], match.root.results[0].type.shape).result  # type: ignore[union-attr]
+        return rewriter.create("aten.reshape", match["x"], match.root.results[0].shape).result
 
 
 class PermuteThroughUnary(Rule):

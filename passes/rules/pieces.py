@@ -89,13 +89,9 @@ class CatDropEmpty(_Bitwise):
 
 def _full(node: Node) -> list[Value]:
     result = node.results[0]
-    rank, dtype = _rank(result), result.type.dtype  # type: ignore[union-attr]
+    rank, dtype = _rank(result), result.dtype
     axis = _axis(node, rank)
-    return [
-        v
-        for v in _tensors(node)
-        if _rank(v) != rank or v.type.dtype is not dtype or v.type.shape[axis] != 0  # type: ignore[union-attr]
-    ]
+    return [v for v in _tensors(node) if _rank(v) != rank or v.dtype is not dtype or v.shape[axis] != 0]
 
 
 class NestedCat(_Bitwise):
@@ -123,7 +119,7 @@ class NestedCat(_Bitwise):
         if value is None or value.producer is None or value.producer.op.base not in JOINS:
             return False
         rank = _rank(value)
-        same = rank == _rank(root.results[0]) and value.type.dtype is root.results[0].type.dtype  # type: ignore[union-attr]
+        same = rank == _rank(root.results[0]) and value.dtype is root.results[0].dtype
         return len(value._uses) == 1 and same and _axis(value.producer, rank) == _axis(root, rank)
 
 
@@ -254,10 +250,10 @@ class SliceOfCat(_Bitwise):
         start, end, step = bounds
         join = match.node("join")
         axis = _axis(join, _rank(join.results[0]))
-        total = join.results[0].type.shape[axis]  # type: ignore[union-attr]
+        total = join.results[0].shape[axis]
         offset = 0
         for value in _tensors(join):
-            size = value.type.shape[axis] if _rank(value) == _rank(join.results[0]) else None  # type: ignore[union-attr]
+            size = value.shape[axis] if _rank(value) == _rank(join.results[0]) else None
             if not isinstance(size, int):
                 return None
             stop = min(end, total) if isinstance(total, int) else end

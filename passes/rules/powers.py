@@ -13,6 +13,7 @@ import math
 
 from graphopt.ir import DType
 from graphopt.passes.rules.conditions import dtype_of, is_floating, is_number
+from graphopt.passes.support.rebuild import filled
 from graphopt.rewrite import Algebra, Contract, Match, Rewriter, Rule, aten, var
 from graphopt.rewrite.rule import Replacement
 
@@ -51,10 +52,7 @@ class PowZero(Rule):
 
     def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
         """Create ones of the root's type."""
-        type_ = match.root.results[0].type
-        device = None if type_.device == "cpu" else type_.device  # type: ignore[union-attr]
-        shape, dtype = type_.shape, type_.dtype  # type: ignore[union-attr]
-        return rewriter.create("aten.full", shape, 1, dtype=dtype, device=device).result
+        return filled(match.root.results[0], 1, rewriter)
 
 
 class DivPowerOfTwo(Rule):

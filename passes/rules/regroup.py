@@ -26,7 +26,7 @@ class _Regroup(Rule):
     def check(self, match: Match) -> str | None:
         """One floating-point type, tame values, and no growth."""
         a, b, root = match["a"], match["b"], match.root.results[0]
-        dtypes = {v.type.dtype for v in (a, b, root, match["x"])}  # type: ignore[union-attr]
+        dtypes = {v.dtype for v in (a, b, root, match["x"])}
         if len(dtypes) > 1 or not is_floating(root):
             return "the types differ, or are no floats"
         merged = torch.broadcast_shapes(a.type.shape, b.type.shape)

@@ -95,7 +95,7 @@ class ReshapeThroughUnary(Rule):
         if all(map(is_exact, walked)) is not self.exact:
             return False
         # A 0-dim tensor takes less part in type promotion, so beside another tensor it must not become one.
-        return bool(match.root.results[0].type.shape) or all(len(list(n.inputs)) == 1 for n in walked)  # type: ignore[union-attr]
+        return bool(match.root.results[0].shape) or all(len(list(n.inputs)) == 1 for n in walked)
 
     def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
         """Reshape first, then compute."""
@@ -125,7 +125,7 @@ def _dies(top: Node, root: Node) -> bool:
     """The upper reshape has no other use, or it is undone altogether: either way one node fewer is left."""
     source = top._operands[0]
     assert source is not None and isinstance(source.type, TensorType)
-    undone = source.type.shape == root.results[0].type.shape  # type: ignore[union-attr]
+    undone = source.shape == root.results[0].shape
     return undone or len(top.results[0]._uses) == 1
 
 
@@ -188,7 +188,7 @@ class DropExpand(Rule):
         if not is_exact(match.root):
             return False
         source = wide._operands[0]
-        if source is None or not source.type.shape:  # type: ignore[union-attr]
+        if source is None or not source.shape:
             return False
         return same_type_with(match.root, _without(match.root, wide))
 

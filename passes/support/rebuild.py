@@ -19,6 +19,13 @@ def same_type_with(node: Node, operands: Sequence[Value | None]) -> bool:
     return all(types_known_equal(a, r.type) for a, r in zip(types, node.results))
 
 
+def filled(like: Value, number: int | bool, rewriter: Rewriter) -> Value:
+    """A tensor of the type of `like`, every element of it `number`."""
+    type_ = tensor_type(like)
+    device = None if type_.device == "cpu" else type_.device
+    return rewriter.create("aten.full", type_.shape, number, dtype=type_.dtype, device=device).result
+
+
 def tensor_type(value: Value) -> TensorType:
     """The type of a value that is known to be a tensor."""
     assert isinstance(value.type, TensorType)
