@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -177,10 +179,31 @@ def _constants(graph: Graph) -> Iterable[Value]:
 
 
 def new_inexact_constants(before: Graph, after: Graph) -> bool:
-    """True if `after` stores a floating-point tensor that `before` does not: a number that was rounded when stored."""
+    """True if `after` holds a number that was rounded when stored: a floating-point tensor that `before` does not
+    store, or an attribute that comes of one."""
     known = {id(v.constant.tensor) for v in _constants(before) if v.constant is not None}
-    return any(
+    if any(
         id(v.constant.tensor) not in known and (v.constant.tensor.is_floating_point() or v.constant.tensor.is_complex())
         for v in _constants(after)
         if v.constant is not None
-    )
+    ):
+        return True
+    rounded = {value for value in _numbers(after) if _looks_rounded(value)}
+    return bool(rounded) and not rounded <= set(_numbers(before))
+
+
+def _numbers(graph: Graph) -> Iterable[float]:
+    for node in walk(graph):
+        for value in node.attributes.values():
+            if type(value) is float:
+                yield value
+
+
+def _looks_rounded(value: float) -> bool:
+    """True for a number of more than 12 bits that f32 holds: as a rule it was read from an f32 tensor."""
+    if not math.isfinite(value) or math.frexp(value)[0] * 2**12 % 1 == 0:
+        return False
+    try:
+        return struct.unpack("f", struct.pack("f", value))[0] == value  # type: ignore[no-any-return]
+    except OverflowError:
+        return False

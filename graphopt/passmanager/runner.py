@@ -12,7 +12,7 @@ import torch
 from graphopt.analysis import Interpreter
 from graphopt.ir import Graph, Node, Trait, walk
 from graphopt.passmanager.compare import Distance, distance, flat, is_inexact
-from graphopt.passmanager.noise import NoisyInterpreter
+from graphopt.passmanager.noise import STEPS, NoisyInterpreter
 from graphopt.passmanager.samples import SEED
 
 
@@ -36,9 +36,17 @@ class Runner:
         """Run in float64."""
         return self._run(Interpreter(graph, contiguous=True, float64=True), inputs)
 
-    def noisy(self, graph: Graph, inputs: Sequence[Any], generator: torch.Generator, unit: float | None) -> list[Any]:
-        """Run with random rounding errors: in float64 if `unit`, the size of an ulp, is given."""
-        return self._run(NoisyInterpreter(graph, generator, float64=unit is not None, unit=unit), inputs)
+    def noisy(
+        self,
+        graph: Graph,
+        inputs: Sequence[Any],
+        generator: torch.Generator,
+        unit: float | None,
+        steps: float = STEPS,
+    ) -> list[Any]:
+        """Run with random rounding errors of up to `steps` ulp: in float64 if `unit`, the size of an ulp, is given."""
+        noisy = NoisyInterpreter(graph, generator, float64=unit is not None, unit=unit, steps=steps)
+        return self._run(noisy, inputs)
 
     def _run(self, interpreter: Interpreter, inputs: Sequence[Any]) -> list[Any]:
         self.runs += 1

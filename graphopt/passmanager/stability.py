@@ -1,4 +1,4 @@
-"""Whether a difference is one of rounding at a tie, by Monte Carlo arithmetic.
+"""Whether a difference is one of rounding, by Monte Carlo arithmetic: at a tie, or because much cancels.
 
 An argmax of two equal scores, a comparison at its threshold, a router between two experts: there the last bit decides,
 and no implementation is right. Such a point shows itself when the original graph runs with a random relative error of
@@ -54,6 +54,22 @@ def jumps(
         if bool(((gap <= MARGIN * worst) & (worst > floor) | (gap <= 0)).all()):
             return True
     return False
+
+
+def rounding(runner: Runner, graph: Graph, inputs: Sequence[Any], index: int) -> float:
+    """Return how far output `index` moves at most if each operation rounds otherwise, in the working precision.
+
+    A graph's own error may be small by luck: of one run on a few numbers, it says little.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    reference = _flat(runner.work(graph, inputs)[index])
+    worst = 0.0
+    for _ in range(TRIALS // 2):
+        output = _flat(runner.noisy(graph, inputs, generator, None, steps=1.0)[index])
+        if output.shape == reference.shape and output.numel():
+            moved = (output - reference).abs_()
+            worst = max(worst, moved[moved.isfinite()].max().item() if bool(moved.isfinite().any()) else 0.0)
+    return worst
 
 
 def _unit(graph: Graph, index: int, unit: float | None) -> float:

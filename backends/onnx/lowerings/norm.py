@@ -37,6 +37,8 @@ def _lower_batch_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
     if getattr(a, "training", False) not in FALSE_STRINGS or a.running_mean is None:
         return _by_batch(e, a)[: len(a.node.results)]
     channels = x.dims[1]
+    if x.dtype is DType.F64:
+        return _padded(e, a, _by_running_statistics(e, a))
     y = e.op(
         "BatchNormalization",
         x,
@@ -46,10 +48,26 @@ def _lower_batch_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
         _vector(e, a.running_var, x, channels, 1.0),
         epsilon=float(a.eps),
     )
+    return _padded(e, a, y)
+
+
+def _padded(e: Emitter, a: Call, y: Tensor) -> Tensor | Sequence[Tensor]:
+    """The result, with empty statistics behind it where the operator returns some."""
     if len(a.node.results) == 1:
         return y
-    empty = e.constant(torch.zeros(0, dtype=x.dtype.torch), "empty")
+    empty = e.constant(torch.zeros(0, dtype=a.input.dtype.torch), "empty")
     return y, *(empty for _ in a.node.results[1:])
+
+
+def _by_running_statistics(e: Emitter, a: Call) -> Tensor:
+    """`(x - mean) / sqrt(variance + eps)`, scaled and shifted. In f64 the epsilon must be an operand, since an
+    attribute is an f32."""
+    x, channels = a.input, a.input.dims[1]
+    spread = (channels, *(1,) * (x.rank - 2))
+    centred = e.op("Sub", x, reshape(e, a.running_mean, spread), shape=x.dims)
+    deviation = e.op("Sqrt", e.op("Add", a.running_var, float(a.eps)))
+    y = e.op("Div", centred, reshape(e, deviation, spread), shape=x.dims)
+    return _affine(e, y, a.weight, a.bias, channels)
 
 
 def _by_batch(e: Emitter, a: Call) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,6 +113,8 @@ def _blended(e: Emitter, old: Tensor, new: Tensor, momentum: float) -> Tensor:
 def _lower_layer_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
     x = a.input
     axis = x.rank - len(a.normalized_shape)
+    if x.dtype is DType.F64:
+        return _layer_norm_of_operations(e, a)[: len(a.node.results)]
     weight = a.weight
     if weight is None:
         shape = [d for d in a.normalized_shape if isinstance(d, int)]
@@ -112,6 +132,19 @@ def _lower_layer_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
         epsilon=float(a.eps),
     )
     return results[0] if wanted == 1 else results
+
+
+def _layer_norm_of_operations(e: Emitter, a: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """The result, the mean and the inverse deviation, with the epsilon as an operand. See `_by_running_statistics`."""
+    x, axes = a.input, list(range(a.input.rank - len(a.normalized_shape), a.input.rank))
+    mean = e.op("ReduceMean", x, axes, keepdims=1)
+    centred = e.op("Sub", x, mean, shape=x.dims)
+    variance = e.op("ReduceMean", e.op("Mul", centred, centred), axes, keepdims=1)
+    deviation = e.op("Sqrt", e.op("Add", variance, float(a.eps)))
+    y = e.op("Div", centred, deviation, shape=x.dims)
+    for op_type, operand in (("Mul", a.weight), ("Add", a.bias)):
+        y = y if operand is None else e.op(op_type, y, operand, shape=x.dims)
+    return y, mean, e.op("Reciprocal", deviation)
 
 
 @lowers("aten.rms_norm")
