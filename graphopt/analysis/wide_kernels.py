@@ -25,14 +25,14 @@ def convolution(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     stride: Sequence[int],
-    padding: Sequence[int],
+    padding: Sequence[tuple[int, int]],
     dilation: Sequence[int],
     groups: int,
 ) -> torch.Tensor:
-    """Convolve `x` [N, C, *] with `weight` [O, C/groups, *] over any number of dims."""
+    """Convolve `x` [N, C, *] with `weight` [O, C/groups, *]. padding: before and after each dim."""
     dims = weight.dim() - 2
     batched = x if x.dim() == dims + 2 else x.unsqueeze(0)
-    padded = torch.nn.functional.pad(batched, [p for side in reversed(padding) for p in (side, side)])
+    padded = torch.nn.functional.pad(batched, [p for sides in reversed(padding) for p in sides])
     size = [
         (length - d * (k - 1) - 1) // s + 1
         for length, k, s, d in zip(padded.shape[2:], weight.shape[2:], stride, dilation)
@@ -41,8 +41,7 @@ def convolution(
     kernel = weight.unflatten(0, (groups, -1))
     result = x.new_zeros(batched.shape[0], groups, kernel.shape[1], *size)
     for tap in product(*map(range, weight.shape[2:])):
-        window = tuple(slice(k * d, k * d + (n - 1) * s + 1, s) for k, d, n, s in zip(tap, dilation, size, stride))
-        result += _mix(inner[(..., *window)], kernel[(..., *tap)], "goc")
+        result += _mix(_windows(inner, tap, dilation, size, stride), _tap(kernel, tap), "goc")
     return _finish(result, bias, squeeze=batched is not x)
 
 
@@ -68,10 +67,26 @@ def transposed_convolution(
     kernel = weight.unflatten(0, (groups, -1))
     result = x.new_zeros(batched.shape[0], groups, kernel.shape[2], *full)
     for tap in product(*map(range, weight.shape[2:])):
-        window = tuple(slice(k * d, k * d + (n - 1) * s + 1, s) for k, d, n, s in zip(tap, dilation, length, stride))
-        result[(..., *window)] += _mix(inner, kernel[(..., *tap)], "gco")
-    cut = tuple(slice(p, n - p) for p, n in zip(padding, full))
-    return _finish(result[(..., *cut)], bias, squeeze=batched is not x)
+        _windows(result, tap, dilation, length, stride).add_(_mix(inner, _tap(kernel, tap), "gco"))
+    for axis, (cut, n) in enumerate(zip(padding, full), start=3):
+        result = result.narrow(axis, cut, n - 2 * cut)
+    return _finish(result, bias, squeeze=batched is not x)
+
+
+def _windows(
+    x: torch.Tensor, tap: Sequence[int], dilation: Sequence[int], size: Sequence[int], stride: Sequence[int]
+) -> torch.Tensor:
+    """The view of `x` [N, G, C, *] that one tap of the kernel meets, at every position of the kernel."""
+    for axis, (k, d, n, s) in enumerate(zip(tap, dilation, size, stride), start=3):
+        x = x.narrow(axis, k * d, (n - 1) * s + 1)[(slice(None),) * axis + (slice(None, None, s),)]
+    return x
+
+
+def _tap(kernel: torch.Tensor, tap: Sequence[int]) -> torch.Tensor:
+    """The matrices [G, A, B] of one tap of a kernel [G, A, B, *]."""
+    for k in tap:
+        kernel = kernel.select(3, k)
+    return kernel
 
 
 def _mix(x: torch.Tensor, tap: torch.Tensor, order: str) -> torch.Tensor:
@@ -101,10 +116,32 @@ def _forward(name: str, dims: int) -> Callable[..., torch.Tensor]:
         dilation: Any = 1,
         groups: int = 1,
     ) -> torch.Tensor:
-        spread = [_each(v, dims) for v in (stride, padding, dilation)]
+        strides, paddings, dilations = (_each(v, dims) for v in (stride, padding, dilation))
         if groups <= FEW_GROUPS or x.dtype is not torch.float64:
-            return native(x, weight, bias, *spread, groups)
-        return convolution(x, weight, bias, *spread, groups)
+            return native(x, weight, bias, strides, paddings, dilations, groups)
+        return convolution(x, weight, bias, strides, [(p, p) for p in paddings], dilations, groups)
+
+    return run
+
+
+def _named(name: str, dims: int) -> Callable[..., torch.Tensor]:
+    """A convolution whose padding is a word: "valid", or "same" (the odd one goes to the end)."""
+    native = getattr(torch.ops.aten, name).padding
+
+    def run(
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: Any = None,
+        stride: Any = 1,
+        padding: str = "valid",
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> torch.Tensor:
+        strides, dilations = _each(stride, dims), _each(dilation, dims)
+        if groups <= FEW_GROUPS or x.dtype is not torch.float64:
+            return native(x, weight, bias, strides, padding, dilations, groups)
+        total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilations, weight.shape[2:])]
+        return convolution(x, weight, bias, strides, [(t // 2, t - t // 2) for t in total], dilations, groups)
 
     return run
 
@@ -123,10 +160,10 @@ def _backward(name: str, dims: int) -> Callable[..., torch.Tensor]:
         groups: int = 1,
         dilation: Any = 1,
     ) -> torch.Tensor:
-        spread = [_each(v, dims) for v in (stride, padding, output_padding)]
+        strides, paddings, extra, dilations = (_each(v, dims) for v in (stride, padding, output_padding, dilation))
         if groups <= FEW_GROUPS or x.dtype is not torch.float64:
-            return native(x, weight, bias, *spread, groups, _each(dilation, dims))
-        return transposed_convolution(x, weight, bias, *spread, groups, _each(dilation, dims))
+            return native(x, weight, bias, strides, paddings, extra, groups, dilations)
+        return transposed_convolution(x, weight, bias, strides, paddings, extra, groups, dilations)
 
     return run
 
@@ -139,6 +176,7 @@ def _each(value: Any, dims: int) -> list[int]:
 
 WIDE_KERNELS: dict[str, Callable[..., Any]] = {
     **{f"aten.conv{d}d": _forward(f"conv{d}d", d) for d in (1, 2, 3)},
+    **{f"aten.conv{d}d.padding": _named(f"conv{d}d", d) for d in (1, 2, 3)},
     "aten.conv_transpose1d": _backward("conv_transpose1d", 1),
     **{f"aten.conv_transpose{d}d.input": _backward(f"conv_transpose{d}d", d) for d in (2, 3)},
 }

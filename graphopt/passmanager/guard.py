@@ -204,6 +204,6 @@ def _looks_rounded(value: float) -> bool:
     if not math.isfinite(value) or math.frexp(value)[0] * 2**12 % 1 == 0:
         return False
     try:
-        return struct.unpack("f", struct.pack("f", value))[0] == value  # type: ignore[no-any-return]
+        return struct.unpack("f", struct.pack("f", value))[0] == value
     except OverflowError:
         return False

@@ -32,11 +32,17 @@ def calls(draw: st.DrawFn, transposed: bool) -> tuple[str, list]:
         extra = [draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation)]
         name = "aten.conv_transpose1d" if dims == 1 else f"aten.conv_transpose{dims}d.input"
         return name, [x, weight, bias, stride, padding, extra, groups, dilation]
+    if draw(st.booleans()):
+        words = ["valid", "same"] if set(stride) == {1} else ["valid"]
+        weight = random(groups * per_out, per_in, *kernel)
+        return f"aten.conv{dims}d.padding", [x, weight, bias, stride, draw(st.sampled_from(words)), dilation, groups]
     return f"aten.conv{dims}d", [x, random(groups * per_out, per_in, *kernel), bias, stride, padding, dilation, groups]
 
 
 def check(name: str, args: list) -> None:
     packet = getattr(torch.ops.aten, name.split(".")[1])
+    if name.endswith(".padding"):
+        packet = packet.padding
     want = packet(*args)
     got = WIDE_KERNELS[name](*args)
     assert got.shape == want.shape
