@@ -1,11 +1,12 @@
 """Type inference for any operator: run it on fake tensors, with the IR's symbols as symbolic sizes.
 
 PyTorch decides questions about a symbolic size (is it 1? does it divide?) by an example size, its hint, and notes
-a guard. Three precautions keep that from becoming a wrong type: hints are distinct and differ from the sizes in the
-call; a symbol that a guard fixes to one size is an error; and where guards were noted, a second run with other
-hints must give the same shapes.
+a guard. Precautions keep that from becoming a wrong type: hints are distinct and differ from the sizes in the call;
+where guards were noted, a second run with other hints must give the same shapes; and where it does not, or a guard
+fixed a symbol to its hint, sizes are learnt from runs at several numbers instead (see `examples`).
 
-A size that depends on data comes back as a placeholder symbol; see `graphopt.ir.placeholder`.
+A size that depends on data, or on symbols in a way that was not found, comes back as a placeholder symbol; see
+`graphopt.ir.fresh`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from graphopt.ir.dims import Dim, evaluate, from_symbol, symbols_of
 from graphopt.ir.fresh import placeholder
 from graphopt.ir.infer import refusal
 from graphopt.ir.types import type_symbols
+from graphopt.ops.examples import agree, at_sizes, examples, fit, hints
 from graphopt.ops.quiet import quiet
 from graphopt.ops.schema import torch_arguments
 from graphopt.ops.sympy_bridge import dim_from_sympy
@@ -37,38 +40,108 @@ def infer_by_fake(call: Call) -> tuple[Type, ...]:
     `device` attribute).
 
     Raises:
-        TypeInferenceError: PyTorch refuses the call, or its result type depends on the sizes of symbols.
+        TypeInferenceError: PyTorch refuses the call.
     """
     symbols = _symbols(call)
     if symbols:
-        return _symbolic(call, symbols)
+        return _of_schema(call) or _symbolic(call, symbols)
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
     try:
         return _static(call)
     except (DataDependentOutputException, DynamicOutputShapeException):
-        return _symbolic(call, ())
+        return _of_schema(call) or _symbolic(call, ())
+
+
+def _of_schema(call: Call) -> tuple[Type, ...]:
+    """The result types if they are Python floats or bools whatever the operands, else nothing."""
+    schema = getattr(call.op.evaluate, "_schema", None)
+    kinds = [] if schema is None else [_SCALARS.get(str(r.type)) for r in schema.returns]
+    return () if None in kinds else tuple([ScalarType(kind) for kind in kinds if kind is not None])
+
+
+_SCALARS = {"bool": ScalarKind.BOOL, "float": ScalarKind.FLOAT}
 
 
 def _static(call: Call) -> tuple[Type, ...]:
-    with _mode(None), _explained(call, {}):
+    with _mode(None), _explained(call, None):
         operands = [None if t is None else _empty(t, lambda d: evaluate(d, {})) for t in call.operand_types]
         result = _run(call, operands, lambda e: evaluate(e, {}))
     return _types(call, result, {}, None)
 
 
 def _symbolic(call: Call, symbols: tuple[Symbol, ...]) -> tuple[Type, ...]:
-    types, guarded = _symbolic_run(call, symbols, _hints(call, symbols, 19))
+    try:
+        types, guarded = _symbolic_run(call, symbols, hints(call, symbols, 19))
+    except _Specialized:
+        return _from_examples(call, symbols)
     if guarded:
         try:
-            others, _ = _symbolic_run(call, symbols, _hints(call, symbols, 3))
+            others, _ = _symbolic_run(call, symbols, hints(call, symbols, 3))
         except TypeInferenceError:
             return types  # too small for a kernel or window: says nothing about the sizes that fit
-        _require_same(call, types, others)
+        except _Specialized:
+            return _from_examples(call, symbols)
+        if not _same(types, others):
+            return _from_examples(call, symbols)
     return types
 
 
-def _symbolic_run(call: Call, symbols: tuple[Symbol, ...], hints: Mapping[str, int]) -> tuple[tuple[Type, ...], bool]:
+class _Specialized(Exception):
+    """PyTorch fixed a symbol to its hint."""
+
+
+def _from_examples(call: Call, symbols: tuple[Symbol, ...]) -> tuple[Type, ...]:
+    """Result types whose sizes are fitted to runs at numbers."""
+    found: list[tuple[Mapping[str, int], tuple[Type, ...]]] = []
+    refused: TypeInferenceError | None = None
+    for sizes in examples(call, symbols):
+        try:
+            found.append((sizes, infer_by_fake(at_sizes(call, sizes))))
+        except TypeInferenceError as error:
+            refused = error
+    if refused is not None and len(found) < 3:
+        raise refused
+    sizes_of_runs, runs = zip(*found)
+    if len({len(run) for run in runs}) > 1:
+        raise TypeInferenceError(refusal(call, "the number of results depends on the sizes of its symbols"))
+    unknown = count()
+    return tuple([_fitted(call, symbols, sizes_of_runs, types, unknown) for types in zip(*runs)])
+
+
+def _fitted(
+    call: Call,
+    symbols: tuple[Symbol, ...],
+    sizes: tuple[Mapping[str, int], ...],
+    types: tuple[Type, ...],
+    unknown: Iterator[int],
+) -> Type:
+    first = types[0]
+    if not isinstance(first, TensorType):
+        return ScalarType(first.kind) if isinstance(first, ScalarType) else first
+    if any(not isinstance(t, TensorType) or t.rank != first.rank for t in types):
+        raise TypeInferenceError(refusal(call, "the rank of a result depends on the sizes of its symbols"))
+    shape = []
+    for dims in zip(*[t.shape for t in types]):  # type: ignore[union-attr]
+        dim = fit(symbols, sizes, dims) if all(isinstance(d, int) for d in dims) else None
+        shape.append(placeholder(next(unknown)) if dim is None else dim)
+    return first.with_shape(tuple(shape))
+
+
+def _same(types: tuple[Type, ...], others: tuple[Type, ...]) -> bool:
+    """True if two runs gave the same types, perhaps written otherwise."""
+    if len(types) != len(others):
+        return False
+    for one, other in zip(types, others):
+        if isinstance(one, TensorType) and isinstance(other, TensorType):
+            if one.rank != other.rank or not all(a == b or agree(a, b) for a, b in zip(one.shape, other.shape)):
+                return False
+    return True
+
+
+def _symbolic_run(
+    call: Call, symbols: tuple[Symbol, ...], sizes_of: Mapping[str, int]
+) -> tuple[tuple[Type, ...], bool]:
     """The result types, and whether PyTorch noted guards on the symbols."""
     from torch._dynamo.source import ConstantSource
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
@@ -79,7 +152,7 @@ def _symbolic_run(call: Call, symbols: tuple[Symbol, ...], hints: Mapping[str, i
     sizes: dict[str, Any] = {}
     names: dict[str, Dim] = {}
     for sym in symbols:
-        hint, source = hints[sym.name], ConstantSource(f"__{sym.name}")
+        hint, source = sizes_of[sym.name], ConstantSource(f"__{sym.name}")
         created = env.create_symbol(hint, source, DimDynamic.DYNAMIC, positive=True if sym.min > 0 else None)
         env.var_to_range[created] = ValueRanges(sym.min, int_oo if sym.max is None else sym.max)
         sizes[sym.name] = env.create_symintnode(created, hint=hint, source=source)
@@ -93,7 +166,7 @@ def _symbolic_run(call: Call, symbols: tuple[Symbol, ...], hints: Mapping[str, i
         result = _run(call, operands, size)
     for created, value in env.replacements.items():
         if str(created) in names and value.is_Integer:
-            raise TypeInferenceError(refusal(call, f"it fixes the size {names[str(created)]} to {value}"))
+            raise _Specialized
     return _types(call, result, names, env), bool(env.guards)
 
 
@@ -107,8 +180,11 @@ def _mode(env: Any) -> Any:
 
 
 @contextmanager
-def _explained(call: Call, names: Mapping[str, Dim]) -> Iterator[None]:
-    """Turn PyTorch's refusal into ours, with the IR's names for symbols; keep its log quiet meanwhile."""
+def _explained(call: Call, names: Mapping[str, Dim] | None) -> Iterator[None]:
+    """Turn PyTorch's refusal into ours, with the IR's names for symbols; keep its log quiet meanwhile.
+
+    That a result depends on data is passed on where there are no symbols to say it with (`names` is None).
+    """
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
     try:
@@ -117,12 +193,12 @@ def _explained(call: Call, names: Mapping[str, Dim]) -> Iterator[None]:
     except GraphOptError:
         raise
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
-        if not names:
+        if names is None:
             raise
         raise TypeInferenceError(refusal(call, f"{error.func} depends on data")) from error
     except Exception as error:  # whatever a meta function raises is its way of refusing
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = re.sub(r"\b[a-z]+\d+\b", lambda m: str(names.get(m.group(), m.group())), lines[0])
+        reason = re.sub(r"\b[a-z]+\d+\b", lambda m: str((names or {}).get(m.group(), m.group())), lines[0])
         raise TypeInferenceError(refusal(call, reason)) from error
 
 
@@ -169,8 +245,8 @@ def _dim(size: Any, names: dict[str, Dim], env: Any) -> Dim:
     expression = size.node.expr
     for free in sorted(expression.free_symbols, key=str):
         if str(free) not in names:
-            count = sum(1 for known in names.values() if isinstance(known, Expr) and str(known).startswith('"?'))
-            names[str(free)] = placeholder(count, *_range(env, free))
+            number = sum(1 for known in names.values() if isinstance(known, Expr) and str(known).startswith('"?'))
+            names[str(free)] = placeholder(number, *_range(env, free))
     return dim_from_sympy(expression, names)
 
 
@@ -205,52 +281,3 @@ def _symbols(call: Call) -> tuple[Symbol, ...]:
             if isinstance(item, Expr):
                 found.update(dict.fromkeys(symbols_of(item)))
     return tuple(found)
-
-
-def _hints(call: Call, symbols: tuple[Symbol, ...], start: int) -> dict[str, int]:
-    """An example size for each symbol: within its range, and apart from each other and the sizes in the call.
-
-    Sizes 0 and 1 are avoided, since PyTorch specialises on them.
-    """
-    taken = {d for t in call.operand_types if isinstance(t, TensorType) for d in t.shape if isinstance(d, int)}
-    for value in call.attributes.values():
-        taken.update(d for d in (value if isinstance(value, tuple) else (value,)) if type(d) is int)
-    hints: dict[str, int] = {}
-    for sym in symbols:
-        hints[sym.name] = _hint(sym, start + 18 * len(hints), taken)
-        taken.add(hints[sym.name])
-    return hints
-
-
-def _hint(sym: Symbol, start: int, taken: set[int]) -> int:
-    step = sym.multiple_of
-    low = -(-max(sym.min, 2) // step) * step
-    first = max(low, -(-(low + start - 2) // step) * step)
-    if sym.max is not None and first > sym.max:
-        first = low
-    candidates = range(first, first + 64 * step, step) if sym.max is None else range(low, sym.max + 1, step)
-    for candidate in (first, *candidates):
-        if candidate not in taken:
-            return candidate
-    return first if sym.max is None or first <= sym.max else sym.max // step * step
-
-
-def _require_same(call: Call, types: tuple[Type, ...], others: tuple[Type, ...]) -> None:
-    """Refuse result types that came out differently for other example sizes."""
-    if len(types) != len(others):
-        raise TypeInferenceError(refusal(call, "the number of results depends on the sizes of its symbols"))
-    for one, other in zip(types, others):
-        if isinstance(one, TensorType) and isinstance(other, TensorType):
-            for a, b in zip(one.shape, other.shape):
-                if a != b and not _agree(a, b):
-                    raise TypeInferenceError(refusal(call, f"a result's size is {a} or {b} as its symbols vary"))
-
-
-def _agree(a: Dim, b: Dim) -> bool:
-    """Compare at a few sizes: the two runs may write one expression in two ways."""
-    symbols = dict.fromkeys((*symbols_of(a), *symbols_of(b)))
-    for start in (0, 1, 5, 24):
-        values = {s.name: _hint(s, start + 7 * i, set()) for i, s in enumerate(symbols)}
-        if evaluate(a, values) != evaluate(b, values):
-            return False
-    return True
