@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
+
+import torch
 
 from graphopt.ir import DType, Node, TensorType, Trait, Value
 
@@ -201,8 +202,9 @@ def is_finite(value: Value, depth: int = _DEPTH) -> bool:
         source = node._operands[0]
         return source is not None and (_fits(source, value) or _widens(source, value, depth))
     if node.op.base in _KEEPS_FINITE or node.op.base in ("aten.full", "aten.zeros", "aten.ones", "aten.full_like"):
-        numbers = [a for a in node.attributes.values() if isinstance(a, float)]
-        return all(map(math.isfinite, numbers)) and all(is_finite(v, depth - 1) for v in node.inputs)
+        largest = torch.finfo(value.dtype.torch).max
+        numbers = [a for a in node.attributes.values() if is_number(a)]
+        return all(abs(a) <= largest for a in numbers) and all(is_finite(v, depth - 1) for v in node.inputs)
     return False
 
 

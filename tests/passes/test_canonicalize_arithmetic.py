@@ -125,6 +125,13 @@ DECLINED = [
         "%s = aten._to_copy(%x) {dtype=f16}\n%r = aten.mul.Scalar(%s) {other=0}",
         "not proved finite",
     ),
+    (
+        "number beyond float16",
+        "input %x: bool[4]\n",
+        "%c = aten.where.Scalar(%x) {self=1.0, other=1e+06}\n%h = aten._to_copy(%c) {dtype=f16}\n"
+        "%r = aten.mul.Scalar(%h) {other=0}",
+        "not proved finite",
+    ),
     ("inf − inf", F, "%r = aten.sub.Tensor(%x, %x)", "not proved finite"),
     ("int + 0.0 is a float", INTS, "%r = aten.add.Scalar(%x) {other=0.0}", "type would change"),
     ("int / 1 is a float", INTS, "%r = aten.div.Scalar(%x) {other=1}", "type would change"),
