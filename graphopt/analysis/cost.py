@@ -12,12 +12,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from graphopt.analysis.flops import node_work
-from graphopt.analysis.liveness import peak_memory, type_bytes
+from graphopt.analysis.liveness import peak_memory
+from graphopt.analysis.sizes import TypeSizes
 from graphopt.ir import ConstantKind, Graph, Node, Trait, Value, walk
-from graphopt.ir.attributes import Attributes
-from graphopt.ir.op import Op
-from graphopt.ir.printer import all_symbols
-from graphopt.ir.types import Type
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +31,9 @@ class NodeCost:
     def bytes(self) -> int:
         """Bytes moved."""
         return self.read + self.written
+
+
+NOTHING = NodeCost(0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -75,77 +75,71 @@ class CostModel:
     """
 
     def __init__(self, bindings: Mapping[str, int] | None = None) -> None:
-        self.given = dict(bindings or {})
-        self._bindings = dict(self.given)
-        self._memo: dict[tuple[Op, tuple[Type | None, ...], tuple[Type, ...], Attributes], NodeCost] = {}
+        self.sizes = TypeSizes(bindings)
+        self._memo: dict[tuple[Any, ...], NodeCost] = {}
 
     def node(self, node: Node) -> NodeCost:
         """Return the cost of one node (of its regions too, each run once)."""
-        key = (
-            node.op,
-            tuple([None if v is None else v.type for v in node._operands]),
-            tuple([r.type for r in node.results]),
-            node.attributes,
-        )
-        found = None if node.regions else self._memo.get(key)
-        if found is None:
-            found = self._memo[key] = self._compute(node)
-        return found
+        return self._compute(node) if node.regions else self._known(node, self._types(node))
 
     def graph(self, graph: Graph, *, peak: bool = True) -> GraphCost:
-        """Return the cost of a graph. `peak=False` leaves the peak of memory out, which takes most of the time."""
-        assumed = self._assume(graph)
-        macs = flops = moved = 0
+        """Return the cost of a graph. `peak=False` leaves the peak of memory out."""
+        seen = {self.sizes.number(v.type) for v in graph.inputs}
+        count = macs = flops = moved = 0
         unknown: dict[str, int] = {}
-        for node in graph:
-            cost = self.node(node)
+        for node in walk(graph):
+            types = self._types(node)
+            cost = NOTHING if node.regions else self._known(node, types)
+            count += 1
             macs += cost.macs
             flops += cost.flops
             moved += cost.read + cost.written
+            seen.update(types)
             if not cost.known:
                 unknown[node.op.name] = unknown.get(node.op.name, 0) + 1
         constants = list(_constants(graph))
         return GraphCost(
-            nodes=sum(1 for _ in walk(graph)),
+            nodes=count,
             parameters=sum(map(_parameters, constants)),
-            constant_bytes=sum(type_bytes(v.type, {}) for v in constants),
+            constant_bytes=sum(self.sizes.bytes(v.type) for v in constants),
             macs=macs,
             flops=flops,
             bytes=moved,
-            peak_bytes=peak_memory(graph, self._bindings) if peak else 0,
+            peak_bytes=peak_memory(graph, self.sizes) if peak else 0,
             unknown=unknown,
-            assumed=assumed,
+            assumed=self.sizes.assumed_in(seen),
         )
 
+    def _types(self, node: Node) -> tuple[int, ...]:
+        """What stands for the types of a node: numbers, operands first."""
+        number = self.sizes.number
+        operands = [number(None if v is None else v.type) for v in node._operands]
+        return (*operands, *[number(r.type) for r in node.results])
+
+    def _known(self, node: Node, types: tuple[int, ...]) -> NodeCost:
+        key = (node.op, node.attributes, types)
+        found = self._memo.get(key)
+        if found is None:
+            found = self._memo[key] = self._compute(node)
+        return found
+
     def _compute(self, node: Node) -> NodeCost:
-        bindings = self._bindings
-        written = sum(type_bytes(r.type, bindings) for r in node.results)
-        read = sum(type_bytes(v.type, bindings) for v in node.inputs)
+        if Trait.VIEW in node.op.traits:
+            # `reshape` and `contiguous` may copy, but whether they do is up to the engine.
+            return NOTHING
         if node.regions:
-            inner = [self.node(n) for region in node.regions for n in walk(region)]
+            inner = [self.node(n) for region in node.regions for n in region]
             return NodeCost(
                 sum(c.macs for c in inner),
                 sum(c.flops for c in inner),
-                read + sum(c.read for c in inner),
-                written + sum(c.written for c in inner),
+                sum(c.read for c in inner),
+                sum(c.written for c in inner),
                 all(c.known for c in inner),
             )
-        if Trait.VIEW in node.op.traits:
-            # `reshape` and `contiguous` may copy, but whether they do is up to the engine.
-            return NodeCost(0, 0, 0, 0)
-        work, known = node_work(node, bindings)
+        size = self.sizes.bytes
+        written, read = sum(size(r.type) for r in node.results), sum(size(v.type) for v in node.inputs)
+        work, known = node_work(node, self.sizes.bindings)
         return NodeCost(work.macs, work.flops, read, written, known)
-
-    def _assume(self, graph: Graph) -> dict[str, int]:
-        """Give each unbound symbol its least size."""
-        assumed = {}
-        for symbol in all_symbols(graph):
-            if symbol.name not in self._bindings:
-                step = max(symbol.multiple_of, 1)
-                self._bindings[symbol.name] = max(-(-symbol.min // step) * step, step)
-            if symbol.name not in self.given:
-                assumed[symbol.name] = self._bindings[symbol.name]
-        return assumed
 
 
 def graph_cost(graph: Graph, bindings: Mapping[str, int] | None = None) -> GraphCost:

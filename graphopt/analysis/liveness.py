@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 
-from graphopt.ir import Graph, Node, TensorType, Trait, Type, Value
-from graphopt.ir.dims import evaluate
+from graphopt.analysis.sizes import TypeSizes
+from graphopt.ir import Graph, Node, Trait, Value
 
 
 def last_uses(graph: Graph) -> dict[Value, Node]:
@@ -23,50 +22,57 @@ def last_uses(graph: Graph) -> dict[Value, Node]:
     return last
 
 
-def peak_memory(graph: Graph, bindings: Mapping[str, int]) -> int:
+def peak_memory(graph: Graph, sizes: Mapping[str, int] | TypeSizes) -> int:
     """Return the largest number of bytes that inputs and intermediate values take at any one node, in node order.
 
     A value lives from its node to its last use, an input from the start. The result of a view shares the memory of
     what it views. Constants are not counted; a node's regions run on top of what is live around it.
+
+    sizes: of the symbols.
     """
-    owner: dict[Value, Value] = {value: value for value in graph.inputs}
-    last = last_uses(graph)
-    ends = _ends(graph, owner, last)
-    peak = sum(type_bytes(v.type, bindings) for v in graph.inputs)
-    live = sum(type_bytes(v.type, bindings) for v in graph.inputs if v in last)
-    for node in graph:
-        fresh = sum(type_bytes(r.type, bindings) for r in node.results if owner[r] is r)
-        inner = max((peak_memory(region, bindings) for region in node.regions), default=0)
-        live += fresh
+    table = sizes if isinstance(sizes, TypeSizes) else TypeSizes(sizes)
+    grown, freed, held = _changes(graph, table)
+    peak = sum(table.bytes(v.type) for v in graph.inputs)
+    live = held
+    for position, node in enumerate(graph):
+        inner = max((peak_memory(region, table) for region in node.regions), default=0) if node.regions else 0
+        live += grown[position]
         peak = max(peak, live + inner)
-        live -= sum(type_bytes(v.type, bindings) for v in ends.get(node, ()))
+        live -= freed[position]
     return peak
 
 
-def _ends(graph: Graph, owner: dict[Value, Value], expiry: Mapping[Value, Node]) -> dict[Node, list[Value]]:
-    """For each node, the memory that is free after it: an owner's, once its last alias is."""
-    order: dict[Node, int] = {}
+def _changes(graph: Graph, table: TypeSizes) -> tuple[list[int], list[int], int]:
+    """The bytes that each node adds, those that are free after it, and those of inputs that are used at all."""
+    owner: dict[Value, Value] = {}
     last: dict[Value, int] = {}
-    nodes = [*graph, graph.terminator]
-    for position, node in enumerate(nodes):
-        order[node] = position
-        base = node._operands[0] if node._operands else None
-        shares = Trait.VIEW in node.op.traits and base is not None and base.constant is None
+    grown: list[int] = []
+    for position, node in enumerate(graph):
+        added = 0
+        base = _viewed(node)
+        root = None if base is None else owner.get(base, base)
         for result in node.results:
-            owner[result] = owner.get(base, base) if shares and base is not None else result
-    for value, node in expiry.items():
-        root = owner.get(value, value)
-        last[root] = max(last.get(root, -1), order[node])
-    ends: dict[Node, list[Value]] = {}
-    for value, position in last.items():
+            if root is None:
+                last[result] = position
+                added += table.bytes(result.type)
+            else:
+                owner[result] = root
+        for operand in node._operands:
+            if operand is not None and operand.constant is None:
+                last[owner.get(operand, operand)] = position
+        grown.append(added)
+    for value in graph.returned:
         if value.constant is None:
-            ends.setdefault(nodes[position], []).append(value)
-    return ends
+            last[owner.get(value, value)] = len(grown)
+    freed = [0] * (len(grown) + 1)
+    for value, position in last.items():
+        freed[position] += table.bytes(value.type)
+    return grown, freed, sum(table.bytes(v.type) for v in graph.inputs if v in last)
 
 
-def type_bytes(type_: Type, bindings: Mapping[str, int]) -> int:
-    """Return the size of a tensor of this type in bytes; 0 for what is no tensor."""
-    if not isinstance(type_, TensorType):
-        return 0
-    numel = prod(d if isinstance(d, int) else max(evaluate(d, bindings), 0) for d in type_.shape)
-    return (numel * type_.dtype.bits + 7) // 8
+def _viewed(node: Node) -> Value | None:
+    """The value whose memory the results of a node share, or None."""
+    if Trait.VIEW not in node.op.traits or not node._operands:
+        return None
+    base = node._operands[0]
+    return base if base is not None and base.constant is None else None

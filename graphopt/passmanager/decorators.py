@@ -117,7 +117,7 @@ def rewrite(
     >>> print(merge_factors(graph))
     graph main {
       input %x: f32[8]
-      %z: f32[8] = aten.mul.Scalar(%x) {other=6.0} @ "":0 "" <- "merge-factors"
+      %z: f32[8] = aten.mul.Scalar(%x) {other=6.0} @ <- "merge-factors"
       return %z
     }
     """
