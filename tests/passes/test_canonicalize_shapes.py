@@ -294,3 +294,22 @@ def test_permutations_against_torch() -> None:
         )
         axes = permutation(parse(text).nodes[0])
         assert torch.equal(source.movedim(moved, placed), source.permute(axes))
+
+
+@pytest.mark.parametrize("inner", ["floor", "ceil", "trunc", "round"])
+@pytest.mark.parametrize("outer", ["floor", "ceil", "trunc", "round"])
+def test_rounding_what_is_whole(check, outer: str, inner: str) -> None:
+    rule = f"{outer}-twice" if outer == inner and outer != "round" else f"{outer}-of-{inner}"
+    before = f"{V}%a = aten.{inner}(%x)\n%r = aten.{outer}(%a)\nreturn %r"
+    check(Canonicalize(), before, f"{V}%r = aten.{inner}(%x)\nreturn %r", applied={rule: 1})
+
+
+def test_every_rule_is_tested() -> None:
+    from pathlib import Path
+
+    from graphopt.passes.canonicalize import RULES
+
+    texts = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    roundings = {"floor", "ceil", "trunc", "round", "abs"}
+    untested = {r.label for r in RULES if f'"{r.label}"' not in texts and r.label.split("-")[0] not in roundings}
+    assert not untested
