@@ -15,6 +15,7 @@ import torch
 from graphopt.errors import GraphOptError, ParseError
 from graphopt.ir.attributes import Attributes
 from graphopt.ir.bind import complete
+from graphopt.ir.dims import evaluate
 from graphopt.ir.graph import Graph
 from graphopt.ir.infer import infer_types
 from graphopt.ir.lexer import Lexer, Token
@@ -134,7 +135,7 @@ class _Parser(ValueParser):
         return tuple(found)
 
     def tensor(self, token: Token, name: str, type_: TensorType) -> torch.Tensor:
-        shape = tuple(map(int, type_.shape))
+        shape = _static_shape(type_)
         if self.lexer.accept("="):
             start = self.lexer.peek
             values = _lists(self.attribute())
@@ -292,8 +293,13 @@ def _lists(value: Any) -> Any:
     return [_lists(v) for v in value] if isinstance(value, tuple) else value
 
 
+def _static_shape(type_: TensorType) -> tuple[int, ...]:
+    """The shape of a type whose dims are numbers."""
+    return tuple([evaluate(dim, {}) for dim in type_.shape])
+
+
 def _sample_tensor(name: str, type_: TensorType) -> torch.Tensor:
-    shape = tuple(map(int, type_.shape))
+    shape = _static_shape(type_)
     generator = torch.Generator().manual_seed(sum(ord(c) * 31**i for i, c in enumerate(name)) % 2**31)
     if type_.dtype.is_floating:
         return torch.rand(shape, generator=generator, dtype=torch.float64).to(type_.dtype.torch)

@@ -170,13 +170,15 @@ class ValueParser:
         if token.text in ("complex", "dim") and self.lexer.tokens[self.lexer.position + 1].text == "(":
             self.lexer.next()
             self.lexer.expect("(")
-            if token.text == "dim":
-                value = self.dim()
-            else:
-                value = complex(self._number_or_dim(), self.lexer.expect(",") and self._number_or_dim())
+            value: Any = self.dim() if token.text == "dim" else self._complex()
             self.lexer.expect(")")
             return value
         return self._number_or_dim()
+
+    def _complex(self) -> complex:
+        real = self._number_or_dim()
+        self.lexer.expect(",")
+        return complex(real, self._number_or_dim())
 
     def _tuple(self) -> Any:
         close = ")" if self.lexer.next().text == "(" else "]"

@@ -54,7 +54,7 @@ class Use(NamedTuple):
     """One use of a value: `node.operands[index]`."""
 
     node: Node
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody misses
 
 
 _new = object.__new__
@@ -173,7 +173,8 @@ class Node:
         node.op, node.attributes, node.location, node.regions = self.op, self.attributes, self.location, regions
         node.graph = node._prev = node._next = None
         node._order = 0
-        node._operands = operands = []
+        operands: list[Value | None] = []
+        node._operands = operands
         for old in self._operands:
             if old is None:
                 operands.append(None)

@@ -34,7 +34,7 @@ def _infer_cond(call: Call) -> Sequence[Type]:
 def _regions(call: Call) -> tuple[Graph, Graph]:
     if len(call.regions) != 2:
         raise TypeInferenceError(f"{call.op.name} needs two regions, got {len(call.regions)}")
-    return call.regions  # type: ignore[return-value]
+    return call.regions[0], call.regions[1]
 
 
 def _is_truth(type_: Type | None) -> bool:
@@ -74,9 +74,9 @@ class _Join:
     def dims(self, a: Dim, b: Dim) -> Dim:
         if known_equal(a, b):
             return a
-        lows, highs = zip(bounds(a), bounds(b))
-        low = None if None in lows else min(lows)
-        return self.new(low or 0, None if None in highs else max(highs))
+        (low_a, high_a), (low_b, high_b) = bounds(a), bounds(b)
+        high = None if high_a is None or high_b is None else max(high_a, high_b)
+        return self.new(max(min(low_a or 0, low_b or 0), 0), high)
 
     def new(self, low: int = -(2**63), high: int | None = None) -> Dim:
         self.count += 1

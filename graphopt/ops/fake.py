@@ -133,9 +133,10 @@ def _same(types: tuple[Type, ...], others: tuple[Type, ...]) -> bool:
     if len(types) != len(others):
         return False
     for one, other in zip(types, others):
-        if isinstance(one, TensorType) and isinstance(other, TensorType):
-            if one.rank != other.rank or not all(a == b or agree(a, b) for a, b in zip(one.shape, other.shape)):
-                return False
+        if not isinstance(one, TensorType) or not isinstance(other, TensorType):
+            continue
+        if one.rank != other.rank or not all(a == b or agree(a, b) for a, b in zip(one.shape, other.shape)):
+            return False
     return True
 
 

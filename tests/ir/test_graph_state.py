@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -95,7 +97,7 @@ class GraphMachine(RuleBasedStateMachine):
         position = self.position(data)
         old = data.draw(st.sampled_from(list(self.order[position].results)))
         new = data.draw(st.sampled_from([old, *self.values_before(position)]))
-        expected = [use for use in old.uses] if new is not old else []
+        expected = list(old.uses) if new is not old else []
         kept = new.uses
         old.replace_all_uses_with(new)
         assert list(new.uses) == [*kept, *expected]
@@ -178,7 +180,7 @@ class GraphMachine(RuleBasedStateMachine):
             assert set(value.uses) == recomputed.get(value, set())
             assert value.num_uses == len(value.uses)
             assert set(value.users) == {use.node for use in value.uses}
-        for a, b in zip(order, order[1:]):
+        for a, b in pairwise(order):
             assert graph.is_before(a, b) and not graph.is_before(b, a)
             assert graph.is_before(a, graph.terminator) and not graph.is_before(graph.terminator, a)
 

@@ -183,7 +183,7 @@ def test_constants_equal_their_tensors() -> None:
     with pytest.raises(VerificationError, match=r"constant 'w' is f32\[3, 3\], its tensor is torch.float32 \(2, 3\)"):
         verify(graph)
     value.constant = Constant(torch.zeros(3, 3, dtype=torch.float64))
-    with pytest.raises(VerificationError, match="its tensor is torch.float64"):
+    with pytest.raises(VerificationError, match=r"its tensor is torch\.float64"):
         verify(graph)
     graph = sample()
     graph.constants["v"] = graph.constants["w"]
@@ -245,7 +245,7 @@ def test_one_name_means_one_symbol() -> None:
     graph = Graph()
     x = graph.add_input("x", TensorType(DType.F32, (from_symbol(Symbol("n", 1)),)))
     graph.append(Node(get_op("aten.relu"), [x], result_types=[TensorType(DType.F32, (from_symbol(Symbol("n")),))]))
-    with pytest.raises(VerificationError, match="symbol n of %.* has another range where it is bound"):
+    with pytest.raises(VerificationError, match=r"symbol n of %.* has another range where it is bound"):
         verify(graph)
 
 

@@ -20,6 +20,7 @@ BINDINGS = {"s": 4, "t": 6}
 """What the symbols stand for when a call is checked at concrete sizes (no size is 0 or 1 by chance)."""
 
 SIZES: tuple[Dim, ...] = (3, S, 2, T, 1, 4, 6, 2 * S, S + 1, 5, T // 2, 8)
+FEW = (DType.F32, DType.F32, DType.F64, DType.F16)
 FLOATS = (DType.F32, DType.F64, DType.F16, DType.BF16)
 ANY = (DType.F32, DType.I64, DType.BOOL, DType.F16, DType.F64, DType.BF16, DType.I32, DType.U8)
 

@@ -142,7 +142,7 @@ def convolution(
     groups: Dim,
 ) -> Result:
     """Either kind, by attributes; the batch dim is required."""
-    if len(x.shape) != len(weight.shape):
+    if len(x.shape) != len(weight.shape) or any(less(q, 0) is True for q in output_padding):
         return None
     if is_transposed:
         return transposed(x, weight, bias, stride, padding, output_padding, groups, dilation)

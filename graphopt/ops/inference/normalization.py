@@ -40,7 +40,7 @@ def batch_norm(
     *_: Any,
 ) -> Result:
     """γ·(x − μ)/√(σ² + ε) + β by channel (dim 1)."""
-    if training is not True and (mean is None or var is None):
+    if (training is not True and (mean is None or var is None)) or any(d == 0 for d in x.shape):
         return None
     return x if _fits(x, _channels(x), weight, bias, mean, var) else None
 

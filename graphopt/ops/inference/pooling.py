@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphopt.ir import DType, TensorType
-from graphopt.ir.dims import Dim, bounds, ceildiv, dim_min, floordiv, less
+from graphopt.ir.dims import Dim, ceildiv, dim_min, floordiv, less
 from graphopt.ops.inference.shapes import Shape, pair
 from graphopt.ops.inference.table import Mismatch, Result, rule
 
@@ -23,13 +23,15 @@ def _pooled(
     """Each size is ⌊(L + 2p − d(k − 1) − 1)/s⌋ + 1; with ceil_mode rounded up, but every window starts inside."""
     if len(x.shape) not in (n + 1, n + 2):
         raise Mismatch(f"an input of rank {len(x.shape)} cannot be pooled over {n} dims")
-    if not x.dtype.is_floating or any(bounds(d)[0] in (None, 0) and less(d, 1) is True for d in x.shape):
+    if not x.dtype.is_floating or any(less(d, 1) is True for d in x.shape):
         return None
     kernels = pair(kernel, n)
     options = (pair(stride, n) if stride else kernels, pair(padding, n), pair(dilation, n))
     sizes = []
     for size, k, s, p, d in zip(x.shape[-n:], kernels, *options):
-        if min(int(k), int(s), int(d)) < 1 or not 0 <= 2 * int(p) <= int(k):
+        if not all(isinstance(option, int) for option in (k, s, p, d)):
+            return None
+        if less(k, 1) or less(s, 1) or less(d, 1) or less(p, 0) or less(k, 2 * p):
             raise Mismatch(f"kernel {k}, stride {s}, padding {p}, dilation {d} make no window")
         room = size + 2 * p - d * (k - 1) - 1
         count: Dim = floordiv(room, s) + 1

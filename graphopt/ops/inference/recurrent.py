@@ -28,6 +28,8 @@ def _recurrent(
     width = params[1].shape[-1]
     if [p.shape for p in params] != _weight_shapes(gates, x.shape[2], width, has_biases, num_layers, directions):
         return None
+    if any(d == 0 for d in x.shape):
+        return None
     if not x.dtype.is_floating or any(t.dtype is not x.dtype for t in (*states, *params)):
         return None
     for state in states:

@@ -74,7 +74,7 @@ def mean_all(x: TensorType, dtype: DType | None = None) -> Result:
 
 
 @rule("amax amin")
-def extremum(x: TensorType, dims: Any = (), keepdim: bool = False) -> Result:
+def extremum(x: TensorType, dims: Any = (), keepdim: bool = False) -> TensorType | None:
     """The largest or smallest element; of none, there is none."""
     if x.dtype.is_complex or _has_empty(x, dims):
         return None

@@ -9,7 +9,7 @@ on fake tensors. So a rule may cover the common case only, but what it says must
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from graphopt.errors import TypeInferenceError
 from graphopt.ir import MISSING, Call, Param, ParamKind, TensorType, Type
@@ -19,6 +19,8 @@ from graphopt.ops.fake import infer_by_fake
 Result: TypeAlias = "Type | Sequence[Type] | None"
 Rule: TypeAlias = "Callable[..., Result]"
 
+_Rule = TypeVar("_Rule", bound=Callable[..., Result])
+
 RULES: dict[str, Rule] = {}
 """Rules by operator name without the dialect (`relu`, `add.Tensor`)."""
 
@@ -27,10 +29,10 @@ class Mismatch(Exception):
     """A call that no binding of its symbols makes valid; the text is the reason."""
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str) -> Callable[[_Rule], _Rule]:
     """Register a function for operators; each argument may hold several names separated by spaces."""
 
-    def register(function: Rule) -> Rule:
+    def register(function: _Rule) -> _Rule:
         for name in " ".join(names).split():
             assert name not in RULES, name
             RULES[name] = function
