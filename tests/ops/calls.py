@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from graphopt.ir import Call, DType, Expr, TensorType, complete, symbol
 from graphopt.ir.dims import Dim, evaluate, substitute
+from graphopt.ir.op import SEGMENTS
 from graphopt.ops import get_op
 
 S, T = symbol("s", 2), symbol("t", 2, multiple_of=2)
@@ -118,7 +119,8 @@ def spoil(draw: Draw, operands: list[TensorType | None], attributes: dict[str, A
     """Change one size, rank, dtype or number."""
     operands, attributes = list(operands), dict(attributes)
     present = [i for i, t in enumerate(operands) if t is not None]
-    numbers = [k for k, v in attributes.items() if type(v) is int or (isinstance(v, tuple) and v and type(v[0]) is int)]
+    own = {k: v for k, v in attributes.items() if k != SEGMENTS}
+    numbers = [k for k, v in own.items() if type(v) is int or (isinstance(v, tuple) and v and type(v[0]) is int)]
     kind = draw.integer(0, 3)
     if kind == 3 and numbers:
         name = draw.one(numbers)

@@ -238,3 +238,10 @@ def test_inference_runs_no_kernels_and_touches_no_generator() -> None:
     assert type_ == tensor(10**6, 10**6)
     infer("dropout", tensor(4), p=0.5, train=True)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_missing_operands_are_named() -> None:
+    linear = get_op("aten.linear")
+    assert linear.infer is not None
+    with pytest.raises(TypeInferenceError, match="operand 'weight' is missing"):
+        linear.infer(Call(linear, (tensor(2), None, None), complete(linear, {})))

@@ -75,9 +75,20 @@ class RuleInference:
             result = self.rule(*self.arguments(call))
         except Mismatch as reason:
             raise TypeInferenceError(refusal(call, str(reason))) from None
+        except AttributeError:
+            missing = self.missing_operand(call)
+            if missing is None:
+                raise
+            raise TypeInferenceError(refusal(call, f"operand {missing!r} is missing")) from None
         if result is None:
             return infer_by_fake(call)
         return (result,) if type(result) is TensorType else tuple(result)  # type: ignore[arg-type]
+
+    def missing_operand(self, call: Call) -> str | None:
+        """The name of a required operand that is absent."""
+        bound = call.arguments()
+        required = [p.name for p in call.op.operand_params if p.kind is ParamKind.OPERAND]
+        return next((name for name in required if bound[name] is None), None)
 
     def arguments(self, call: Call) -> list[Any]:
         """The arguments in schema order."""
