@@ -81,8 +81,9 @@ class CompiledModel(nn.Module):
 
     @property
     def graph(self) -> Graph:
-        """The optimized graph, with the weights as they are now."""
-        return self._require("graph").current_graph()
+        """The optimized graph; of an FX module, with the weights as they are now."""
+        program = self._require("graph")
+        return program.graph if program.module is None else program.current_graph()
 
     @property
     def module(self) -> torch.fx.GraphModule:
@@ -123,7 +124,8 @@ class CompiledModel(nn.Module):
         from graphopt.backends.onnx import emit_onnx, save_onnx
 
         chosen = self._options.opset if opset is None else opset
-        model = emit_onnx(self.graph) if chosen is None else emit_onnx(self.graph, opset=chosen)
+        graph = self._require("to_onnx()").current_graph()
+        model = emit_onnx(graph) if chosen is None else emit_onnx(graph, opset=chosen)
         if path is not None:
             save_onnx(model, Path(path), external_data=external_data)
         return model

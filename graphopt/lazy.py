@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils import _pytree as pytree
 
 from graphopt.ambient import autocast_state
 from graphopt.errors import CaptureError, InputError
-from graphopt.ir import from_torch
 from graphopt.program import Program
 
 MAX_CAPTURES = 8
@@ -22,6 +21,14 @@ MAX_KEYS = 1024
 
 Build = Callable[[tuple[Any, ...], dict[str, Any], Any], Program]
 """Captures and compiles for `(args, kwargs, dynamic_shapes)`."""
+
+
+class _Kind(NamedTuple):
+    """What must agree for two calls to share a capture, sizes aside."""
+
+    state: Hashable
+    spec: Hashable
+    leaves: tuple[Hashable, ...]
 
 
 class CaptureCache:
@@ -40,7 +47,7 @@ class CaptureCache:
         self._trains = trains
         self._dynamic_shapes = dynamic_shapes
         self._programs: dict[Hashable, Program] = {}
-        self._captures: list[tuple[Hashable, Program]] = []
+        self._captures: list[tuple[_Kind, Program]] = []
         self._seen: dict[Hashable, list[tuple[Any, ...]]] = {}
         self._lock = threading.RLock()
 
@@ -62,22 +69,23 @@ class CaptureCache:
                 self._programs[kind, sizes] = program
         return program
 
-    def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> tuple[Hashable, tuple[Any, ...]]:
+    def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> tuple[_Kind, tuple[Any, ...]]:
         leaves, spec = pytree.tree_flatten((args, kwargs))
         state = (training, self._trains and torch.is_grad_enabled(), *autocast_state())
         kinds: list[Hashable] = []
         sizes: list[Any] = []
         for leaf in leaves:
             if isinstance(leaf, torch.Tensor):
-                kinds.append((from_torch(leaf.dtype), leaf.dim(), str(leaf.device)))
+                kinds.append((leaf.dtype, leaf.dim(), leaf.device))
                 sizes.append(tuple(leaf.shape))
             else:
                 kinds.append(_guard(leaf))
-        return (spec, state, tuple(kinds)), tuple(sizes)
+        return _Kind(state, spec, tuple(kinds)), tuple(sizes)
 
-    def _accepting(self, kind: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program | None:
+    def _accepting(self, kind: _Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program | None:
+        """A capture that takes these arguments though they were passed otherwise, or have other dynamic sizes."""
         for known, program in self._captures:
-            if known == kind:
+            if known.state == kind.state:
                 try:
                     program.convention.flatten(args, kwargs)
                 except InputError:
@@ -85,9 +93,7 @@ class CaptureCache:
                 return program
         return None
 
-    def _capture(
-        self, kind: Hashable, sizes: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Program:
+    def _capture(self, kind: _Kind, sizes: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
         self._drop_stale()
         count = len(self._captures)
         if count > MAX_CAPTURES:
