@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from graphopt.ir import Graph, Op, Trait, Value
+from graphopt.ir import Graph, Op, TensorType, Trait, Value
 
 _MAY_RETURN_OPERAND = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "pin_memory"})
 """ATen operators that may return their operand itself, though their schemas don't say so."""
@@ -17,16 +17,13 @@ def emit_updates(
 ) -> list[torch.fx.Node]:
     """Append the write-backs; return the nodes of the outputs.
 
-    An output, or a new value, that may share memory with something written to is cloned first: the graph is
-    functional, so it means the value from before. The new value of a stored tensor is detached: it is state, not
-    a part of the loss.
+    The graph is functional, so an output that is an input or an earlier output (`x + 0` became `x`), or may share
+    memory with a stored tensor or something written to, is cloned before anything is written. Views of inputs stay
+    views, as in PyTorch. The new value of a stored tensor is detached: it is state, not a part of the loss.
     """
-    outputs = [node_of(value) for value in graph.outputs]
-    if not graph.mutations:
-        return outputs
     targets = {name: _target(graph, name) for name in graph.mutations}
     written = frozenset(targets.values())
-    outputs = [_apart(v, n, written, fx_graph) for v, n in zip(graph.outputs, outputs)]
+    outputs = _own_outputs(graph, fx_graph, node_of, written)
     updates = graph.updates
     sources = {}
     for name, value in updates.items():
@@ -42,6 +39,24 @@ def emit_updates(
                 destination = fx_graph.call_method("detach", (destination,))
         fx_graph.call_method("copy_", (destination, source))
     return outputs
+
+
+def _own_outputs(
+    graph: Graph, fx_graph: torch.fx.Graph, node_of: Callable[[Value], torch.fx.Node], written: frozenset[Value]
+) -> list[torch.fx.Node]:
+    lasting = written.union(graph.constants.values())
+    nodes: list[torch.fx.Node] = []
+    seen: set[Value] = set(graph.inputs)
+    for value in graph.outputs:
+        node = node_of(value)
+        shared = value in seen or may_alias(value, lasting)
+        nodes.append(fx_graph.call_method("clone", (node,)) if shared and _is_tensor(value) else node)
+        seen.add(value)
+    return nodes
+
+
+def _is_tensor(value: Value) -> bool:
+    return isinstance(value.type, TensorType)
 
 
 def _target(graph: Graph, name: str) -> Value:

@@ -125,3 +125,22 @@ def test_state_survives_export_and_compilation() -> None:
         expected = module(x)[0]
         assert torch.equal(exported(x)[0], expected) and torch.equal(compiled(x)[0], expected)
     assert module.count.item() == 3
+
+
+def test_an_output_is_never_stored_state_or_the_input_itself() -> None:
+    """`x + 0` and `b + 0` become `x` and `b`; the caller may write to what a call returned."""
+    graph = parse("""
+    input %x: f32[3]
+    buffer %b: f32[3]
+    %v = reshape(%b) {shape=(3, 1)}
+    %r = relu(%x)
+    return %x, %b, %v, %r, %r""")
+    module, x = emit(graph), torch.ones(3)
+    expected = [t.clone() for t in module(x)]
+    for output in module(x):
+        output.fill_(7)
+    assert torch.equal(x, torch.ones(3))
+    assert all(torch.equal(a, b) for a, b in zip(module(x), expected))
+    results = module(x)
+    results[3].fill_(7)
+    assert torch.equal(results[4], expected[4])
