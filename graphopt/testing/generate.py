@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from math import isfinite
 from typing import Any
 
 from graphopt.errors import UnknownNameError, unknown_name
@@ -13,6 +14,9 @@ from graphopt.testing import samplers  # noqa: F401  (fills the table)
 from graphopt.testing.builder import ANY, GraphBuilder, make_symbols
 from graphopt.testing.samplers.table import SAMPLERS, Sampler
 from graphopt.testing.source import HypothesisSource, RandomSource, Source
+
+SWARMS = (0, 2, 3, 4, 6, 10)
+"""How many samplers a graph is drawn from (0: all). A few make operators meet their like, as rewrites need."""
 
 
 def random_graph(seed: int, *, max_nodes: int = 10, **options: Any) -> Graph:
@@ -74,6 +78,9 @@ def draw_graph(
     """Draw one graph. See `graphs`."""
     builder = GraphBuilder(source, make_symbols(source) if symbolic else (), dtypes)
     table = chosen_samplers(operators, groups)
+    few = source.choice(SWARMS)
+    if few:
+        table = [source.choice(table) for _ in range(few)]
     for _ in range(source.integer(1, max_nodes)):
         sampler = source.choice(table)
         builder.op = source.choice(_named(sampler, operators))
@@ -117,7 +124,8 @@ def _named(sampler: Sampler, operators: Collection[str] | None) -> tuple[str, ..
 
 def _choose_outputs(builder: GraphBuilder) -> None:
     """The last result; perhaps more, inputs and constants among them, perhaps one of them twice."""
-    graph, results = builder.graph, [v for v in builder.pool if v.producer is not None]
+    graph = builder.graph
+    results = [v for v in builder.pool if v.producer is not None and isfinite(builder.domain(v).magnitude)]
     if not builder.pool:
         builder.leaf(TensorType(DType.F32, ()))
     outputs: list[Value] = [results[-1] if results else builder.pool[-1]]

@@ -107,7 +107,7 @@ def stack(b: GraphBuilder) -> None:
     b.emit("stack", pieces, b.axis(len(x.shape) + 1), domain=known)
 
 
-@register_sampler("again", weight=4)
+@register_sampler("call-again", weight=4)
 def again(b: GraphBuilder) -> None:
     """A call that is there already, perhaps with its operands the other way round."""
     nodes = [n for n in b.graph if len(n.results) == 1 and n.op.is_removable and not n.regions]

@@ -16,7 +16,8 @@ Build = Callable[[GraphBuilder], Any]
 class Sampler:
     """Adds a call of one of some operators to a graph.
 
-    names: the operators, without the dialect `aten`. build: called with the builder, whose `op` is the name drawn.
+    names: the operators, without the dialect `aten`; one with a hyphen stands for several put together.
+    build: called with the builder, whose `op` is the name drawn.
     weight: how often, relative to other samplers. group: the unit that `graphs(groups=…)` selects by.
     """
 
@@ -60,5 +61,5 @@ def unregister_sampler(*names: str) -> None:
 
 
 def sampled_operators() -> Iterable[str]:
-    """The names of all operators that have a sampler."""
-    return [name for sampler in SAMPLERS for name in sampler.names]
+    """The names of all operators that have a sampler, without the dialect `aten`."""
+    return [name for sampler in SAMPLERS for name in sampler.names if "-" not in name]
