@@ -41,7 +41,7 @@ def convolution(
     kernel = weight.unflatten(0, (groups, -1))
     result = x.new_zeros(batched.shape[0], groups, kernel.shape[1], *size)
     for tap in product(*map(range, weight.shape[2:])):
-        result += _mix(_windows(inner, tap, dilation, size, stride), _tap(kernel, tap), "goc")
+        _add_mixed(result, _windows(inner, tap, dilation, size, stride), _tap(kernel, tap), "goc")
     return _finish(result, bias, squeeze=batched is not x)
 
 
@@ -67,7 +67,7 @@ def transposed_convolution(
     kernel = weight.unflatten(0, (groups, -1))
     result = x.new_zeros(batched.shape[0], groups, kernel.shape[2], *full)
     for tap in product(*map(range, weight.shape[2:])):
-        _windows(result, tap, dilation, length, stride).add_(_mix(inner, _tap(kernel, tap), "gco"))
+        _add_mixed(_windows(result, tap, dilation, length, stride), inner, _tap(kernel, tap), "gco")
     for axis, (cut, n) in enumerate(zip(padding, full), start=3):
         result = result.narrow(axis, cut, n - 2 * cut)
     return _finish(result, bias, squeeze=batched is not x)
@@ -89,12 +89,13 @@ def _tap(kernel: torch.Tensor, tap: Sequence[int]) -> torch.Tensor:
     return kernel
 
 
-def _mix(x: torch.Tensor, tap: torch.Tensor, order: str) -> torch.Tensor:
-    """Σ_c x[n, g, c, …]·tap[g, o, c] → [n, g, o, …]; a plain product where there is one channel a group."""
+def _add_mixed(result: torch.Tensor, x: torch.Tensor, tap: torch.Tensor, order: str) -> None:
+    """result[n, g, o, …] += Σ_c x[n, g, c, …]·tap[g, o, c]; a plain product where there is one channel a group."""
     if x.shape[2] == 1:
         factor = tap.flatten(1)
-        return x * factor.reshape(1, *factor.shape, *[1] * (x.dim() - 3))
-    return torch.einsum(f"ngc...,{order}->ngo...", x, tap)
+        result.addcmul_(x, factor.reshape(1, *factor.shape, *[1] * (x.dim() - 3)))
+    else:
+        result += torch.einsum(f"ngc...,{order}->ngo...", x, tap)
 
 
 def _finish(result: torch.Tensor, bias: torch.Tensor | None, *, squeeze: bool) -> torch.Tensor:

@@ -34,16 +34,22 @@ class LateFailure(GraphOptError):
 class Checks:
     """The checks of a run. Each raises `Failure` with a message that names the pass and, where it can, rule and node.
 
-    samples: sets of flat inputs, or None to leave the numbers alone.
+    samples: sets of flat inputs, or None to leave the numbers alone. made_up: they are not the caller's.
     """
 
     def __init__(
-        self, graph: Graph, context: PassContext, settings: Settings, samples: Sequence[Sequence[Any]] | None
+        self,
+        graph: Graph,
+        context: PassContext,
+        settings: Settings,
+        samples: Sequence[Sequence[Any]] | None,
+        *,
+        made_up: bool = False,
     ) -> None:
         self.original = graph
         self.context = context
         self.settings = settings
-        self.validator = None if samples is None else Validator(graph, samples, budget=settings.budget)
+        self.validator = None if samples is None else Validator(graph, samples, budget=settings.budget, made_up=made_up)
         self.guard = TensorGuard(graph, samples or context.samples, backup=samples is not None)
 
     def tensors(self, pass_: Pass) -> None:
@@ -81,7 +87,11 @@ class Checks:
         self, pass_: Pass, before: Graph, draft: Graph, promise: Contract, record: PassRecord
     ) -> Outputs | None:
         """The numbers keep the promise. Returns the outputs, for `accept`; None if they are not checked here."""
-        if self.settings.validate != "each" or self.validator is None:
+        if self.settings.validate == "end":
+            return None
+        if self.validator is None or not self.validator.ready():
+            if promise is Contract.LOSSY and self.settings.budget is not None:
+                raise Failure(f"pass {pass_.name!r} cannot be held to a budget without sample inputs", ValidationError)
             return None
         start, runs = perf_counter(), self.validator.runs
         try:
@@ -134,7 +144,7 @@ class Checks:
                 verify(current)
             except Exception as error:
                 raise LateFailure(f"the graph was broken at the end: {error}") from error
-        if self.settings.validate == "end" and self.validator is not None:
+        if self.settings.validate == "end" and self.validator is not None and self.validator.ready():
             self._numbers_at_end(self.validator, current, loosest)
 
     def _numbers_at_end(self, validator: Validator, current: Graph, loosest: Contract) -> None:

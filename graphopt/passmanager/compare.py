@@ -49,13 +49,19 @@ def exact_difference(a: Any, b: Any, *, bitwise: bool) -> str | None:
     if found is not None:
         return found
     if not isinstance(a, torch.Tensor):
-        same = a == b or (a != a and b != b)
-        return None if same else f"was {a}, is {b}"
+        return None if _same_objects(a, b) else f"was {a}, is {b}"
     different = _different_bits(a, b) if bitwise else _different_values(a, b)
     count = int(different.sum())
     if not count:
         return None
     return f"{count} of {different.numel()} elements differ{_example(a, b, different)}"
+
+
+def _same_objects(a: Any, b: Any) -> bool:
+    """Equality of what is no tensor: numbers (NaN equals NaN), strings, arrays of strings, None."""
+    if hasattr(a, "shape"):
+        return a.shape == getattr(b, "shape", None) and bool((a == b).all())
+    return bool(a == b or (a != a and b != b))
 
 
 def _different_bits(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -74,6 +74,8 @@ class PassManager:
         folder = reproducers or os.environ.get("GRAPHOPT_REPRODUCERS") or None
         checks = verify or os.environ.get("GRAPHOPT_VERIFY") or "touched"
         self.instruments = tuple(instruments)
+        if budget is not None and validate is False:
+            raise GraphOptError("a budget is held by validation; leave validate on, or the budget out")
         self.settings = Settings(
             validate=_one_of("validate", "each" if validate is True else validate, ("each", "end", False)),
             on_failure=_one_of("on_failure", on_failure, ("rollback", "raise")),

@@ -42,7 +42,7 @@ class Session:
         self.loosest = Contract.BITWISE
         self.report = Report(str(pipeline), context.target, validate=str(settings.validate or "off"))
         samples = self._samples()
-        self.checks = Checks(graph, context, settings, samples)
+        self.checks = Checks(graph, context, settings, samples, made_up=not context.samples)
         self.costs = CostModel(bind_sizes(graph.inputs, samples[0]) if samples else {})
         self.cost: GraphCost = self.costs.graph(graph)
 
@@ -71,6 +71,7 @@ class Session:
         report.seconds = perf_counter() - start
         if validator is not None:
             report.model_runs, report.samples = validator.runs, validator.num_sets
+            report.validate = "off" if validator.refused else report.validate
             report.total_error = validator.current_error
             report.notes += validator.notes
         for instrument in self.instruments:

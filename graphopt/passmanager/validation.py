@@ -73,14 +73,24 @@ class Validator:
     """Holds each new graph to the promise of the pass that made it.
 
     samples: sets of flat inputs. Nothing runs before the first check.
+    made_up: the samples are not the caller's; if the graph refuses them, nothing is validated (see `ready`).
     """
 
-    def __init__(self, graph: Graph, samples: Sequence[Sequence[Any]], *, budget: Budget | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        samples: Sequence[Sequence[Any]],
+        *,
+        budget: Budget | None = None,
+        made_up: bool = False,
+    ) -> None:
         self.original = graph
         self.sets: list[Sequence[Any]] = list(samples)
         self.budget = budget
+        self.made_up = made_up
         self.runner = Runner(graph)
         self.notes: list[str] = []
+        self.refused = False
         self.skip: frozenset[int] = frozenset()
         self.second: list[Any] | None = None
         self.sizes: dict[str, int] = {}
@@ -136,8 +146,23 @@ class Validator:
 
     # The original
 
+    def ready(self) -> bool:
+        """Run the original graph, unless that is done; False if it refuses inputs that were made up.
+
+        Raises:
+            ValidationError: it refuses the caller's.
+        """
+        try:
+            self._prepare()
+        except ValidationError as error:
+            if not self.made_up:
+                raise
+            self.notes.append(f"numbers were not validated, for inputs could not be made up: {error}; give samples")
+            self.sets, self.refused = [], True
+        return not self.refused
+
     def _prepare(self) -> None:
-        if self._origin is not None:
+        if self._origin is not None or self.refused:
             return
         try:
             work = [self.runner.work(self.original, s) for s in self.sets]

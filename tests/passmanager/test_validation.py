@@ -317,6 +317,14 @@ class TestLossy:
         assert PassManager(shift, budget=0.2).run(graph, samples).report.records[0].status is Status.ROLLED_BACK
         assert PassManager(shift, budget=0.3).run(graph, samples).report.records[0].status is Status.KEPT
 
+    def test_a_budget_needs_numbers(self) -> None:
+        with pytest.raises(GraphOptError, match="held by validation"):
+            PassManager(halve_weights, budget=0.1, validate=False)
+        graph = parse("input %x: i64[4]\nparameter %w: f32[4]\n%y = aten.add.Tensor(%x, %w)\nreturn %y")
+        _, report = PassManager(halve_weights, budget=0.1).run(graph)
+        assert report.records[0].status is Status.ROLLED_BACK
+        assert "cannot be held to a budget without sample inputs" in report.records[0].reason
+
 
 class TestRandom:
     DROPOUT = (
@@ -360,6 +368,16 @@ class TestSamples:
         graph = parse("input %x: i64[N]\n%y = aten.neg(%x)\n%z = aten.neg(%y)\nreturn %z")
         _, report = PassManager(nothing).run(graph)
         assert report.validate == "off" and any("give samples" in note for note in report.notes)
+
+    @pytest.mark.parametrize("validate", ["each", "end"])
+    def test_made_up_inputs_that_the_graph_refuses_are_no_error(self, validate: str) -> None:
+        # A random matrix has no Cholesky factor.
+        graph = parse(
+            "input %x: f32[4, 4]\n%a = aten.relu(%x)\n%b = aten.relu(%a)\n%y = aten.linalg_cholesky(%x)\nreturn %b, %y"
+        )
+        _, report = PassManager(relu_once, validate=validate).run(graph)  # type: ignore[arg-type]
+        assert report.records[0].status is Status.KEPT and report.validate == "off"
+        assert any("inputs could not be made up" in note for note in report.notes)
 
     def test_samples_that_do_not_fit_are_the_callers_error(self) -> None:
         wrong = PassContext(samples=[[torch.randn(5, 9)]])
