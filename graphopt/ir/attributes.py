@@ -63,7 +63,7 @@ class Attributes(Mapping[str, Any]):
     def key(self) -> Hashable:
         """A hashable key in which every value carries its type."""
         if self._key is None:
-            self._key = tuple((name, attribute_key(self._items[name])) for name in sorted(self._items))
+            self._key = tuple([(name, attribute_key(self._items[name])) for name in sorted(self._items)])
         return self._key
 
     @property
@@ -95,17 +95,17 @@ def _collect_symbols(value: Any, found: dict[Symbol, None]) -> None:
 def attribute_key(value: Any) -> Hashable:
     """Return a key under which two attributes are equal only if they are the same value of the same type."""
     kind = type(value)
+    if kind is int or kind is bool or kind is str:
+        return kind, value
     if kind is float:
         return ("f", struct.pack("<d", value))
     if kind is complex:
         return ("c", struct.pack("<dd", value.real, value.imag))
     if kind is tuple:
-        return ("t", tuple(attribute_key(item) for item in value))
-    if kind is DType:
-        return ("d", value.value)
+        return tuple, tuple([attribute_key(item) for item in value])
     if value is None:
-        return ("n",)
-    return (kind.__name__, value)
+        return None
+    return kind, value
 
 
 def is_of_kind(value: Any, kind: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphopt.errors import VerificationError, unknown_name
-from graphopt.ir.attributes import Attributes
+from graphopt.ir.attributes import EMPTY, Attributes
 from graphopt.ir.op import MISSING, SEGMENTS, Op, Param, ParamKind
 
 
@@ -41,7 +41,7 @@ def bind(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[A
         raise unknown_name("argument", next(iter(named)), (p.name for p in op.params), f"It was given to {op.name}.")
     if sum(p.kind is ParamKind.VARIADIC for p in op.operand_params) > 1:
         attributes[SEGMENTS] = tuple(segments)
-    return operands, Attributes(attributes)
+    return operands, Attributes(attributes) if attributes else EMPTY
 
 
 def complete(op: Op, attributes: Mapping[str, Any]) -> Attributes:
@@ -56,7 +56,7 @@ def complete(op: Op, attributes: Mapping[str, Any]) -> Attributes:
         full[SEGMENTS] = left.pop(SEGMENTS)
     if left:
         raise unknown_name("attribute", next(iter(left)), full, f"It was given to {op.name}.")
-    return Attributes(full)
+    return Attributes(full) if full else EMPTY
 
 
 def normalize(op: Op, param: Param, value: Any) -> Any:
@@ -65,13 +65,20 @@ def normalize(op: Op, param: Param, value: Any) -> Any:
         if param.default is MISSING:
             raise VerificationError(f"{op.name} needs argument {param.name!r}")
         return param.default
-    kind = param.type.rstrip("?")
+    kind = param.type
+    if kind in _AS_GIVEN or (kind == "int" and type(value) is int):
+        return value
+    kind = kind.rstrip("?")
     if isinstance(value, list | tuple):
         return tuple(_scalar(kind.partition("[")[0], v) if not isinstance(v, list) else tuple(v) for v in value)
     if kind.endswith("]") and value is not None:
         size = kind[kind.index("[") + 1 : -1]
         return (_scalar(kind.partition("[")[0], value),) * (int(size) if size else 1)
     return _scalar(kind, value)
+
+
+_AS_GIVEN = frozenset(["bool", "str", "Scalar", "dtype", "device", "layout", "memory_format"])
+_AS_GIVEN |= {f"{kind}?" for kind in _AS_GIVEN}
 
 
 def _scalar(kind: str, value: Any) -> Any:

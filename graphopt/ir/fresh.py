@@ -42,18 +42,17 @@ def new_symbols(node: Node) -> tuple[Symbol, ...]:
     return tuple(dict.fromkeys(s for s in symbols if s not in known))
 
 
-def rename(node: Node, found: Sequence[Symbol], taken: set[str]) -> None:
-    """Give placeholders names that are not taken, and take them."""
+def named(types: Sequence[Type], taken: set[str]) -> tuple[Type, ...]:
+    """Types with names that are not taken in the place of placeholders; the names are taken then."""
     mapping: dict[str, Dim] = {}
     number = 0
-    for old in found:
+    for old in placeholders(types):
         while f"u{number}" in taken:
             number += 1
         name = f"u{number}"
         taken.add(name)
         mapping[old.name] = from_symbol(Symbol(name, old.min, old.max, old.multiple_of))
-    for result in node.results:
-        result.type = substitute_type(result.type, mapping)
+    return tuple([substitute_type(type_, mapping) for type_ in types]) if mapping else tuple(types)
 
 
 def with_names_of(node: Node, inferred: tuple[Type, ...]) -> tuple[Type, ...]:
@@ -72,7 +71,12 @@ def _dims(type_: Type) -> tuple[Dim, ...]:
 
 
 def _match(dim: Dim, declared: Dim, mapping: dict[str, Dim]) -> None:
-    """Note what a bare placeholder stands for."""
+    """Note which symbol a bare placeholder stands for."""
     symbols = symbols_of(dim)
-    if len(symbols) == 1 and symbols[0].name.startswith(PREFIX) and dim == from_symbol(symbols[0]):
+    if (
+        isinstance(declared, Expr)
+        and len(symbols) == 1
+        and symbols[0].name.startswith(PREFIX)
+        and dim == from_symbol(symbols[0])
+    ):
         mapping.setdefault(symbols[0].name, declared)

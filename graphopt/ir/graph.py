@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from graphopt.ir.dims import Symbol
-from graphopt.ir.fresh import placeholders, rename
+from graphopt.ir.fresh import named, placeholders
 from graphopt.ir.memory import collection_paused
 from graphopt.ir.op import Op, Param, ParamKind
 from graphopt.ir.signature import Signature
@@ -110,7 +110,7 @@ class Graph:
     def _link(self, node: Node, before: Node | None, after: Node | None) -> Node:
         for value in node.results:
             if type_symbols(value.type):
-                self._name_symbols(node)
+                self._name_results(node)
                 break
         node._prev, node._next, node.graph = before, after, self
         if before is None:
@@ -131,17 +131,25 @@ class Graph:
         names.update(s.name for s in self.symbols())
         self._symbol_names = names
 
-    def _name_symbols(self, node: Node) -> None:
-        """Name the sizes that `node` makes from data; see `fresh`. O(nodes) for the first one only."""
-        found = placeholders([value.type for value in node.results])
-        if found and self._symbol_names is None:
+    def name_symbols(self, types: Sequence[Type]) -> tuple[Type, ...]:
+        """Give the placeholders in some types the first names that this graph does not use; see `fresh`.
+
+        O(nodes) the first time, then O(types).
+        """
+        if not placeholders(types):
+            return tuple(types)
+        if self._symbol_names is None:
             self._symbol_names = {s.name for s in self.symbols()}
-            for other in self:
-                self._symbol_names.update(s.name for r in other.results for s in type_symbols(r.type))
-        if found and self._symbol_names is not None:
-            rename(node, found, self._symbol_names)
+            for node in self:
+                self._symbol_names.update(s.name for r in node.results for s in type_symbols(r.type))
+        return named(types, self._symbol_names)
+
+    def _name_results(self, node: Node) -> None:
+        types = self.name_symbols([value.type for value in node.results])
+        for value, type_ in zip(node.results, types):
+            value.type = type_
         if self._symbol_names is not None:
-            self._symbol_names.update(s.name for r in node.results for s in type_symbols(r.type))
+            self._symbol_names.update(s.name for type_ in types for s in type_symbols(type_))
 
     def is_before(self, a: Node, b: Node) -> bool:
         """True if `a` comes before `b`. Renumbers the nodes (O(nodes)) only after an insertion in the middle."""

@@ -36,12 +36,13 @@ def infer_types(
 
 
 def infer_node(node: Node) -> tuple[Type, ...]:
-    """Infer the result types of a node anew. Symbols that the node introduces keep their names.
+    """Infer the result types of a node anew. Symbols that the node introduces keep their names, or get new ones.
 
     Raises:
         TypeInferenceError: the operands don't fit, or the operator has no inference.
     """
-    return infer_with_symbols(node)[0]
+    types, is_open = infer_with_symbols(node)
+    return node.graph.name_symbols(types) if is_open and node.graph is not None else types
 
 
 def infer_with_symbols(node: Node) -> tuple[tuple[Type, ...], bool]:

@@ -314,6 +314,13 @@ def test_infer_node_keeps_names_of_new_sizes() -> None:
     assert infer_node(b) == (b.result.type,) and infer_node(a) != infer_node(b)
 
 
+def test_new_sizes_of_a_linked_node_are_named() -> None:
+    graph = parse("input %x: f32[4]\ninput %i: i64[2]\ninput %m: bool[4]\n%a = index.Tensor(%x, %i)\nreturn %a")
+    (node,) = graph
+    node.set_operand(1, graph.inputs[2])
+    assert repr(infer_node(node)) == "(f32[u0],)"
+
+
 def test_scalars_from_data_are_symbols() -> None:
     graph = parse("input %x: i64[]\n%a = item(%x)\nreturn %a")
     type_ = graph.nodes[0].result.type
