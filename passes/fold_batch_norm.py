@@ -43,6 +43,8 @@ def _roots(names: Iterable[str], *args: Pattern) -> tuple[OpPattern, ...]:
 CLONE_LIMIT = 1 << 20
 """The bytes of a shared weight up to which it is cloned for the sake of plain arithmetic."""
 
+NOT_FINITE = "the folded weight would not be finite"
+
 
 class _Fold(Rule):
     contract = Contract.REASSOCIATING
@@ -90,6 +92,8 @@ class _IntoPrevious(_Fold):
         if affine.scale is not None:
             scale = affine.scale.to(layer.bias_tensor().device)
             weight = layer.scaled_outputs(scale)
+            if weight is None:
+                return NOT_FINITE
             bias = layer.bias_tensor() * scale
         if affine.shift is not None:
             bias = (layer.bias_tensor() if bias is None else bias) + affine.shift
@@ -189,8 +193,11 @@ class _IntoNext(_Fold):
         affine = self.affine(match, layer)
         assert isinstance(affine, Affine)
         device = layer.bias_tensor().device
-        weight = layer.scaled_inputs(affine.scale.to(device)) if affine.scale is not None else None
-        bias = None
+        weight, bias = None, None
+        if affine.scale is not None:
+            weight = layer.scaled_inputs(affine.scale.to(device))
+            if weight is None:
+                return NOT_FINITE
         if affine.shift is not None and bool(affine.shift.any()):
             bias = layer.bias_tensor() + layer.response(affine.shift.to(device))
         return layer.rebuilt(affine.source, weight, bias, rewriter)

@@ -9,6 +9,7 @@ import torch
 from graphopt.backends.fx.names import attribute_path
 from graphopt.errors import EmissionError
 from graphopt.ir import Constant, ConstantKind, Graph, Value, walk
+from graphopt.ir.storage import copied
 
 
 class State:
@@ -69,7 +70,7 @@ class State:
 
     def _copy(self, constant: Constant, is_parameter: bool) -> torch.Tensor:
         tensor = constant.tensor.detach()
-        tensor = tensor if self._share else tensor.clone()
+        tensor = tensor if self._share else copied(tensor)
         requires_grad = constant.requires_grad and (tensor.is_floating_point() or tensor.is_complex())
         if is_parameter:
             return torch.nn.Parameter(tensor, requires_grad=requires_grad)

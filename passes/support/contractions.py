@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from graphopt.ir import Constant, ConstantKind, Node, TensorType, Value
+from graphopt.passes.support.blocks import row_sums, scaled
 from graphopt.passes.support.evaluation import stored_tensor
 from graphopt.rewrite import Rewriter
 from graphopt.rewrite.pattern import Surroundings
@@ -67,28 +68,29 @@ class Contraction:
             return padding != "valid"
         return not (padding == 0 or (isinstance(padding, tuple) and all(p == 0 for p in padding)))
 
-    def scaled_outputs(self, scale: torch.Tensor) -> torch.Tensor:
-        """The weight in double precision with output o times scale[o]."""
-        weight = stored_tensor(self.weight).double()
-        if not self.transposed:
-            return weight * _column(scale, weight.dim())
-        grouped = weight.reshape(self.groups, -1, *weight.shape[1:])
-        factors = scale.reshape(self.groups, 1, -1, *([1] * self.spatial))
-        return (grouped * factors).reshape(weight.shape)
+    def scaled_outputs(self, scale: torch.Tensor) -> torch.Tensor | None:
+        """The weight with output o times scale[o], rounded once; None if that is not finite."""
+        factors = self._by_second_axis(scale) if self.transposed else _column(scale, self.spatial + 2)
+        return scaled(stored_tensor(self.weight), factors)
 
-    def scaled_inputs(self, scale: torch.Tensor) -> torch.Tensor:
-        """The weight in double precision with input i times scale[i]."""
-        weight = stored_tensor(self.weight).double()
-        if self.transposed:
-            return weight * _column(scale, weight.dim())
-        grouped = weight.reshape(self.groups, -1, *weight.shape[1:])
-        factors = scale.reshape(self.groups, 1, -1, *([1] * self.spatial))
-        return (grouped * factors).reshape(weight.shape)
+    def scaled_inputs(self, scale: torch.Tensor) -> torch.Tensor | None:
+        """The weight with input i times scale[i], rounded once; None if that is not finite."""
+        return scaled(stored_tensor(self.weight), self._input_factors(scale))
 
     def response(self, shift: torch.Tensor) -> torch.Tensor:
-        """What the constant input x[i] = shift[i], without padding, gives at each output. Not for transposed ones."""
-        weight = self.scaled_inputs(shift)
-        return weight.flatten(1).sum(1)
+        """What the constant input x[i] = shift[i], without padding, gives at each output, in double precision. Not for
+        transposed ones."""
+        return row_sums(stored_tensor(self.weight), self._input_factors(shift))
+
+    def _input_factors(self, scale: torch.Tensor) -> torch.Tensor:
+        return _column(scale, self.spatial + 2) if self.transposed else self._by_second_axis(scale)
+
+    def _by_second_axis(self, scale: torch.Tensor) -> torch.Tensor:
+        """Factors of the weight's second axis, whose channels differ from group to group of the first."""
+        per_group = int(self.weight.shape[0]) // self.groups
+        rows = scale.reshape(self.groups, -1)
+        rows = rows if self.groups == 1 else rows.repeat_interleave(per_group, 0)
+        return rows.reshape(*rows.shape, *([1] * self.spatial))
 
     def bias_tensor(self) -> torch.Tensor:
         """The bias in double precision; zeros if there is none."""
@@ -100,16 +102,13 @@ class Contraction:
     def rebuilt(
         self, source: Value, weight: torch.Tensor | None, bias: torch.Tensor | None, rewriter: Rewriter
     ) -> Value | str:
-        """The node again with another input, weight and bias (None keeps the old one), rounded to its dtype.
+        """The node again with another input, weight and bias (None keeps the old one); the bias is rounded to its dtype.
 
-        Returns why it cannot be, if the new weights overflow the dtype.
+        Returns why it cannot be, if the new bias overflows the dtype.
         """
         new_weight, new_bias = self.weight, self.bias
         if weight is not None:
-            rounded = _rounded(weight, self.weight)
-            if rounded is None:
-                return "the folded weight would not be finite"
-            new_weight = rewriter.constant_like(self.weight, rounded)
+            new_weight = rewriter.constant_like(self.weight, weight)
         if bias is not None:
             rounded = _rounded(bias, self.bias or self.weight)
             if rounded is None:
