@@ -29,6 +29,7 @@ class CallingConvention:
         self._checks: list[InputCheck] = [make_check(value) for value in self.inputs]
         self._sizes = SizeCheck(self.inputs)
         self._flat_names = _flat_names(graph.signature)
+        self._returns_bare = graph.signature is not None and graph.signature.out_tree.is_leaf()
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, check: bool = True) -> list[Any]:
         """Return the graph's inputs in order.
@@ -58,7 +59,7 @@ class CallingConvention:
         if self.signature is None:
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
         leaves = [outputs[leaf.index] if isinstance(leaf, Slot) else leaf.value for leaf in self.signature.out_leaves]
-        return pytree.tree_unflatten(leaves, self.signature.out_tree)
+        return leaves[0] if self._returns_bare else pytree.tree_unflatten(leaves, self.signature.out_tree)
 
     def _leaves(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         if self.signature is None:
