@@ -35,6 +35,8 @@ def _denied(name: str, traits: frozenset[Trait]) -> set[Trait]:
     denied: set[Trait] = set()
     if name == "aten.index.Tensor":  # only a mask makes its size depend on data, and its types then say so
         denied.add(Trait.DATA_DEPENDENT)
+    if name == "aten.view.dtype":  # reads the same bits as other numbers
+        denied.add(Trait.VIEW)
     if Trait.RANDOM in traits or Trait.EFFECT in traits:
         denied.add(Trait.PURE)
     return denied
