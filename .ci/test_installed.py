@@ -24,9 +24,7 @@ def test_small_model_compiles() -> None:
     import graphopt
 
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
-    ).eval()
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).eval()
     x = torch.randn(2, 3, 8, 8)
     for target in ("fx", "onnxruntime"):
         fast = graphopt.compile(model, (x,), target=target)

@@ -13,8 +13,6 @@ The default pipeline is lossless: every pass in it is bitwise, value-exact or re
 
 from __future__ import annotations
 
-from graphopt.passmanager import Pass, Pipeline, as_pipeline
-from graphopt.passmanager.pipeline import PassLike
 from graphopt.passes.canonicalize import Canonicalize
 from graphopt.passes.common_subexpressions import CommonSubexpressions
 from graphopt.passes.dead_code import DeadCode
@@ -25,6 +23,8 @@ from graphopt.passes.fuse_attention import FuseAttention
 from graphopt.passes.fuse_linear import FuseLinear
 from graphopt.passes.legalize import Legalize
 from graphopt.passes.merge_constants import MergeConstants
+from graphopt.passmanager import Pass, Pipeline, as_pipeline
+from graphopt.passmanager.pipeline import PassLike
 
 NAMES = ("default", "canonical", "none")
 """The names that `resolve_passes` knows."""

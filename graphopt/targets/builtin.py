@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphopt.targets.target import Target
 
-CPU = Target("cpu", "the fastest engine on this machine's CPU, chosen by measuring", ("onnxruntime", "inductor", "eager"))
+CPU = Target("cpu", "the fastest engine on this CPU, chosen by measuring", ("onnxruntime", "inductor", "eager"))
 FX = Target("fx", "a trainable FX module", (), trainable=True)
 EAGER = Target("eager", "an FX module run by PyTorch eager", ("eager",))
 INDUCTOR = Target("inductor", "torch.compile with frozen weights", ("inductor",))

@@ -20,7 +20,10 @@ class Executable(Protocol):
 class Engine(Protocol):
     """Something that runs graphs: PyTorch eager, inductor, ONNX Runtime, …"""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The name that targets list it under."""
+        ...
 
     def missing(self) -> str | None:
         """Return why the engine cannot run on this machine and what remedies it, or None."""

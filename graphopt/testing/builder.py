@@ -233,7 +233,7 @@ class GraphBuilder:
         return None
 
     def _filled(self, type_: TensorType, domain: Domain, uniform: bool) -> torch.Tensor:
-        shape = tuple(map(int, type_.shape))
+        shape = tuple(int(d) for d in type_.shape)  # type: ignore[arg-type]
         if uniform:
             numbers = [n for n in (0.0, 1.0, -0.0, 2.0, 0.5) if domain.low <= n <= domain.high] or [domain.high]
             return torch.full(shape, self.one(numbers), dtype=torch.float64).to(type_.dtype.torch)
@@ -311,7 +311,7 @@ class GraphBuilder:
 
     def _shifted(self, x: Value) -> Value:
         known = self.domain(x)
-        return self.emit("add.Scalar", x, 0.5, domain=Domain(known.low + 0.5, known.high + 0.5, False))  # type: ignore[no-any-return]
+        return self.emit("add.Scalar", x, 0.5, domain=Domain(known.low + 0.5, known.high + 0.5, False))
 
     def within(self, x: Value, bound: float) -> Value:
         """A value of magnitude at most `bound` made from `x`."""
@@ -321,7 +321,7 @@ class GraphBuilder:
         """`x` brought into [least, most], which are integers for integers."""
         if x.dtype.is_integer:
             least, most = int(least), int(most)
-        return self.emit("clamp", x, min=least, max=most, domain=self.domain(x).clamp(least, most))  # type: ignore[no-any-return]
+        return self.emit("clamp", x, min=least, max=most, domain=self.domain(x).clamp(least, most))
 
 
 def low(dim: Dim) -> int:

@@ -107,5 +107,5 @@ def _counts(result: PassResult, applied: Mapping[str, int] | None, declined: str
 
 
 def _diff(expected: Graph, graph: Graph) -> str:
-    lines = (print_graph(g, locations=False).splitlines() for g in (expected, graph))
-    return "\n".join(difflib.unified_diff(*lines, "expected", "found", n=100, lineterm=""))
+    before, after = (print_graph(g, locations=False).splitlines() for g in (expected, graph))
+    return "\n".join(difflib.unified_diff(before, after, "expected", "found", n=100, lineterm=""))

@@ -56,7 +56,7 @@ def graphs(
     """
     from hypothesis import strategies
 
-    options = {"operators": operators, "groups": groups, "symbolic": symbolic, "dtypes": dtypes}
+    options: dict[str, Any] = {"operators": operators, "groups": groups, "symbolic": symbolic, "dtypes": dtypes}
     chosen_samplers(operators, groups)
 
     @strategies.composite
@@ -124,14 +124,14 @@ def _named(sampler: Sampler, operators: Collection[str] | None) -> tuple[str, ..
 
 def _choose_outputs(builder: GraphBuilder) -> None:
     """The last result; perhaps more, inputs and constants among them, perhaps one of them twice."""
-    graph = builder.graph
-    results = [v for v in builder.pool if v.producer is not None and isfinite(builder.domain(v).magnitude)]
     if not builder.pool:
         builder.leaf(TensorType(DType.F32, ()))
-    outputs: list[Value] = [results[-1] if results else builder.pool[-1]]
-    outputs += [builder.one(results or builder.pool) for _ in range(builder.integer(0, 2))]
+    values = [v for v in builder.pool if isfinite(builder.domain(v).magnitude)]
+    results = [v for v in values if v.producer is not None] or values
+    outputs: list[Value] = [results[-1]]
+    outputs += [builder.one(results) for _ in range(builder.integer(0, 2))]
     if builder.chance(6):
-        outputs.append(builder.one(builder.pool))
+        outputs.append(builder.one(values))
     if builder.chance(6):
         outputs.append(outputs[0])
-    graph.set_outputs(outputs)
+    builder.graph.set_outputs(outputs)

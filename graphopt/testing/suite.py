@@ -10,6 +10,7 @@ from graphopt.passmanager import Fixpoint, Pass, PassContext, PassManager, Pipel
 from graphopt.targets import get_target
 from graphopt.testing.engines import check_onnx, fx_function, onnx_function
 from graphopt.testing.equivalence import assert_equivalent
+from graphopt.testing.inputs import sample_inputs
 from graphopt.testing.properties import assert_pass_holds, assert_round_trip, assert_saves
 
 Property = Callable[[Graph], None]
@@ -63,7 +64,7 @@ def _alone(pass_: Pass) -> Property:
 
 def _pipeline(target: str) -> Property:
     def holds(graph: Graph) -> None:
-        optimized = optimize(graph, target)
+        optimized = optimize(graph, target, validate=target == "cpu")
         assert_round_trip(optimized)
         assert_equivalent(graph, optimized)
         if target != "cpu":
@@ -73,15 +74,18 @@ def _pipeline(target: str) -> Property:
     return holds
 
 
-def optimize(graph: Graph, target: str) -> Graph:
-    """Run the default pipeline of a target, every failure raised, and see that the graph itself is left alone."""
+def optimize(graph: Graph, target: str, *, validate: bool = False) -> Graph:
+    """Run the default pipeline of a target, every failure raised, and see that the graph itself is left alone.
+
+    validate: let the manager check the numbers after each pass, too, so that a false alarm shows.
+    """
     from graphopt.pipelines import resolve_passes
 
     trainable = get_target(target).trainable
-    context = PassContext(target=target, trainable=trainable)
-    manager = PassManager(
-        resolve_passes("default", target, trainable), validate=False, on_failure="raise", verify="full"
-    )
+    samples = [sample_inputs(graph)] if validate else []
+    context = PassContext(target=target, trainable=trainable, samples=samples)
+    pipeline = resolve_passes("default", target, trainable)
+    manager = PassManager(pipeline, validate=validate, on_failure="raise", verify="full")
     untouched = graph.clone()
     optimized = manager.run(graph, context).graph
     changed = difference(untouched, graph)

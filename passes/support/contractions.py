@@ -102,7 +102,7 @@ class Contraction:
     def rebuilt(
         self, source: Value, weight: torch.Tensor | None, bias: torch.Tensor | None, rewriter: Rewriter
     ) -> Value | str:
-        """The node again with another input, weight and bias (None keeps the old one); the bias is rounded to its dtype.
+        """The node with another input, weight and bias (None keeps the old one). The bias is rounded to its dtype.
 
         Returns why it cannot be, if the new bias overflows the dtype.
         """

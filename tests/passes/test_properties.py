@@ -23,9 +23,10 @@ ARITHMETIC = (
     "eq.Tensor lt.Tensor ge.Scalar where.self maximum minimum to.dtype _to_copy call-again dropout"
 )
 SHAPES = (
-    "relu neg reshape view permute transpose.int t swapaxes movedim.int unsqueeze squeeze.dim squeeze.dims expand "
-    "expand_as view_as flatten.using_ints unflatten.int flip roll repeat slice.Tensor select.int narrow split.Tensor "
-    "chunk split_with_sizes unbind.int cat stack add.Tensor mul.Tensor sum.dim_IntList mean.dim amax to.dtype call-again"
+    "relu neg reshape view permute transpose.int t swapaxes movedim.int unsqueeze squeeze.dim squeeze.dims "
+    "expand expand_as view_as flatten.using_ints unflatten.int flip roll repeat slice.Tensor select.int narrow "
+    "split.Tensor chunk split_with_sizes unbind.int cat stack add.Tensor mul.Tensor sum.dim_IntList "
+    "mean.dim amax to.dtype call-again"
 )
 LAYERS = (
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d.input batch_norm linear add.Tensor mul.Tensor add.Scalar "
@@ -33,7 +34,9 @@ LAYERS = (
 )
 PADS = "constant_pad_nd pad conv1d conv2d conv2d.padding max_pool2d avg_pool2d relu clamp"
 ATTENTION = "matmul bmm transpose.int softmax.int mul.Scalar div.Scalar add.Tensor where.self"
-CONSTANTS = "full zeros ones arange full_like zeros_like add.Tensor mul.Tensor expand transpose.int to.dtype call-again cat"
+CONSTANTS = (
+    "full zeros ones arange full_like zeros_like add.Tensor mul.Tensor expand transpose.int to.dtype call-again cat"
+)
 
 CASES: list[tuple[Pass, str]] = [
     (Canonicalize(), ARITHMETIC),

@@ -23,8 +23,8 @@ _LOGGERS = (
 
 @contextmanager
 def preserved(model: torch.nn.Module) -> Iterator[None]:
-    """Restore every module's attributes and what its dictionaries hold (parameters, submodules, hooks), and the contents
-    of tensors that are neither parameters nor buffers.
+    """Restore every module's attributes and what its dictionaries hold (parameters, submodules, hooks), and the
+    contents of tensors that are neither parameters nor buffers.
 
     Parameters and buffers are traced as fakes, so the traced code cannot write to them; other tensors are real.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from typing import Any
 
 from graphopt.ir import Value
 from graphopt.testing.builder import ANY, BOOL, FLOATS, INTEGERS, NUMBERS, GraphBuilder
@@ -47,7 +48,7 @@ def arithmetic(b: GraphBuilder) -> None:
     alpha = b.one((1, 1, 1, 2)) if name != "mul" else 1
     known = b.domain(y).map(lambda v: v * alpha)
     known = b.domain(x).combine(known, PAIRS[name], exact=both_integer(x, y))
-    attributes = {} if name == "mul" else {"alpha": alpha}
+    attributes: dict[str, Any] = {} if name == "mul" else {"alpha": alpha}
     b.emit(b.op, x, y, domain=known, **attributes)
 
 

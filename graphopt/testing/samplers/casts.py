@@ -23,8 +23,8 @@ def cast(b: GraphBuilder, x: Value, target: DType) -> Value:
     """One conversion."""
     known = after_cast(b.domain(x), x.dtype, target)
     if b.op == "_to_copy":
-        return b.emit("_to_copy", x, dtype=target, domain=known)  # type: ignore[no-any-return]
-    return b.emit("to.dtype", x, target, domain=known)  # type: ignore[no-any-return]
+        return b.emit("_to_copy", x, dtype=target, domain=known)
+    return b.emit("to.dtype", x, target, domain=known)
 
 
 def targets(b: GraphBuilder, x: Value) -> tuple[DType, ...]:

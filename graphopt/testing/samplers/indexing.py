@@ -33,7 +33,7 @@ def indices(
         return leaf
     if b.flag():
         return b.clamp(leaf, 0, most)
-    return b.emit("remainder.Scalar", leaf, most + 1, domain=Domain(0.0, float(most)))  # type: ignore[no-any-return]
+    return b.emit("remainder.Scalar", leaf, most + 1, domain=Domain(0.0, float(most)))
 
 
 @register_sampler("embedding", weight=2)

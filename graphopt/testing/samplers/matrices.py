@@ -28,7 +28,7 @@ def partner(b: GraphBuilder, x: Value, shape: tuple[Dim, ...]) -> Value:
         return found
     if len(shape) == 2 and b.chance(3):
         weight = b.weight(x.dtype, shape[1], shape[0])
-        return b.emit("t", weight, domain=b.domain(weight))  # type: ignore[no-any-return]
+        return b.emit("t", weight, domain=b.domain(weight))
     return b.weight(x.dtype, *shape)
 
 
@@ -112,7 +112,7 @@ def dense(b: GraphBuilder, x: Value) -> Value:
     weight = b.weight(x.dtype, out, x.shape[-1])
     bias = None if b.chance(3) else b.weight(x.dtype, out)
     known = sums(b, x, weight, x.shape[-1], *([] if bias is None else [bias]))
-    return b.emit("linear", x, weight, bias, domain=known)  # type: ignore[no-any-return]
+    return b.emit("linear", x, weight, bias, domain=known)
 
 
 @register_sampler("scaled_dot_product_attention", weight=3)

@@ -43,8 +43,8 @@ def attention(b: GraphBuilder) -> None:
 def scaled(b: GraphBuilder, x: Value) -> Value:
     number = b.one((0.5, 2.0, 0.25))
     if b.flag():
-        return b.emit("div.Scalar", x, number, domain=symmetric(b.domain(x).magnitude * 4))  # type: ignore[no-any-return]
-    return b.emit("mul.Scalar", x, number, domain=symmetric(b.domain(x).magnitude * 2))  # type: ignore[no-any-return]
+        return b.emit("div.Scalar", x, number, domain=symmetric(b.domain(x).magnitude * 4))
+    return b.emit("mul.Scalar", x, number, domain=symmetric(b.domain(x).magnitude * 2))
 
 
 @register_sampler("bias-by-addition", weight=2)

@@ -38,9 +38,7 @@ def convolve(b: GraphBuilder, x: Value, spatial: int, kernel: int) -> Value:
         terms *= size
     bound = b.domain(x).magnitude * 0.5 * terms + 1
     padding = tuple(b.integer(0, 1) for _ in range(spatial))
-    return b.emit(  # type: ignore[no-any-return]
-        f"conv{spatial}d", x, weight, bias, b.integer(1, 2), padding, 1, groups, domain=symmetric(bound)
-    )
+    return b.emit(f"conv{spatial}d", x, weight, bias, b.integer(1, 2), padding, 1, groups, domain=symmetric(bound))
 
 
 def decorate(b: GraphBuilder, x: Value) -> Value:
@@ -62,8 +60,8 @@ def scale_or_shift(b: GraphBuilder, x: Value, *, multiply: bool) -> Value:
     vector = b.weight(x.dtype, x.shape[1], *(1,) * (len(x.shape) - 2))
     bound = b.domain(x).magnitude
     if multiply:
-        return b.emit("mul.Tensor", x, vector, domain=symmetric(bound))  # type: ignore[no-any-return]
-    return b.emit("add.Tensor", x, vector, domain=symmetric(bound + 1))  # type: ignore[no-any-return]
+        return b.emit("mul.Tensor", x, vector, domain=symmetric(bound))
+    return b.emit("add.Tensor", x, vector, domain=symmetric(bound + 1))
 
 
 @register_sampler("conv2d", weight=6)
@@ -85,7 +83,7 @@ def pad_before(b: GraphBuilder, x: Value, spatial: int) -> Value:
     amounts = tuple(b.integer(0, 2) for _ in range(2 * spatial))
     value = b.one((0.0, 0.0, 1.0))
     known = b.domain(x).union(Domain(value, value))
-    return b.emit("constant_pad_nd", x, amounts, value, domain=known)  # type: ignore[no-any-return]
+    return b.emit("constant_pad_nd", x, amounts, value, domain=known)
 
 
 @register_sampler("conv2d.padding conv1d.padding")

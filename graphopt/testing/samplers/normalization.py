@@ -22,9 +22,7 @@ def normalize_batch(b: GraphBuilder, x: Value) -> Value:
     weight = None if b.chance(4) else b.weight(dtype, channels)
     bias = None if b.chance(4) else b.weight(dtype, channels)
     bound = (b.domain(x).magnitude + 1) * math.sqrt(2) * 1.01 + 1
-    return b.emit(  # type: ignore[no-any-return]
-        "batch_norm", x, weight, bias, mean, variance, False, 0.1, EPSILON, True, domain=symmetric(bound)
-    )
+    return b.emit("batch_norm", x, weight, bias, mean, variance, False, 0.1, EPSILON, True, domain=symmetric(bound))
 
 
 def image_like(b: GraphBuilder, ranks: tuple[int, int], channels: tuple[int, ...]) -> Value:

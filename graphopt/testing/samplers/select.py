@@ -16,7 +16,7 @@ def mask_for(b: GraphBuilder, x: Value, *more: Value) -> Value:
     if found is not None and b.flag():
         return found
     if b.domain(x).exact and b.flag():
-        return b.emit("gt.Scalar", x, 0, domain=TRUTH)  # type: ignore[no-any-return]
+        return b.emit("gt.Scalar", x, 0, domain=TRUTH)
     return b.leaf(TensorType(BOOL, b.broadcastable(x.shape)))
 
 
