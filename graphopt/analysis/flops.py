@@ -120,6 +120,33 @@ def _recurrent(gates: int) -> Rule:
     return rule
 
 
+def _einsum(s: Shapes) -> Work:
+    """Contract from left to right; an index is summed out once no later operand and not the result has it."""
+    equation = str(s.node.attributes.get("equation", "")).replace(" ", "")
+    inputs, arrow, output = equation.partition("->")
+    terms = inputs.split(",")
+    shapes = [shape for shape in map(s.of, s.node.operands) if shape is not None]
+    named = [_indices(term, shape) for term, shape in zip(terms, shapes)]
+    if not arrow:
+        output = "".join(sorted(c for c in set(inputs) if c.isalpha() and inputs.count(c) == 1))
+    sizes = {index: size for term in named for index, size in term.items()}
+    kept = {i for i in sizes if not i.isalpha() or i in output}
+    held, count = set(named[0]) if named else set(), 0
+    for position, term in enumerate(named[1:], start=1):
+        count += prod(sizes[i] for i in held | set(term))
+        later = {i for other in named[position + 1 :] for i in other}
+        held = (held | set(term)) & (kept | later)
+    return macs(count) if len(named) > 1 else Work(0, prod(sizes.values()))
+
+
+def _indices(term: str, shape: Shape) -> dict[str, int]:
+    """Index → size of one operand of an einsum; the dims that an ellipsis stands for are numbered from the last."""
+    before, dots, after = term.partition("...")
+    hidden = len(shape) - len(before) - len(after) if dots else 0
+    names = [*before, *(str(hidden - i) for i in range(hidden)), *after]
+    return dict(zip(names, shape))
+
+
 def _interpolation(taps: int) -> Rule:
     return lambda s: macs(taps * prod(s.result()))
 
@@ -144,6 +171,8 @@ RULES: dict[str, Rule] = {
     ),
     "linear": _linear,
     **_cumulative("mm bmm matmul dot mv vdot", _matmul),
+    "einsum": _einsum,
+    "_grouped_mm": _matmul,
     "addmm": _added_matmul("mat1"),
     "baddbmm": _added_matmul("batch1"),
     "addbmm": _added_matmul("batch1"),
@@ -160,7 +189,13 @@ RULES: dict[str, Rule] = {
         "sum mean amax amin max min argmax argmin any all prod count_nonzero cumsum cumprod aminmax nansum",
         _per_input(1),
     ),
-    **_cumulative("var std var_mean std_mean", _per_input(4)),
+    **_cumulative("var std var_mean std_mean _weight_norm", _per_input(4)),
+    **_cumulative("nonzero histc bincount unique_consecutive index_add scatter_add diff", _per_input(1)),
+    **_cumulative(
+        """where hardswish log_sigmoid prelu floor_divide __and__ __or__ __xor__ __lshift__ __rshift__ rand randn
+        rand_like randn_like randint randint_like bernoulli multinomial normal""",
+        _per_output(1),
+    ),
     **_cumulative("norm linalg_vector_norm linalg_norm frobenius_norm", _per_input(2)),
     **_cumulative(
         "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d", _pooling
@@ -172,16 +207,17 @@ RULES: dict[str, Rule] = {
     **_cumulative("upsample_trilinear3d", _interpolation(8)),
     **_cumulative("sort topk argsort msort", _sort),
     **_cumulative(
-        """embedding index index_select gather scatter index_put where_ cat stack pad constant_pad_nd reflection_pad1d
-        reflection_pad2d replication_pad1d replication_pad2d upsample_nearest1d upsample_nearest2d upsample_nearest3d
-        arange zeros ones full empty full_like zeros_like ones_like new_zeros new_ones new_full scalar_tensor
-        repeat repeat_interleave roll flip tril triu masked_fill select_scatter slice_scatter one_hot pixel_shuffle
-        pixel_unshuffle channel_shuffle to _to_copy type_as copy lift_fresh_copy dropout dropout_ feature_dropout
-        alpha_dropout sym_size eye meshgrid broadcast_tensors unfold im2col as_strided""",
+        """embedding index index_select gather scatter index_put cat stack broadcast_to empty_like numpy_T pad
+        constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d upsample_nearest1d
+        upsample_nearest2d upsample_nearest3d arange zeros ones full empty full_like zeros_like ones_like new_zeros
+        new_ones new_full scalar_tensor repeat repeat_interleave roll flip tril triu masked_fill select_scatter
+        slice_scatter one_hot pixel_shuffle pixel_unshuffle channel_shuffle to _to_copy type_as copy lift_fresh_copy
+        dropout dropout_ feature_dropout alpha_dropout sym_size eye meshgrid broadcast_tensors unfold im2col
+        as_strided""",
         _none,
     ),
 }
-"""Rules by ATen base name. `where_` and its like cover in-place spellings that importers may keep."""
+"""Rules by ATen base name."""
 
 
 def node_work(node: Node, bindings: Bindings) -> tuple[Work, bool]:
@@ -207,7 +243,7 @@ def rule_for(node: Node) -> Rule | None:
     return RULES.get(rest.partition(".")[0]) if dialect == "aten" else EXTRA_RULES.get(node.op.name)
 
 
-EXTRA_RULES: dict[str, Rule] = {}
+EXTRA_RULES: dict[str, Rule] = {"transformers.grouped_mm_fallback": _matmul}
 """Rules of operators outside ATen, by full name. Backends and passes that define operators add theirs."""
 
 

@@ -75,6 +75,25 @@ def test_other_operators(text: str, flops: int) -> None:
     assert cost.flops == flops and cost.macs == 0 and not cost.unknown
 
 
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("bhqd,bhkd->bhqk", ["2, 3, 5, 8", "2, 3, 7, 8"]),
+        ("ij,jk", ["4, 5", "5, 6"]),
+        ("...ij,...jk->...ik", ["2, 3, 4, 5", "3, 5, 6"]),
+        ("bi,ij,bj->b", ["2, 4", "4, 5", "2, 5"]),
+        ("bqf,fg,bkg->bqk", ["2, 8, 6", "6, 7", "2, 5, 7"]),
+    ],
+)
+def test_einsum_as_its_indices_say(equation: str, shapes: list[str]) -> None:
+    inputs = "".join(f"input %x{i}: f32[{shape}]\n" for i, shape in enumerate(shapes))
+    operands = ", ".join(f"%x{i}" for i in range(len(shapes)))
+    graph = parse(inputs + f'%y = aten.einsum({operands}) {{equation="{equation}"}}\nreturn %y')
+    with FlopCounterMode(display=False) as counter:
+        Interpreter(graph).run(*(tensor(v, {}) for v in graph.inputs))
+    assert 2 * graph_cost(graph).macs == counter.get_total_flops()
+
+
 def test_bias_counts_as_additions() -> None:
     text = "input %x: f32[5, 8]\nparameter %w: f32[16, 8]\nparameter %b: f32[16]\n"
     cost = graph_cost(parse(text + "%y = aten.linear(%x, %w, %b)\nreturn %y"))
