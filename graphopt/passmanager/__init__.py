@@ -1,6 +1,7 @@
 """The pass manager: passes, pipelines, checks and reports."""
 
 from graphopt.passmanager.base import FunctionPass, Pass, PassResult, RulePass, as_pass
+from graphopt.passmanager.bisection import Culprit, bisect
 from graphopt.passmanager.budget import Budget
 from graphopt.passmanager.context import PassContext
 from graphopt.passmanager.decorators import pass_, rewrite
@@ -26,6 +27,7 @@ __all__ = [
     "ApplicationLimit",
     "BaseInstrument",
     "Budget",
+    "Culprit",
     "DumpDirectory",
     "ErrorSummary",
     "Fixpoint",
@@ -48,6 +50,7 @@ __all__ = [
     "Timing",
     "as_pass",
     "as_pipeline",
+    "bisect",
     "fixpoint",
     "get_pass",
     "parse_pipeline",

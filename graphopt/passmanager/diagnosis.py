@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from graphopt.errors import GraphOptError, RuleError
 from graphopt.ir import Graph
 from graphopt.passmanager.base import Pass
+from graphopt.passmanager.bisection import first_bad_application, limited
 from graphopt.passmanager.context import PassContext
 from graphopt.passmanager.guard import new_inexact_constants
-from graphopt.passmanager.instruments import ApplicationLimit
 from graphopt.passmanager.validation import Mismatch, Validator
 from graphopt.rewrite import Contract
 
@@ -44,45 +42,18 @@ def diagnose(pass_: Pass, graph: Graph, context: PassContext, validator: Validat
 
     The number of reruns is logarithmic in the number of applications. Returns "" if the pass applies no rules.
     """
-    found = first_bad_application(pass_, graph, context, validator, promise)
-    if found is None:
+
+    def breaks(copy: Graph) -> bool:
+        try:
+            validator.check(copy, promise, rounded=new_inexact_constants(graph, copy))
+        except Mismatch:
+            return True
+        return False
+
+    number = first_bad_application(pass_, graph, context, breaks)
+    if number is None:
         return ""
-    number, rule, node, location = found
-    return f"\n  rule {rule!r}, application {number}, at {node}\n  from {location}"
-
-
-def first_bad_application(
-    pass_: Pass, graph: Graph, context: PassContext, validator: Validator, promise: Contract
-) -> tuple[int, str, str, str] | None:
-    """Return (number, rule, node, location) of the first application that breaks the promise, or None."""
-    total = _apply(pass_, graph, context, None)[1].count
-    if not total or _holds(pass_, graph, context, validator, promise, total):
-        return None
-    good, bad = 0, total
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        if _holds(pass_, graph, context, validator, promise, middle):
-            good = middle
-        else:
-            bad = middle
-    _, limit = _apply(pass_, graph, context, bad)
+    _, limit = limited(pass_, graph, context, number)
     assert limit.last is not None
     rule, node, location = limit.last
-    return bad, rule, node, location
-
-
-def _apply(pass_: Pass, graph: Graph, context: PassContext, limit: int | None) -> tuple[Graph, ApplicationLimit]:
-    copy, gate = graph.clone(), ApplicationLimit(limit)
-    pass_.run(copy, replace(context, gate=gate.allow, listeners=[]))
-    return copy, gate
-
-
-def _holds(
-    pass_: Pass, graph: Graph, context: PassContext, validator: Validator, promise: Contract, limit: int
-) -> bool:
-    copy, _ = _apply(pass_, graph, context, limit)
-    try:
-        validator.check(copy, promise, rounded=new_inexact_constants(graph, copy))
-    except Mismatch:
-        return False
-    return True
+    return f"\n  rule {rule!r}, application {number}, at {node}\n  from {location}"

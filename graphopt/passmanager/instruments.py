@@ -221,7 +221,10 @@ class _JournalListener(Listener):
 
 
 class ApplicationLimit(BaseInstrument):
-    """Lets the first `limit` rule applications through and no more, so that a search finds the one that does harm."""
+    """Lets the first `limit` rule applications through and no more, so that a search finds the one that does harm.
+
+    A rule that is let through and then declines counts, too.
+    """
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
