@@ -40,14 +40,20 @@ class EngineChoice:
     engine: Engine
     executable: Executable
     trials: list[EngineTrial]
+    graph: Graph
 
+
+Prepare = Callable[[str, Graph], Graph]
+"""Gives the form of a graph that the engine of a name runs best."""
 
 Sample = tuple[Sequence[Any], Check | None]
 """Flat inputs, and the check of the outputs for them."""
 
 
-def choose_engine(graph: Graph, engines: Sequence[Engine], samples: Sequence[Sample] = ()) -> EngineChoice:
-    """Return the fastest engine whose outputs are right.
+def choose_engine(
+    graph: Graph, engines: Sequence[Engine], samples: Sequence[Sample] = (), prepare: Prepare | None = None
+) -> EngineChoice:
+    """Return the fastest engine whose outputs are right, and the graph as it runs it.
 
     samples: inputs to check each candidate on, the first of them for timing too; without any, the first engine that
         loads is taken. Rounds are interleaved, and each candidate counts with the median of its rounds' medians, so
@@ -57,15 +63,17 @@ def choose_engine(graph: Graph, engines: Sequence[Engine], samples: Sequence[Sam
     Raises:
         TargetError: no candidate can run the graph; the message says why for each.
     """
-    return _Choice(graph, engines, samples).run()
+    return _Choice(graph, engines, samples, prepare or (lambda name, given: given)).run()
 
 
 class _Choice:
-    def __init__(self, graph: Graph, engines: Sequence[Engine], samples: Sequence[Sample]) -> None:
+    def __init__(self, graph: Graph, engines: Sequence[Engine], samples: Sequence[Sample], prepare: Prepare) -> None:
         self.graph = graph
         self.engines = {engine.name: engine for engine in engines}
         self.samples = samples
         self.trials = {name: EngineTrial(name) for name in self.engines}
+        self.prepare = prepare
+        self.graphs: dict[str, Graph] = {}
         self.loaded: dict[str, Executable] = {}
 
     def run(self) -> EngineChoice:
@@ -80,19 +88,21 @@ class _Choice:
         best = self._fastest()
         best.chosen = True
         engine, executable = self.engines[best.engine], self.loaded[best.engine]
-        if self.samples and self.graph.mutations:
-            executable = engine.load(self.graph)
-        return EngineChoice(engine, executable, list(self.trials.values()))
+        graph = self.graphs[best.engine]
+        if self.samples and graph.mutations:
+            executable = engine.load(graph)
+        return EngineChoice(engine, executable, list(self.trials.values()), graph)
 
     def _try(self, name: str) -> Exception | None:
         """Load a candidate and check its numbers; return what it raised, if it did."""
         engine, trial = self.engines[name], self.trials[name]
-        trial.reason = engine.missing() or engine.unsupported(self.graph) or ""
+        graph = self.graphs[name] = self.prepare(name, self.graph)
+        trial.reason = engine.missing() or engine.unsupported(graph) or ""
         if trial.reason:
             return None
         start = time.perf_counter()
         try:
-            executable = engine.load(self.graph)
+            executable = engine.load(graph)
             wrong = self._wrong(executable)
         except Exception as error:  # an engine may fail in any way of its own; the next candidate is tried
             trial.reason = f"{error}" if isinstance(error, GraphOptError) else f"{type(error).__name__}: {error}"

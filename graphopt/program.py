@@ -13,7 +13,7 @@ import torch
 from graphopt.ambient import without_autocast
 from graphopt.analysis import bind_sizes
 from graphopt.calling import Arguments, CallingConvention
-from graphopt.engine_choice import Sample, choose_engine
+from graphopt.engine_choice import Prepare, Sample, choose_engine
 from graphopt.errors import GraphOptError, InputError, SerializationError
 from graphopt.ir import ConstantKind, Graph, TensorType
 from graphopt.options import CompileOptions, make_options
@@ -123,9 +123,18 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -
             return _fx_program(optimized, options, report)
     with _stage(seconds, "engines"):
         engines = [get_engine(name) for name in options.engines]
-        choice = choose_engine(optimized, engines, _engine_samples(graph, samples, options))
+        choice = choose_engine(optimized, engines, _engine_samples(graph, samples, options), _preparation(options))
     report.engines = choice.trials
-    return Program(optimized, report, choice.engine.name, choice.executable, source=source)
+    return Program(choice.graph, report, choice.engine.name, choice.executable, source=source)
+
+
+def _preparation(options: CompileOptions) -> Prepare | None:
+    """With several candidates, each gets the graph in the form that is fast for it, if the passes legalize at all."""
+    from graphopt.passes.legalize import Legalize
+
+    if len(options.engines) < 2 or not any(isinstance(p, Legalize) for p in options.passes.leaves()):
+        return None
+    return lambda engine, graph: Legalize(target=engine)(graph)
 
 
 def load_program(graph: Graph, options: CompileOptions, engine: str | None, facts: Mapping[str, Any]) -> Program:

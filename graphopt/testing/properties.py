@@ -74,7 +74,7 @@ def assert_pass_holds(
     if found is not None:
         promise = pass_.promise(result)
         if promise is not Contract.LOSSY:
-            assert_equivalent(graph, copy, contract=promise, special=False, seed=seed)
+            assert_equivalent(graph, copy, contract=promise, seed=seed)
     if idempotent:
         again = copy.clone()
         if pass_.run(again, context or PassContext()).changed:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from math import ceil, isfinite
 from typing import Any
 
-from graphopt.ir import DType, Expr, TensorType
+from graphopt.ir import DType, Expr, ScalarKind, ScalarType, TensorType
 from graphopt.ir.dims import Dim, ceildiv, dim_max, less
 from graphopt.ops.inference.promotion import default_float, number_dtype
+from graphopt.ops.inference.shapes import wrap
 from graphopt.ops.inference.table import Mismatch, Result, rule
 
 
@@ -219,3 +220,20 @@ def type_as(x: TensorType, other: TensorType, *_: Any) -> Result:
 def view_dtype(x: TensorType, dtype: DType) -> Result:
     """The same bits under another dtype of the same width."""
     return x.with_dtype(dtype) if dtype.bits == x.dtype.bits and not dtype.is_complex else None
+
+
+@rule("sym_size.int")
+def sym_size(x: TensorType, dim: int) -> Result:
+    """One size, as a number."""
+    return ScalarType(ScalarKind.INT, x.shape[wrap(dim, len(x.shape))]) if x.shape else None
+
+
+@rule("meshgrid meshgrid.indexing")
+def meshgrid(tensors: Sequence[TensorType], indexing: str = "ij") -> Result:
+    """Coordinates of a grid spanned by vectors."""
+    if not tensors or any(len(t.shape) > 1 or t.dtype is not tensors[0].dtype for t in tensors):
+        return None
+    shape = [t.shape[0] if t.shape else 1 for t in tensors]
+    if indexing == "xy" and len(shape) > 1:
+        shape[:2] = shape[1::-1]
+    return [t.with_shape(tuple(shape)) for t in tensors] if indexing in ("ij", "xy") else None

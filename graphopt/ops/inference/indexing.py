@@ -49,7 +49,7 @@ def index_select(x: TensorType, dim: int, index: TensorType) -> Result:
     return x.with_shape((*x.shape[:place], count, *x.shape[place + 1 :]))
 
 
-@rule("index.Tensor")
+@rule("index.Tensor _unsafe_index.Tensor")
 def index(x: TensorType, indices: Sequence[TensorType | None]) -> Result:
     """NumPy's indexing by integers: neighbouring index dims are replaced in place, else the result's dims lead."""
     present = [i for i, t in enumerate(indices) if t is not None]
@@ -97,3 +97,22 @@ def index_put(x: TensorType, indices: Sequence[TensorType | None], values: Tenso
 def one_hot(x: TensorType, classes: int = -1) -> Result:
     """A new last dim of 0 and 1."""
     return x.with_shape((*x.shape, classes)) if x.dtype is DType.I64 and classes > 0 else None
+
+
+@rule("slice_scatter select_scatter")
+def write_part(x: TensorType, source: TensorType, *_: Any) -> Result:
+    """x with a part replaced; whether the part fits is left to PyTorch where it may not."""
+    static = all(isinstance(d, int) for d in (*x.shape, *source.shape))
+    return x if not static and source.dtype is x.dtype and x.shape else None
+
+
+@rule("grid_sampler grid_sampler_2d")
+def grid_sampler(x: TensorType, grid: TensorType, *_: Any) -> Result:
+    """[N, C, H, W] sampled at [N, h, w, 2]: [N, C, h, w]."""
+    if len(x.shape) != 4 or len(grid.shape) != 4 or x.dtype is not grid.dtype or not x.dtype.is_floating:
+        return None
+    if any(less(d, 1) is True for d in x.shape):
+        return None
+    require_equal(grid.shape[0], x.shape[0], "input and grid differ in batch size")
+    require_equal(grid.shape[3], 2, "the grid's last size is not 2")
+    return x.with_shape((*x.shape[:2], *grid.shape[1:3]))

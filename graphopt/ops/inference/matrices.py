@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from graphopt.ir import DType, TensorType
 from graphopt.ir.dims import Dim, divisible, equal
-from graphopt.ops.inference.shapes import broadcast, require_equal, require_rank
+from graphopt.ops.inference.shapes import broadcast, broadcast_dim, require_equal, require_rank
 from graphopt.ops.inference.table import Mismatch, Result, rule
 
 _INNER = "the inner sizes differ"
@@ -177,3 +178,24 @@ def attention(
             return None
         broadcast(scores, mask.shape)
     return query.with_shape((*lead, query.shape[-2], value.shape[-1]))
+
+
+@rule("einsum")
+def einsum(equation: str, tensors: Sequence[TensorType], _path: Any = None) -> Result:
+    """Sums of products by letters; an ellipsis, and a letter twice in one operand, are left to PyTorch."""
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    if "." in equation or len(terms) != len(tensors) or not tensors or not _same_dtype(*tensors):
+        return None
+    sizes: dict[str, Dim] = {}
+    for term, tensor in zip(terms, tensors):
+        if len(term) != len(tensor.shape) or len(set(term)) != len(term):
+            return None
+        for letter, size in zip(term, tensor.shape):
+            sizes[letter] = broadcast_dim(sizes.get(letter, 1), size)
+    letters = "".join(terms)
+    if not arrow:
+        output = "".join(sorted(letter for letter in sizes if letters.count(letter) == 1))
+    if len(set(output)) != len(output) or not set(output) <= set(sizes):
+        return None
+    return tensors[0].with_shape(tuple([sizes[letter] for letter in output]))

@@ -136,15 +136,15 @@ _MODES = {1: ("nearest", "linear"), 2: ("nearest", "bilinear", "bicubic"), 3: ("
 
 
 def _register_upsample(mode: str, n: int) -> None:
-    aligned = mode != "nearest"
-    suffix = f"{n}d" if mode in ("nearest", "linear", "bilinear", "bicubic", "trilinear") else ""
+    names = [f"upsample_{mode}{n}d", *([f"_upsample_nearest_exact{n}d"] if mode == "nearest" else [])]
+    factors = 0 if mode == "nearest" else 1  # the others say first whether corners are aligned
 
-    @rule(f"upsample_{mode}{suffix}.vec")
+    @rule(*[f"{name}.vec" for name in names])
     def upsample_vec(x: TensorType, output_size: Any, *rest: Any) -> Result:
         """Resampling to a size, or by factors."""
-        return _resampled(x, output_size, rest[1] if aligned else rest[0], n)
+        return _resampled(x, output_size, rest[factors], n)
 
-    @rule(f"upsample_{mode}{suffix}")
+    @rule(*names)
     def upsample(x: TensorType, output_size: Any, *_: Any) -> Result:
         """Resampling to a size."""
         return _resampled(x, output_size, None, n)

@@ -16,9 +16,13 @@ EXACT: dict[str, Callable[[float], float]] = {
     "abs": abs,
     "relu6": lambda v: min(max(v, 0.0), 6.0),
     "hardtanh": lambda v: min(max(v, -1.0), 1.0),
+    "negative": lambda v: -v,
+    "absolute": abs,
+    "positive": lambda v: v,
 }
 
 
+@register_sampler("negative absolute positive")
 @register_sampler("relu neg abs", weight=3)
 def exact(b: GraphBuilder) -> None:
     x = b.tensor(NUMBERS)
@@ -31,7 +35,8 @@ def bounded(b: GraphBuilder) -> None:
     b.emit(b.op, x, domain=b.domain(x).map(EXACT[b.op]))
 
 
-@register_sampler("clone alias detach contiguous", weight=1)
+@register_sampler("clone alias detach contiguous")
+@register_sampler("nan_to_num lift_fresh_copy resolve_conj")
 def same(b: GraphBuilder) -> None:
     x = b.tensor(ANY)
     b.emit(b.op, x, domain=b.domain(x))
@@ -49,9 +54,12 @@ JUMPS: dict[str, Callable[[float], float]] = {
     "trunc": math.trunc,
     "round": round,
     "sign": lambda v: (v > 0) - (v < 0),
+    "sgn": lambda v: (v > 0) - (v < 0),
+    "fix": math.trunc,
 }
 
 
+@register_sampler("fix sgn")
 @register_sampler("floor ceil trunc round sign", weight=2)
 def jump(b: GraphBuilder) -> None:
     x = b.tensor(NUMBERS if b.op != "round" else FLOATS, exact=True)
@@ -64,6 +72,7 @@ def fraction(b: GraphBuilder) -> None:
     b.emit("frac", x, domain=symmetric(1.0, exact=True))
 
 
+@register_sampler("isposinf isneginf")
 @register_sampler("isnan isinf isfinite logical_not")
 def predicate(b: GraphBuilder) -> None:
     b.emit(b.op, b.tensor(ANY, exact=True), domain=TRUTH)
@@ -94,11 +103,13 @@ ANYWHERE: dict[str, Callable[[float], float]] = {
     "deg2rad": math.radians,
     "rad2deg": math.degrees,
     "square": lambda v: v * v,
+    "erfc": math.erfc,
+    "special_expit": lambda v: 1 / (1 + math.exp(-v)),
 }
 
 
 @register_sampler("sigmoid tanh erf atan asinh softplus selu leaky_relu hardsigmoid log_sigmoid square", weight=3)
-@register_sampler("deg2rad rad2deg")
+@register_sampler("deg2rad rad2deg erfc special_expit")
 def anywhere(b: GraphBuilder) -> None:
     x = b.tensor()
     b.emit(b.op, x, domain=b.domain(x).map(ANYWHERE[b.op], exact=False))
@@ -234,8 +245,10 @@ def clamp_tensors(b: GraphBuilder) -> None:
     b.emit("clamp.Tensor", x, None if drop == 1 else least, None if drop == 2 else most, domain=known)
 
 
+@register_sampler("_softmax _log_softmax")
 @register_sampler("softmax.int log_softmax.int", weight=2)
 def softmax(b: GraphBuilder) -> None:
     x = b.tensor(ranks=(1, 4), least=1)
-    known = UNIT if b.op == "softmax.int" else Domain(-2 * b.domain(x).magnitude - 8, 0.0, False)
-    b.emit(b.op, x, b.axis(len(x.shape)), domain=known)
+    known = Domain(-2 * b.domain(x).magnitude - 8, 0.0, False) if "log" in b.op else UNIT
+    more = (False,) if b.op.startswith("_") else ()
+    b.emit(b.op, x, b.axis(len(x.shape)), *more, domain=known)
