@@ -61,11 +61,11 @@ class Session:
             self.checks.end(self.current, self.loosest)
         finally:
             self._finish(start)
+        self.context.properties.clear()
+        self.context.properties.update(self.properties)
         return self.current if self.current is not self.original else self._take_draft(), self.report
 
     def _finish(self, start: float) -> None:
-        self.context.properties.clear()
-        self.context.properties.update(self.properties)
         report, validator = self.report, self.checks.validator
         report.after = self.cost if self.current is self.original else self.costs.graph(self.current)
         report.seconds = perf_counter() - start
@@ -108,7 +108,10 @@ class Session:
         before = self.current
         reason = objection(pass_, self.properties)
         if reason is not None:
-            record.status, record.reason = Status.SKIPPED, f"{reason}; the pass that makes it so was undone"
+            record.status, record.reason = (
+                Status.SKIPPED,
+                f"{reason} (an earlier pass was undone, or a loop came round)",
+            )
         else:
             for instrument in self.instruments:
                 instrument.before_pass(pass_, before)

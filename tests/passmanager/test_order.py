@@ -8,8 +8,9 @@ import pytest
 
 from graphopt.errors import PassError
 from graphopt.ir import Graph
-from graphopt.passmanager import Pass, PassContext, PassManager, PassResult, Status
-from tests.passmanager.models import mlp, nothing
+from graphopt.passmanager import Pass, PassContext, PassManager, PassResult, Status, as_pass, fixpoint
+from graphopt.rewrite import Contract, Rewriter
+from tests.passmanager.models import mlp, nothing, relu_once
 
 
 class Step(Pass):
@@ -87,6 +88,44 @@ def test_properties_live_in_the_context_from_run_to_run() -> None:
     PassManager(Quantize()).run(mlp(), context)
     with pytest.raises(PassError, match="cannot run on a graph that is 'quantized'; no order"):
         PassManager(Prune()).run(mlp(), context)
+
+
+def test_a_run_that_fails_leaves_the_properties_alone() -> None:
+    class Fails(Quantize):
+        def run(self, graph: Graph, context: PassContext) -> PassResult:
+            raise RuntimeError("no")
+
+    context = PassContext()
+    with pytest.raises(PassError):
+        PassManager([Calibrate(), Fails()], on_failure="raise").run(mlp(), context)
+    assert context.properties == set()
+
+
+def test_a_second_run_with_every_check_starts_from_the_same_properties() -> None:
+    class Breaks(Prune):
+        def run(self, graph: Graph, context: PassContext) -> PassResult:
+            rewriter = Rewriter(graph, context.listeners)
+            rewriter.set_attributes(next(n for n in graph if n.op.name == "aten.relu"))
+            graph.nodes[-1].operands[0]._uses.clear()  # type: ignore[union-attr]
+            return PassResult(True)
+
+    context = PassContext()
+    _, report = PassManager([Breaks(), Calibrate(), Quantize()], validate=False).run(mlp(), context)
+    assert [r.status for r in report.records] == [Status.ROLLED_BACK, Status.NO_CHANGE, Status.NO_CHANGE]
+    assert context.properties == {"calibrated", "quantized"}
+
+
+def test_a_loop_skips_what_its_first_round_bars() -> None:
+    class Touch(Step):
+        establishes: ClassVar[frozenset[str]] = frozenset({"quantized"})
+        contract = Contract.BITWISE
+
+        def run(self, graph: Graph, context: PassContext) -> PassResult:
+            return as_pass(relu_once).run(graph, context)
+
+    _, report = PassManager(fixpoint(Prune(), Touch())).run(mlp())
+    statuses = [r.status for r in report.records]
+    assert statuses == [Status.NO_CHANGE, Status.KEPT, Status.SKIPPED, Status.NO_CHANGE]
 
 
 def test_a_pass_whose_need_was_rolled_back_is_skipped() -> None:
