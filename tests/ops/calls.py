@@ -12,8 +12,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from graphopt.ir import Call, DType, Expr, TensorType, complete, symbol
-from graphopt.ir.dims import Dim, evaluate, substitute
+from graphopt.ir.dims import Dim, substitute
 from graphopt.ir.op import SEGMENTS
+from graphopt.ir.types import substitute_type
 from graphopt.ops import get_op
 
 S, T = symbol("s", 2), symbol("t", 2, multiple_of=2)
@@ -104,9 +105,7 @@ def at_sizes(call: Call) -> Call:
 
 def sized(type_: Any) -> Any:
     """A type with the symbols' sizes put in."""
-    if isinstance(type_, TensorType):
-        return type_.with_shape(tuple(evaluate(d, BINDINGS) for d in type_.shape))
-    return type_
+    return substitute_type(type_, BINDINGS)
 
 
 def _sized_attribute(value: Any) -> Any:

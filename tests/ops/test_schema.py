@@ -117,6 +117,9 @@ def assert_same(found: Any, expected: Any) -> None:
         for a, b in zip(found, expected):
             assert_same(a, b)
         return
+    if not isinstance(expected, torch.Tensor):
+        assert found == expected and type(found) is type(expected)
+        return
     assert found.dtype == expected.dtype and found.shape == expected.shape
     assert torch.equal(found.nan_to_num() if found.dtype.is_floating_point else found, _comparable(expected))
 

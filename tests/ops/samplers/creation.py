@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphopt.ir import DType
+from graphopt.ir import DType, TensorType
 from tests.ops.calls import ANY, Draw, Drawn, S, sampler
 
 
@@ -90,3 +90,20 @@ def type_as(d: Draw) -> Drawn:
 @sampler("view.dtype")
 def view_dtype(d: Draw) -> Drawn:
     return [d.tensor(1, 3)], {"dtype": d.dtype()}
+
+
+@sampler("sym_size.int")
+def sym_size(d: Draw) -> Drawn:
+    x = d.tensor(1, 3)
+    return [x], {"dim": d.axis(x.rank)}
+
+
+@sampler("meshgrid")
+def meshgrid(d: Draw) -> Drawn:
+    dtype = d.dtype()
+    return [TensorType(dtype, d.shape(0, 1)) for _ in range(d.integer(1, 3))], {}
+
+
+@sampler("meshgrid.indexing")
+def meshgrid_indexing(d: Draw) -> Drawn:
+    return meshgrid(d)[0], {"indexing": d.one(("ij", "xy"))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphopt.ir import DType, TensorType
-from tests.ops.calls import FLOATS, Draw, Drawn, sampler
+from tests.ops.calls import FEW, FLOATS, Draw, Drawn, sampler
 
 
 @sampler("embedding")
@@ -28,7 +28,7 @@ def index_select(d: Draw) -> Drawn:
     return [x, TensorType(d.one((DType.I64, DType.I32)), d.shape(0, 1))], {"dim": d.axis(x.rank)}
 
 
-@sampler("index.Tensor")
+@sampler("index.Tensor _unsafe_index.Tensor")
 def index(d: Draw) -> Drawn:
     x = d.tensor(1, 4)
     shape = d.shape(0, 2)
@@ -75,3 +75,25 @@ def scatter_value_reduce(d: Draw) -> Drawn:
 @sampler("one_hot")
 def one_hot(d: Draw) -> Drawn:
     return [d.tensor(0, 3, (DType.I64,))], {"num_classes": d.integer(1, 5)}
+
+
+@sampler("slice_scatter")
+def slice_scatter(d: Draw) -> Drawn:
+    x = d.tensor(1, 3)
+    dim = d.integer(0, x.rank - 1)
+    source = x.with_shape((*x.shape[:dim], 1, *x.shape[dim + 1 :]))
+    return [x, source], {"dim": dim, "start": 0, "end": 1}
+
+
+@sampler("select_scatter")
+def select_scatter(d: Draw) -> Drawn:
+    x = d.tensor(1, 3)
+    dim = d.integer(0, x.rank - 1)
+    return [x, x.with_shape((*x.shape[:dim], *x.shape[dim + 1 :]))], {"dim": dim, "index": 0}
+
+
+@sampler("grid_sampler grid_sampler_2d")
+def grid_sampler(d: Draw) -> Drawn:
+    x = d.tensor(4, 4, FEW)
+    options = {"interpolation_mode": 0, "padding_mode": 0, "align_corners": False}
+    return [x, TensorType(x.dtype, (x.shape[0], d.dim(), d.dim(), 2))], options

@@ -130,7 +130,8 @@ def core_adaptive_pool(d: Draw) -> Drawn:
 
 @sampler(
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d",
-    "upsample_bicubic2d upsample_trilinear3d",
+    "upsample_bicubic2d upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d",
+    "_upsample_nearest_exact3d",
 )
 def upsample(d: Draw) -> Drawn:
     n = int(d.op[-2])
@@ -140,7 +141,8 @@ def upsample(d: Draw) -> Drawn:
 
 @sampler(
     "upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec upsample_linear1d.vec",
-    "upsample_bilinear2d.vec upsample_bicubic2d.vec upsample_trilinear3d.vec",
+    "upsample_bilinear2d.vec upsample_bicubic2d.vec upsample_trilinear3d.vec _upsample_nearest_exact1d.vec",
+    "_upsample_nearest_exact2d.vec _upsample_nearest_exact3d.vec",
 )
 def upsample_vec(d: Draw) -> Drawn:
     n = int(d.op[-6])

@@ -92,3 +92,13 @@ def attention(d: Draw) -> Drawn:
     mask = d.optional(TensorType(d.one((DType.BOOL, dtype)), d.broadcastable((*lead, length, source))))
     shapes = ((*lead, length, e), (*lead, source, e), (*lead, source, v))
     return [*[TensorType(dtype, s) for s in shapes], mask], {"is_causal": mask is None and d.flag()}
+
+
+@sampler("einsum")
+def einsum(d: Draw) -> Drawn:
+    explicit = ("ij,jk->ik", "bij,bjk->bik", "bhid,bhjd->bhij", "i,j->ij", "ij->ji", "ij,ij->", "ii->i")
+    equation = d.one((*explicit, "ij,jk", "...i,ij->...j"))
+    sizes = {letter: d.dim() for letter in "abhdijk."}
+    dtype = d.dtype(FEW)
+    terms = equation.partition("->")[0].replace("...", ".").split(",")
+    return [TensorType(dtype, tuple(sizes[c] for c in term)) for term in terms], {"equation": equation}
