@@ -2,7 +2,8 @@
 
 Each model is compiled with its dynamic dims for both targets, and run at two sizes that it was not captured at (models
 that torch.export specializes are run at their own size). An output holds if its error against eager PyTorch in float64
-is at most 4 times eager's own float32 error plus 8 units in the last place of its scale.
+is at most 4 times eager's own float32 error plus 8 units in the last place of its scale; for ONNX Runtime, which fuses
+and reorders on its own, 16 times and 64 units.
 """
 
 from __future__ import annotations
