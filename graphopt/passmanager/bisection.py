@@ -68,9 +68,9 @@ def bisect(passes: PassLike, graph: Graph, is_bad: Judge, context: PassContext |
 
     >>> from graphopt.ops import parse
     >>> from graphopt.passmanager.decorators import rewrite
-    >>> from graphopt.rewrite import aten, var
+    >>> from graphopt.rewrite import Contract, aten, var
     >>> x = var("x")
-    >>> @rewrite(aten.relu(x))
+    >>> @rewrite(aten.relu(x), contract=Contract.LOSSY)
     ... def drop_relu(x):
     ...     return x
     >>> graph = parse('''input %x: f32[4]

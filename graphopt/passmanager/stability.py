@@ -8,6 +8,7 @@ graph. Where the output only moves in proportion, a difference is an error of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,8 +57,10 @@ def jumps(
     return False
 
 
-def rounding(runner: Runner, graph: Graph, inputs: Sequence[Any], index: int) -> float:
+def rounding(runner: Runner, graph: Graph, inputs: Sequence[Any], index: int, *, enough: float = math.inf) -> float:
     """Return how far output `index` moves at most if each operation rounds otherwise, in the working precision.
+
+    enough: stop once it has moved so far.
 
     A graph's own error may be small by luck: of one run on a few numbers, it says little.
     """
@@ -69,6 +72,8 @@ def rounding(runner: Runner, graph: Graph, inputs: Sequence[Any], index: int) ->
         if output.shape == reference.shape and output.numel():
             moved = (output - reference).abs_()
             worst = max(worst, moved[moved.isfinite()].max().item() if bool(moved.isfinite().any()) else 0.0)
+        if worst >= enough:
+            break
     return worst
 
 

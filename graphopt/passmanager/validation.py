@@ -220,7 +220,8 @@ class Validator:
         if gap is None:
             return False
         graph, runner = self.base.graph, self.runner
-        if gap.numel() and gap.max().item() <= OWN_ERRORS * rounding(runner, graph, inputs, index):
+        most = gap.max().item() if gap.numel() else 0.0
+        if most <= OWN_ERRORS * rounding(runner, graph, inputs, index, enough=most / OWN_ERRORS):
             return True
         return jumps(runner, graph, inputs, index, gap)
 
