@@ -213,9 +213,12 @@ class GraphBuilder:
         tensor = self._copied(type_, domain) if self.chance(5) else None
         if tensor is None:
             tensor = self._filled(type_, domain, self.chance(4) if uniform is None else uniform)
+            tensor = self._laid_out(tensor)
+        if kind is ConstantKind.PARAMETER:
+            tensor = torch.nn.Parameter(tensor)
         name = self._name({"parameter": "w", "buffer": "b", "constant": "c"}[kind.value])
         names = () if kind is ConstantKind.CONSTANT else (f"layer.{name}",)
-        constant = Constant(tensor, kind, names, kind is ConstantKind.PARAMETER, version=tensor._version)
+        constant = Constant(tensor, kind, names, tensor.requires_grad, version=tensor._version)
         return self._pooled(self.graph.add_constant(name, type_, constant), domain)
 
     def weight(self, dtype: DType, *shape: Dim, bound: float = 1.0) -> Value:
@@ -229,8 +232,14 @@ class GraphBuilder:
     def _copied(self, type_: TensorType, domain: Domain) -> torch.Tensor | None:
         for value in self.graph.constants.values():
             if value.type == type_ and self._domains[value].within(domain.low, domain.high) and value.constant:
-                return value.constant.tensor.clone()
+                return value.constant.tensor.detach().clone()
         return None
+
+    def _laid_out(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The same numbers, seldom with other strides, as views of weights have them."""
+        if tensor.dim() < 2 or not self.chance(8):
+            return tensor
+        return tensor.transpose(0, -1).contiguous().transpose(0, -1)
 
     def _filled(self, type_: TensorType, domain: Domain, uniform: bool) -> torch.Tensor:
         shape = tuple(int(d) for d in type_.shape)  # type: ignore[arg-type]
@@ -272,6 +281,10 @@ class GraphBuilder:
         for value, known in zip(node.results, domains, strict=True):
             self._keep(value, known)
         return node.results[0] if len(node.results) == 1 else node.results
+
+    def drop(self, value: Value) -> None:
+        """Keep a value from being used or returned."""
+        self.pool = [v for v in self.pool if v is not value]
 
     def repeat(self, node: Node) -> Value:
         """Append a call like `node`, with its operands swapped where that makes no difference."""

@@ -30,15 +30,35 @@ def engine_function(engine: Engine, graph: Graph) -> Run:
         if reason is not None and "kernel" in reason:
             raise Unsupported(reason) from error
         raise
+    if graph.mutations:  # a run changes the state of an executable
+        return lambda *inputs: engine.load(graph).run(inputs)
     return lambda *inputs: executable.run(inputs)
 
 
 def fx_function(graph: Graph) -> Run:
-    """The FX module of a graph."""
+    """The FX module of a graph, in its first state at each call. Returns also what the graph updates."""
     from graphopt.backends.fx import emit_fx
 
     module = emit_fx(graph, flat=True)
-    return lambda *inputs: list(module(*inputs))
+    if not graph.mutations:
+        return lambda *inputs: list(module(*inputs))
+
+    def run(*inputs: Any) -> list[Any]:
+        fresh = emit_fx(graph, flat=True)
+        outputs = list(fresh(*inputs))
+        return outputs + [_state(fresh, graph, name, inputs) for name in graph.mutations]
+
+    return run
+
+
+def _state(module: Any, graph: Graph, name: str, inputs: tuple[Any, ...]) -> Any:
+    """What an input or buffer that the graph updates holds after a call."""
+    for value, given in zip(graph.inputs, inputs):
+        if value.name == name:
+            return given
+    constant = graph.constants[name].constant
+    assert constant is not None
+    return module.get_buffer((*constant.names, name)[0])
 
 
 def onnx_function(graph: Graph) -> Run:

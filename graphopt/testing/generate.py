@@ -7,9 +7,10 @@ from math import isfinite
 from typing import Any
 
 from graphopt.errors import UnknownNameError, unknown_name
-from graphopt.ir import DType, Graph, TensorType, Value
+from graphopt.ir import ConstantKind, DType, Graph, TensorType, Trait, Value
 from graphopt.ir.dims import from_symbol
 from graphopt.ir.printer import all_symbols
+from graphopt.ir.types import type_symbols
 from graphopt.testing import samplers  # noqa: F401  (fills the table)
 from graphopt.testing.builder import ANY, GraphBuilder, make_symbols
 from graphopt.testing.samplers.table import SAMPLERS, Sampler
@@ -93,9 +94,12 @@ def draw_graph(
 def _bind_symbols(graph: Graph) -> None:
     """Give each symbol that no input's size is an input of its own."""
     bound = {dim for value in graph.inputs for dim in value.shape}
+    made = {
+        s for node in graph if node.op.has(Trait.DATA_DEPENDENT) for r in node.results for s in type_symbols(r.type)
+    }
     for used in all_symbols(graph):
         size = from_symbol(used)
-        if size not in bound:
+        if size not in bound and used not in made:
             graph.add_input(f"size_of_{used.name}", TensorType(DType.F32, (size,)))
 
 
@@ -134,4 +138,12 @@ def _choose_outputs(builder: GraphBuilder) -> None:
         outputs.append(builder.one(values))
     if builder.chance(6):
         outputs.append(outputs[0])
-    builder.graph.set_outputs(outputs)
+    builder.graph.set_outputs(outputs, _updates(builder, values) if builder.chance(6) else {})
+
+
+def _updates(builder: GraphBuilder, values: Sequence[Value]) -> dict[str, Value]:
+    """A buffer that takes the value of another tensor of its type at the end of each call, if there is one."""
+    graph = builder.graph
+    buffers = [v for v in graph.constants.values() if v.constant and v.constant.kind is ConstantKind.BUFFER]
+    found = [(b.name, v) for b in buffers for v in values if v is not b and v.type == b.type]
+    return dict([builder.one(found)]) if found else {}

@@ -22,6 +22,10 @@ PAIRS: dict[str, Callable[[float, float], float]] = {
     "minimum": min,
     "fmax": max,
     "fmin": min,
+    "max": max,
+    "min": min,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
 }
 NUMBERS_NEAR_RULES = (0, 1, 0.5, 2, -1, 0.0, -0.0, 1.0, 3, True)
 """The neutral and absorbing elements, as ints, floats and bools."""
@@ -41,14 +45,17 @@ def both_integer(*values: Value) -> bool:
     return all(not v.dtype.is_floating for v in values)
 
 
+@register_sampler("subtract.Tensor multiply.Tensor rsub.Tensor")
 @register_sampler("add.Tensor sub.Tensor mul.Tensor", weight=8)
 def arithmetic(b: GraphBuilder) -> None:
     x, y = pair(b)
     name = b.op.partition(".")[0]
-    alpha = b.one((1, 1, 1, 2)) if name != "mul" else 1
+    alpha = b.one((1, 1, 1, 2)) if name in ("add", "sub", "rsub") else 1
     known = b.domain(y).map(lambda v: v * alpha)
     known = b.domain(x).combine(known, PAIRS[name], exact=both_integer(x, y))
-    attributes: dict[str, Any] = {} if name == "mul" else {"alpha": alpha}
+    if name == "rsub":
+        known = symmetric(2 * b.domain(x).magnitude + b.domain(y).magnitude, exact=known.exact)
+    attributes: dict[str, Any] = {"alpha": alpha} if name in ("add", "sub", "rsub") else {}
     b.emit(b.op, x, y, domain=known, **attributes)
 
 
@@ -70,17 +77,25 @@ def with_number(b: GraphBuilder) -> None:
 
 
 @register_sampler("maximum minimum", weight=2)
-@register_sampler("fmax fmin")
+@register_sampler("fmax fmin max.other min.other")
 def extremum(b: GraphBuilder) -> None:
     x, y = pair(b)
-    b.emit(b.op, x, y, domain=b.domain(x).combine(b.domain(y), PAIRS[b.op]))
+    b.emit(b.op, x, y, domain=b.domain(x).combine(b.domain(y), PAIRS[b.op.partition(".")[0]]))
 
 
+@register_sampler("hypot logaddexp2")
+def pair_of_floats(b: GraphBuilder) -> None:
+    x, y = pair(b, FLOATS)
+    bound = b.domain(x).magnitude + b.domain(y).magnitude + 1
+    b.emit(b.op, x, y, domain=symmetric(bound))
+
+
+@register_sampler("divide.Tensor true_divide.Tensor")
 @register_sampler("div.Tensor", weight=4)
 def divide(b: GraphBuilder) -> None:
     x, y = pair(b, FLOATS)
     y = b.positive(y)
-    b.emit("div.Tensor", x, y, domain=b.domain(x).combine(b.domain(y), operator.truediv, exact=False))
+    b.emit(b.op, x, y, domain=b.domain(x).combine(b.domain(y), operator.truediv, exact=False))
 
 
 @register_sampler("div.Scalar", weight=2)
@@ -160,12 +175,14 @@ def copysign(b: GraphBuilder) -> None:
     b.emit("copysign.Tensor", x, b.positive(y), domain=symmetric(b.domain(x).magnitude, exact=b.domain(x).exact))
 
 
+@register_sampler("greater.Tensor less_equal.Tensor not_equal.Tensor")
 @register_sampler("eq.Tensor ne.Tensor lt.Tensor le.Tensor gt.Tensor ge.Tensor", weight=3)
 def compare(b: GraphBuilder) -> None:
     x, y = pair(b, ANY, exact=True)
     b.emit(b.op, x, y, domain=TRUTH)
 
 
+@register_sampler("less.Scalar greater_equal.Scalar")
 @register_sampler("eq.Scalar ne.Scalar lt.Scalar le.Scalar gt.Scalar ge.Scalar", weight=2)
 def compare_with_number(b: GraphBuilder) -> None:
     x = b.tensor(ANY, exact=True)
@@ -183,6 +200,13 @@ def bitwise(b: GraphBuilder) -> None:
     x, y = pair(b, (BOOL, *INTEGERS))
     known = TRUTH if both_bool(x, y) else symmetric(128.0, exact=True)
     b.emit(b.op, x, y, domain=known)
+
+
+@register_sampler("bitwise_and.Scalar bitwise_or.Scalar bitwise_xor.Scalar")
+def bitwise_number(b: GraphBuilder) -> None:
+    x = b.tensor((BOOL, *INTEGERS))
+    number = b.one((True, False)) if x.dtype is BOOL else b.one((1, 0, 3))
+    b.emit(b.op, x, number, domain=TRUTH if x.dtype is BOOL else symmetric(128.0, exact=True))
 
 
 def both_bool(*values: Value) -> bool:

@@ -6,7 +6,8 @@ from typing import Any
 
 from graphopt.ir import TensorType, Value
 from graphopt.ir.dims import Dim
-from graphopt.testing.builder import ANY, MAX_ELEMENTS, GraphBuilder, elements, low, same_shape
+from graphopt.testing.builder import ANY, MAX_ELEMENTS, NUMBERS, GraphBuilder, elements, low, same_shape
+from graphopt.testing.domain import symmetric
 from graphopt.testing.samplers.table import register_sampler
 
 
@@ -46,6 +47,7 @@ def narrow(b: GraphBuilder) -> None:
     parts(b, "narrow", x, axis, start, b.integer(0, low(x.shape[axis]) - start))
 
 
+@register_sampler("unsafe_split.Tensor tensor_split.sections")
 @register_sampler("split.Tensor chunk", weight=2)
 def split(b: GraphBuilder) -> None:
     x = b.tensor(ANY, (1, 4))
@@ -96,6 +98,34 @@ def joinable(b: GraphBuilder, x: Value, axis: int) -> Value:
     if found is not None and not b.chance(3):
         return found
     return b.leaf(TensorType(b.dtype(dtypes), (*x.shape[:axis], b.dim(0), *x.shape[axis + 1 :])))
+
+
+@register_sampler("hstack vstack dstack column_stack")
+def stack_of_images(b: GraphBuilder) -> None:
+    x = b.tensor(ANY, (1, 3), least=1)
+    y = b.like(TensorType(x.dtype, x.shape))
+    b.emit(b.op, [x, y], domain=b.domain(x).union(b.domain(y)))
+
+
+@register_sampler("slice_scatter select_scatter")
+def scatter_part(b: GraphBuilder) -> None:
+    """Write one part of a tensor anew."""
+    x = b.tensor(ANY, (1, 3), least=1)
+    axis = b.integer(0, len(x.shape) - 1)
+    others = (*x.shape[:axis], *x.shape[axis + 1 :])
+    if b.op == "select_scatter":
+        part = b.like(TensorType(x.dtype, others))
+        b.emit(b.op, x, part, axis, b.one((0, -1)), domain=b.domain(x).union(b.domain(part)))
+    else:
+        part = b.like(TensorType(x.dtype, (*x.shape[:axis], 1, *x.shape[axis + 1 :])))
+        b.emit(b.op, x, part, axis, 0, 1, domain=b.domain(x).union(b.domain(part)))
+
+
+@register_sampler("diff")
+def diff(b: GraphBuilder) -> None:
+    x = b.tensor(NUMBERS, (1, 3), least=1)
+    bound = 2 * b.domain(x).magnitude
+    b.emit("diff", x, 1, b.axis(len(x.shape)), domain=symmetric(bound, exact=x.dtype.is_integer))
 
 
 @register_sampler("stack", weight=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphopt.ir import ConstantKind, DType, TensorType, Value
 from graphopt.ir.dims import Dim
-from graphopt.testing.builder import ANY, FLOATS, I32, I64, INTEGERS, GraphBuilder, elements, low
+from graphopt.testing.builder import ANY, FLOATS, I32, I64, INTEGERS, GraphBuilder, elements, high, low
 from graphopt.testing.domain import Domain
 from graphopt.testing.samplers.table import register_sampler
 
@@ -50,14 +50,17 @@ def index_select(b: GraphBuilder) -> None:
     b.emit("index_select", x, axis, picked, domain=b.domain(x))
 
 
+@register_sampler("take_along_dim")
 @register_sampler("gather", weight=2)
 def gather(b: GraphBuilder) -> None:
     x = b.tensor(ANY, (1, 3), least=1)
     axis = b.integer(0, len(x.shape) - 1)
     shape = (*x.shape[:axis], b.dim(), *x.shape[axis + 1 :])
-    b.emit("gather", x, axis, indices(b, x.shape[axis], shape), domain=b.domain(x))
+    picked = indices(b, x.shape[axis], shape)
+    b.emit(b.op, x, *((picked, axis) if b.op == "take_along_dim" else (axis, picked)), domain=b.domain(x))
 
 
+@register_sampler("_unsafe_index.Tensor")
 @register_sampler("index.Tensor", weight=2)
 def index(b: GraphBuilder) -> None:
     """Indexed dims side by side, apart, or behind dims that are kept."""
@@ -67,7 +70,7 @@ def index(b: GraphBuilder) -> None:
     for axis in range(b.integer(1, len(x.shape))):
         keep = b.chance(3) and axis > 0
         picked.append(None if keep else indices(b, x.shape[axis], shape))
-    b.emit("index.Tensor", x, picked, domain=b.domain(x))
+    b.emit(b.op, x, picked, domain=b.domain(x))
 
 
 @register_sampler("index_put")
@@ -90,6 +93,37 @@ def scatter(b: GraphBuilder) -> None:
     source = b.like(TensorType(x.dtype, x.shape), bound=16)
     known = b.domain(x).combine(b.domain(source).scaled(elements(x.shape)), lambda p, q: p + q, exact=False)
     b.emit(b.op, x, axis, picked, source, domain=known)
+
+
+@register_sampler("index_add index_fill.int_Scalar")
+def change_rows(b: GraphBuilder) -> None:
+    """Rows added to, perhaps several times, or set to a number."""
+    x = b.tensor(FLOATS, (1, 3), least=1)
+    axis = b.integer(0, len(x.shape) - 1)
+    count = b.dim(static=True)
+    picked = indices(b, x.shape[axis], (count,))
+    if b.op == "index_fill.int_Scalar":
+        b.emit(b.op, x, axis, picked, 1.0, domain=b.domain(x).union(Domain(1.0, 1.0)))
+        return
+    rows = b.like(TensorType(x.dtype, (*x.shape[:axis], count, *x.shape[axis + 1 :])), bound=8)
+    bound = b.domain(x).magnitude + b.domain(rows).magnitude * high(count)
+    b.emit(b.op, x, axis, picked, rows, domain=Domain(-bound, bound, False))
+
+
+@register_sampler("nonzero masked_select")
+def where_true(b: GraphBuilder) -> None:
+    """How many rows come out depends on the numbers, so they are summed at once."""
+    x = b.tensor(FLOATS, (1, 3), exact=True)
+    if b.op == "nonzero":
+        rows = b.emit("nonzero", x, domain=Domain(0.0, 16.0))
+        count = elements(x.shape)
+    else:
+        mask = b.emit("gt.Scalar", x, 0, domain=Domain(0.0, 1.0))
+        rows = b.emit("masked_select", x, mask, domain=b.domain(x))
+        count = elements(x.shape)
+    b.drop(rows)
+    known = Domain(min(0.0, b.domain(rows).low * count), b.domain(rows).high * count, b.op == "nonzero")
+    b.emit("sum.dim_IntList", rows, (0,), domain=known)
 
 
 @register_sampler("one_hot")

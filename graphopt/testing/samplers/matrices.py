@@ -66,6 +66,26 @@ def vectors(b: GraphBuilder) -> None:
     b.emit(b.op, x, y, domain=sums(b, x, y, x.shape[-1]))
 
 
+@register_sampler("einsum")
+def einsum(b: GraphBuilder) -> None:
+    """Products that other operators write otherwise: transposed, batched, outer, traced."""
+    x = operand(b, (2, 2))
+    i, j = x.shape
+    equation, shape = b.one(
+        (("ij,jk->ik", (j, b.dim())), ("ij,kj->ik", (b.dim(), j)), ("ij,ij->i", (i, j)), ("ij,k->kij", (b.dim(),)))
+    )
+    y = b.like(TensorType(x.dtype, shape), bound=MATRIX_BOUND)
+    b.emit("einsum", equation, [x, y], domain=sums(b, x, y, j))
+
+
+@register_sampler("addmv")
+def addmv(b: GraphBuilder) -> None:
+    x = operand(b, (2, 2))
+    y = partner(b, x, (x.shape[1],))
+    term = b.leaf(TensorType(x.dtype, (x.shape[0],)))
+    b.emit("addmv", term, x, y, beta=b.one((1, 2)), domain=sums(b, x, y, x.shape[1], term, term))
+
+
 @register_sampler("outer")
 def outer(b: GraphBuilder) -> None:
     x, y = operand(b, (1, 1)), operand(b, (1, 1))

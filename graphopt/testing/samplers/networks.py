@@ -95,6 +95,16 @@ def convolution_by_word(b: GraphBuilder) -> None:
     b.emit(b.op, x, weight, None, 1, b.one(("same", "valid")), domain=known)
 
 
+@register_sampler("convolution")
+def core_convolution(b: GraphBuilder) -> None:
+    """The form that all others come down to."""
+    x = b.within(picture(b, 2, 3), CONV_BOUND)
+    weight = b.weight(x.dtype, b.one((1, 2, 3)), x.shape[1], *(b.integer(1, 3) for _ in range(2)), bound=0.5)
+    known = symmetric(b.domain(x).magnitude * 0.5 * 9 * int(x.shape[1]))
+    strides = (b.integer(1, 2), b.integer(1, 2))
+    b.emit(b.op, x, weight, None, strides, (1, 0), (1, 1), False, (0, 0), 1, domain=known)
+
+
 @register_sampler("conv_transpose2d.input", weight=2)
 @register_sampler("conv_transpose1d")
 def transposed_convolution(b: GraphBuilder) -> None:

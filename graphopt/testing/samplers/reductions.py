@@ -52,6 +52,25 @@ def over_all(b: GraphBuilder) -> None:
         b.emit(b.op, x, domain=sum_domain(b, x, reduced(x, None)) if b.op == "sum" else b.domain(x).rounded())
 
 
+@register_sampler("prod.dim_int")
+def product_of_dim(b: GraphBuilder) -> None:
+    x = b.within(b.tensor(FLOATS), 1.0)
+    b.emit("prod.dim_int", x, b.axis(len(x.shape)), b.flag(), domain=Domain(-1.0, 1.0, False))
+
+
+@register_sampler("aminmax")
+def both_extremes(b: GraphBuilder) -> None:
+    x = b.tensor(FLOATS, least=1)
+    b.emit("aminmax", x, dim=b.axis(len(x.shape)), keepdim=b.flag(), domain=b.domain(x))
+
+
+@register_sampler("count_nonzero.dim_IntList count_nonzero")
+def count_nonzero(b: GraphBuilder) -> None:
+    x = b.tensor(ANY, exact=True)
+    dims = (dims_of(b, x),) if b.op.endswith("IntList") else ()
+    b.emit(b.op, x, *dims, domain=Domain(0.0, float(reduced(x, None))))
+
+
 @register_sampler("amax amin", weight=2)
 def extreme(b: GraphBuilder) -> None:
     x = b.tensor(NUMBERS, least=1)
@@ -90,14 +109,26 @@ def arg_extreme(b: GraphBuilder) -> None:
         b.emit(b.op, x, axis, keepdim, domain=[b.domain(x), index])
 
 
-@register_sampler("sort topk")
+@register_sampler("sort topk argsort sort.stable")
 def ordered(b: GraphBuilder) -> None:
     x, axis = distinct(b, b.tensor(FLOATS, (1, 3), least=1, exact=True))
     index = Domain(0.0, float(high(x.shape[axis]) - 1))
-    if b.op == "sort":
+    if b.op == "argsort":
+        b.emit("argsort", x, axis, b.flag(), domain=index)
+    elif b.op == "sort.stable":
+        b.emit("sort.stable", x, stable=b.flag(), dim=axis, descending=b.flag(), domain=[b.domain(x), index])
+    elif b.op == "sort":
         b.emit("sort", x, axis, b.flag(), domain=[b.domain(x), index])
     else:
         b.emit("topk", x, 1, axis, b.flag(), domain=[b.domain(x), index])
+
+
+@register_sampler("var_mean.correction")
+def spread_and_mean(b: GraphBuilder) -> None:
+    x = b.tensor(least=1)
+    known = Domain(0.0, b.domain(x).magnitude ** 2, False)
+    domains = [known, b.domain(x).rounded()]
+    b.emit("var_mean.correction", x, dims_of(b, x), correction=0, keepdim=b.flag(), domain=domains)
 
 
 @register_sampler("var.correction std.correction")
@@ -126,19 +157,23 @@ def logsumexp(b: GraphBuilder) -> None:
     b.emit("logsumexp", x, dims, b.flag(), domain=Domain(known.low, known.high + 8, False))
 
 
-@register_sampler("linalg_vector_norm")
+@register_sampler("linalg_vector_norm norm.ScalarOpt_dim")
 def norm(b: GraphBuilder) -> None:
     x = b.tensor(least=1, bound=16)
     dims = dims_of(b, x)
     known = Domain(0.0, b.domain(x).magnitude * reduced(x, dims), False)
+    if b.op != "linalg_vector_norm":
+        b.emit(b.op, x, b.one((2, 1)), dims, b.flag(), domain=known)
+        return
     b.emit("linalg_vector_norm", x, b.one((2, 1)), dims, b.flag(), domain=known)
 
 
-@register_sampler("any.dim all.dim")
+@register_sampler("any.dim all.dim any.dims all.dims")
 @register_sampler("any all")
 def truth(b: GraphBuilder) -> None:
     x = b.tensor((BOOL, BOOL, *NUMBERS), exact=True)
-    arguments: tuple[Any, ...] = (b.axis(len(x.shape)), b.flag()) if b.op.endswith("dim") else ()
+    dims = dims_of(b, x) if b.op.endswith("dims") else b.axis(len(x.shape))
+    arguments: tuple[Any, ...] = (dims, b.flag()) if "dim" in b.op else ()
     b.emit(b.op, x, *arguments, domain=TRUTH)
 
 

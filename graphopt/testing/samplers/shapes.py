@@ -43,10 +43,10 @@ def new_shape(b: GraphBuilder, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
 
 
 @register_sampler("reshape", weight=4)
-@register_sampler("view")
+@register_sampler("view _unsafe_view")
 def reshape(b: GraphBuilder) -> None:
     x = b.tensor(ANY)
-    if b.op == "view" and (x.producer is not None or b.flag()):
+    if b.op != "reshape" and (x.producer is not None or b.flag()):
         x = moved(b, "contiguous", x)
     moved(b, b.op, x, new_shape(b, x.shape))
 
@@ -62,7 +62,7 @@ def permute(b: GraphBuilder) -> None:
 
 
 @register_sampler("transpose.int", weight=3)
-@register_sampler("swapaxes movedim.int")
+@register_sampler("swapaxes movedim.int swapdims moveaxis.int")
 def transpose(b: GraphBuilder) -> None:
     x = b.tensor(ANY, (1, 5))
     x = moved(b, b.op, x, b.axis(len(x.shape)), b.axis(len(x.shape)))
@@ -73,6 +73,29 @@ def transpose(b: GraphBuilder) -> None:
 @register_sampler("t")
 def transpose_matrix(b: GraphBuilder) -> None:
     moved(b, "t", b.tensor(ANY, (0, 2)))
+
+
+@register_sampler("mT numpy_T")
+def transpose_last(b: GraphBuilder) -> None:
+    moved(b, b.op, b.tensor(ANY, (2, 4 if b.op == "mT" else 2)))
+
+
+@register_sampler("ravel atleast_1d atleast_2d atleast_3d")
+def plain(b: GraphBuilder) -> None:
+    moved(b, b.op, b.tensor(ANY))
+
+
+@register_sampler("diag_embed")
+def diag_embed(b: GraphBuilder) -> None:
+    x = b.tensor(FLOATS, (1, 2))
+    b.emit("diag_embed", x, domain=b.domain(x).union(Domain(0.0, 0.0)))
+
+
+@register_sampler("unfold")
+def unfold(b: GraphBuilder) -> None:
+    x = b.tensor(ANY, (1, 3), least=1)
+    axis = b.integer(0, len(x.shape) - 1)
+    moved(b, "unfold", x, axis, b.integer(1, min(low(x.shape[axis]), 2)), b.integer(1, 2))
 
 
 @register_sampler("unsqueeze", weight=2)
@@ -94,6 +117,7 @@ def squeeze(b: GraphBuilder) -> None:
         moved(b, b.op, x, b.some(known))
 
 
+@register_sampler("broadcast_to")
 @register_sampler("expand", weight=2)
 def expand(b: GraphBuilder) -> None:
     x = b.tensor(ANY, (0, 3))
@@ -101,12 +125,12 @@ def expand(b: GraphBuilder) -> None:
     size = lead + tuple(b.dim() if d == 1 else b.one((d, -1)) for d in x.shape)
     real = lead + tuple(d if s == -1 else s for d, s in zip(x.shape, size[len(lead) :]))
     if elements(real) <= MAX_ELEMENTS:
-        moved(b, "expand", x, size)
+        moved(b, b.op, x, size)
     else:
         moved(b, "alias", x)
 
 
-@register_sampler("expand_as view_as")
+@register_sampler("expand_as view_as reshape_as")
 def shape_of_other(b: GraphBuilder) -> None:
     x = b.tensor(ANY, (0, 3))
     same = b.find(ANY, where=lambda v: len(v.shape) == len(x.shape) and all(map(known_equal, v.shape, x.shape)))
@@ -132,6 +156,11 @@ def unflatten(b: GraphBuilder) -> None:
     if half is not None:
         options += [(2, half), (-1, 2)]
     moved(b, "unflatten.int", x, dim, b.one(options))
+
+
+@register_sampler("flipud fliplr")
+def flip_one(b: GraphBuilder) -> None:
+    moved(b, b.op, b.tensor(ANY, (2, 4)))
 
 
 @register_sampler("flip")
