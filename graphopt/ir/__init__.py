@@ -5,6 +5,7 @@ from graphopt.ir.bind import bind, complete
 from graphopt.ir.compare import difference, structurally_equal
 from graphopt.ir.dims import Dim, Expr, Symbol, symbol
 from graphopt.ir.dtypes import DType, from_torch
+from graphopt.ir.fresh import new_symbols
 from graphopt.ir.graph import Graph, clone_graph, walk
 from graphopt.ir.infer import infer_node, infer_types
 from graphopt.ir.location import UNKNOWN, Location
@@ -20,6 +21,7 @@ from graphopt.ir.types import (
     SequenceType,
     TensorType,
     Type,
+    substitute_type,
     types_known_equal,
 )
 from graphopt.ir.value import Constant, ConstantKind, Node, Use, Value
@@ -63,10 +65,12 @@ __all__ = [
     "from_torch",
     "infer_node",
     "infer_types",
+    "new_symbols",
     "parse_graph",
     "print_graph",
     "print_node",
     "structurally_equal",
+    "substitute_type",
     "symbol",
     "to_networkx",
     "types_known_equal",

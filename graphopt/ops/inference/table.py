@@ -82,7 +82,7 @@ class RuleInference:
             raise TypeInferenceError(refusal(call, f"operand {missing!r} is missing")) from None
         if result is None:
             return infer_by_fake(call)
-        return result if isinstance(result, list | tuple) else (result,)  # type: ignore[return-value]
+        return result if isinstance(result, list | tuple) else (result,)
 
     def missing_operand(self, call: Call) -> str | None:
         """The name of a required operand that is absent."""
