@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from torch import nn
 from graphopt.ambient import autocast_inside
 from graphopt.compiled import CompiledModel
 from graphopt.engine_choice import require_available
-from graphopt.errors import CaptureError
+from graphopt.errors import CaptureError, unknown_name
 from graphopt.ir import Graph
 from graphopt.lazy import CaptureCache
 from graphopt.options import CompileOptions, OnFailure, Validate, check_arguments, check_dynamic, make_options
@@ -88,6 +89,7 @@ def compile(
     instruments: Iterable[Any] = (),
     reproducers: str | os.PathLike[str] | None = None,
     trust: bool = False,
+    **unknown: Any,
 ) -> CompiledModel:
     """Compile a model: trace it, run passes over the graph with every rewrite checked, and emit it for a target.
 
@@ -102,7 +104,7 @@ def compile(
     engines: the candidates for `target="cpu"`, in place of all that are installed.
     trainable: whether the result is to be trained (default: what the target says).
     validate: `"each"` checks the numbers after each pass, `"end"` once, `False` never.
-    on_failure: `"rollback"` undoes a pass that breaks its promise and goes on; `"raise"` raises.
+    on_failure: `"rollback"` undoes a pass that raises or breaks its promise, warns, and goes on; `"raise"` raises.
     budget: the largest relative error that lossy passes may add up to; naming lossy passes without one is consent.
     calibration: an iterable of inputs for passes that need data.
     opset: the ONNX opset to emit.
@@ -115,7 +117,8 @@ def compile(
         A `CompiledModel`: an `nn.Module` with the original's calling convention.
 
     Raises:
-        CaptureError, UnknownNameError, ParseError, PassError, ValidationError, EmissionError, TargetError: see each.
+        UnknownNameError: an unknown target, pass, engine or option; the message suggests near names.
+        CaptureError, ParseError, PassError, ValidationError, EmissionError, TargetError: see each.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU())
@@ -124,6 +127,9 @@ def compile(
     >>> torch.allclose(fast(x), model(x))
     True
     """
+    if unknown:
+        known = [name for name in inspect.signature(compile).parameters if name != "unknown"]
+        raise unknown_name("option", next(iter(unknown)), known, "It was given to graphopt.compile.")
     options = make_options(
         target,
         trainable,

@@ -35,7 +35,11 @@ def arrange(
     for name in expected:
         if name not in given:
             if name not in defaults:
-                raise InputError(f"argument {name!r} is missing; the model was captured with {_listed(expected)}")
+                extra = [given_name for given_name in kwargs if given_name not in signature.parameters]
+                unknown = f" ({', '.join(map(repr, extra))} is none of its arguments)" if extra else ""
+                raise InputError(
+                    f"argument {name!r} is missing{unknown}; the model was captured with {_listed(expected)}"
+                )
             given[name] = defaults[name]
     for name in given.keys() - set(expected):
         if name not in defaults:

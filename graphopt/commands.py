@@ -12,7 +12,9 @@ from graphopt.api import compile, trace
 from graphopt.compiled import CompiledModel
 from graphopt.errors import GraphOptError
 from graphopt.ir import Graph
+from graphopt.ir.files import replaceable
 from graphopt.model_source import resolve_model
+from graphopt.options import make_options
 from graphopt.passmanager import FunctionPass, Outcome, PassContext, PassManager, pass_names, read_reproducer
 from graphopt.passmanager.registry import registry
 from graphopt.passmanager.reproducer import Reproducer
@@ -37,6 +39,11 @@ def compile_to_file(text: str, output: Path, **options: Any) -> CompiledModel:
     """
     if output.suffix not in SUFFIXES:
         raise GraphOptError(f"cannot write {output.name!r}: the suffix must be one of {', '.join(SUFFIXES)}")
+    folder = replaceable(output).parent
+    if not folder.is_dir():
+        raise GraphOptError(f"cannot write {output}: there is no folder {folder}")
+    # Building the model may take long; what the options say is checked before.
+    make_options(options.get("target", "cpu"), passes=options.get("passes", "default"))
     source = resolve_model(text)
     if source.is_saved:
         raise GraphOptError(f"{text} is compiled already; load it with graphopt.load")

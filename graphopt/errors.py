@@ -13,6 +13,10 @@ class GraphOptError(Exception):
     """The base class of all errors raised by graphopt."""
 
 
+class GraphOptWarning(UserWarning):
+    """Something that a user should know of, though the result is right: a pass that was rolled back."""
+
+
 class ParseError(GraphOptError):
     """Text (IR or pipeline) that does not parse; the message underlines the token."""
 

@@ -76,6 +76,8 @@ def resolve_model(text: str) -> ModelSource:
         return ModelSource(path)
     name, separator, attribute = text.rpartition(":")
     if not separator or not name or not attribute:
+        if path.suffix == ".onnx":
+            raise GraphOptError(f"cannot read {text}: ONNX files are written, not read; give the PyTorch model")
         hint = f"; {text}:build would name its function 'build'" if path.suffix == ".py" else ""
         raise GraphOptError(
             f"{text!r} names no model; give a .gopt or .pt2 file, or module:function where the function returns "

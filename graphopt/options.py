@@ -91,7 +91,10 @@ def check_dynamic(dynamic_shapes: Any) -> None:
 
     Raises:
         UnknownNameError: another word.
+        GraphOptError: a number.
     """
+    if isinstance(dynamic_shapes, int | float) and not isinstance(dynamic_shapes, bool):
+        raise GraphOptError(f"dynamic_shapes cannot be {dynamic_shapes!r}. {_DYNAMIC_HINT}")
     if isinstance(dynamic_shapes, str) and dynamic_shapes not in DYNAMIC_WORDS:
         raise unknown_name("word for dynamic_shapes", dynamic_shapes, DYNAMIC_WORDS, _DYNAMIC_HINT)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from graphopt.ambient import without_autocast
 from graphopt.analysis import bind_sizes
 from graphopt.calling import Arguments, CallingConvention
 from graphopt.engine_choice import Prepare, Sample, choose_engine
-from graphopt.errors import GraphOptError, InputError, SerializationError
+from graphopt.errors import GraphOptError, GraphOptWarning, InputError, SerializationError
 from graphopt.ir import ConstantKind, Graph, TensorType
 from graphopt.options import CompileOptions, make_options
 from graphopt.passmanager import PassContext, PassManager, Report
@@ -117,6 +118,8 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -
     )
     with _stage(seconds, "passes"):
         optimized, passes = manager.run(graph, context)
+    for record in passes.rolled_back:
+        warnings.warn(f"pass {record.text!r} was rolled back: {record.reason}", GraphOptWarning, stacklevel=2)
     report = CompileReport(options.target.name, passes, seconds=seconds)
     if not options.engines:
         with _stage(seconds, "emission"):

@@ -23,6 +23,7 @@ import torch
 from graphopt.convention_json import signature_from_json, signature_to_json
 from graphopt.errors import GraphOptError, SerializationError, UnknownNameError
 from graphopt.ir import Graph, Op, walk
+from graphopt.ir.files import replaceable
 from graphopt.ir.op import MISSING
 from graphopt.ir.printer import is_inline, printed_constants
 from graphopt.ops import parse, registry
@@ -85,7 +86,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     Raises:
         SerializationError: the file cannot be written; `path` is as it was.
     """
-    final = Path(path)
+    final = replaceable(path)
     temporary: str | None = None
     try:
         with tempfile.NamedTemporaryFile(dir=final.parent, prefix=f".{final.name}.", delete=False) as file:

@@ -51,6 +51,8 @@ class OnnxRuntimeEngine:
         reason = self.missing() or _foreign_device(graph)
         if reason is not None:
             return reason
+        if not graph.returned:
+            return "the model returns no tensor, so there is nothing for ONNX Runtime to compute; use target='fx'"
         try:
             return self._no_kernel(graph)
         except EmissionError as error:

@@ -19,6 +19,7 @@ from graphopt.backends.onnx.records import Body
 from graphopt.backends.onnx.serialize import drop_dead, to_model, used_initializers, write_raw
 from graphopt.errors import SerializationError
 from graphopt.ir import Graph
+from graphopt.ir.files import replaceable
 
 EXTERNAL_ABOVE = 3 << 29
 """Weights of more bytes in all (1.5 GiB) go to a file of their own: a protocol buffer ends at 2 GiB."""
@@ -36,7 +37,7 @@ def save_onnx(graph_or_model: Graph | onnx.ModelProto, path: str | Path, externa
         SerializationError: the file cannot be written.
         EmissionError: the graph cannot be expressed in ONNX.
     """
-    target = Path(path)
+    target = replaceable(path)
     if isinstance(graph_or_model, Graph):
         body = build(graph_or_model, Emitter(DEFAULT_OPSET))
         _save_graph(body, graph_or_model.name, target, external_data)

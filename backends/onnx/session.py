@@ -64,7 +64,7 @@ def _session(
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[engine.optimization])
     options.intra_op_num_threads = engine.threads or torch.get_num_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised
     if weights:
         options.add_external_initializers(list(weights), [_value(t) for t in weights.values()])
     try:

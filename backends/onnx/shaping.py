@@ -59,12 +59,6 @@ def _nonzero(dim: Dim) -> bool:
     return low is not None and low > 0
 
 
-def flatten_to(e: Emitter, x: Tensor, start: int, end: int) -> Tensor:
-    """Merge the dims `start` to `end` (inclusive)."""
-    merged = product(x.dims[start : end + 1])
-    return reshape(e, x, (*x.dims[:start], merged, *x.dims[end + 1 :]))
-
-
 def transpose(e: Emitter, x: Tensor, perm: Sequence[int]) -> Tensor:
     """Permute the dims: dim i of the result is dim `perm[i]` of `x`."""
     order = [p % len(perm) for p in perm] if perm else []

@@ -6,7 +6,7 @@ A multiply-add counts as one MAC and two FLOPs. An elementwise operator counts o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -250,8 +250,3 @@ EXTRA_RULES: dict[str, Rule] = {"transformers.grouped_mm_fallback": _matmul}
 def register_flops(op: str, rule: Rule) -> None:
     """Tell the cost model what an operator outside ATen costs."""
     EXTRA_RULES[op] = rule
-
-
-def shapes_numel(shapes: Sequence[Shape]) -> int:
-    """The number of elements of several shapes in all."""
-    return sum(map(prod, shapes))

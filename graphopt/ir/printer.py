@@ -201,7 +201,7 @@ def _dim_text(dim: Expr) -> str:
     """A dim's text; marked where its first word would read as something else than a symbol."""
     text = str(dim)
     first = _FIRST_WORD.match(text)
-    return f"dim({text})" if first is not None and (first.group() == '"' or first.group() in _RESERVED) else text
+    return f"dim({text})" if first is not None and (first[1] == '"' or first[1] in _RESERVED) else text
 
 
 def location_text(location: Location) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from graphopt.errors import GraphOptError, unknown_name
-from graphopt.ir import Op, Trait
+from graphopt.ir import Op
 
 Resolver = Callable[[str], Op | None]
 
@@ -73,8 +72,3 @@ def get_op(name: str) -> Op:
     <op aten.relu>
     """
     return registry.get(name)
-
-
-def with_traits(op: Op, *traits: Trait) -> Op:
-    """Return a copy of `op` with more traits."""
-    return replace(op, traits=op.traits | set(traits))

@@ -198,6 +198,20 @@ def pass_(
     """
 
     def decorate(given: Callable[..., Any]) -> FunctionPass:
+        _check_pass_parameters(given)
         return FunctionPass(given, name, contract)
 
     return decorate if function is None else decorate(function)
+
+
+def _check_pass_parameters(function: Callable[..., Any]) -> None:
+    """Refuse a function that cannot be called as a pass is."""
+    parameters = inspect.signature(function).parameters.values()
+    positional = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY and p.name != "context"]
+    undefaulted = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if len(positional) != 2 or [name for name in undefaulted if name != "context"]:
+        line = function.__code__.co_firstlineno
+        raise GraphOptError(
+            f"{function.__name__} ({function.__code__.co_filename}:{line}) takes {inspect.signature(function)}; "
+            "a pass takes (graph, rewriter), options after a * with defaults, and context if it needs one"
+        )

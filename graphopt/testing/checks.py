@@ -89,7 +89,7 @@ def _text(original: Graph, graph: Graph, after: str | None, tensors: Mapping[str
 
 
 def _truth(pass_: Pass, original: Graph, graph: Graph, result: PassResult) -> None:
-    found = difference(original, graph, locations=False)
+    found = difference(original, graph)
     if result.changed != (found is not None):
         raise AssertionError(f"{pass_.name} says changed={result.changed}, but the graphs differ thus: {found}")
 

@@ -9,7 +9,7 @@ an exact zero. (Quieting of signalling NaNs, which no operator of a model makes,
 
 from __future__ import annotations
 
-from graphopt.passes.rules.conditions import is_finite, is_integral
+from graphopt.passes.rules.conditions import is_finite
 from graphopt.passes.support.rebuild import filled
 from graphopt.rewrite import Algebra, Contract, Match, Rewriter, Rule, aten, var
 from graphopt.rewrite.rule import Replacement
@@ -20,10 +20,6 @@ x, y, c = var("x"), var("y"), var("c")
 
 def _number(match: Match) -> bool:
     return isinstance(match["c"], int | float) and not isinstance(match["c"], bool)
-
-
-def _integral(match: Match) -> str | None:
-    return None if is_integral(match["x"]) else "exact for integers only: x − x is NaN where x is infinite or NaN"
 
 
 IDENTITIES = (

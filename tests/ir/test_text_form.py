@@ -10,9 +10,12 @@ from hypothesis import HealthCheck, given, settings
 
 from graphopt.errors import GraphOptError, ParseError
 from graphopt.ir import (
+    Attributes,
     Constant,
     DType,
     Graph,
+    Node,
+    Symbol,
     TensorType,
     Value,
     difference,
@@ -22,6 +25,7 @@ from graphopt.ir import (
     verify,
     walk,
 )
+from graphopt.ir.dims import dim_max, from_symbol
 from graphopt.ir.printer import is_inline, printed_constants
 from graphopt.ops import parse
 from tests.ir.random_graphs import graphs, resolve
@@ -74,6 +78,16 @@ def test_special_numbers_read_back() -> None:
     again = parse_graph(text, resolve).constants["c"].constant
     assert again is not None
     assert again.tensor.view(torch.int32).tolist() == tensor.view(torch.int32).tolist()
+
+
+@pytest.mark.parametrize("name", ["inf", "nan", "none", "true", "f32", "dim", "complex", "two words", "max", "s.0"])
+def test_symbols_of_any_name_read_back_in_attributes(name: str) -> None:
+    symbol = from_symbol(Symbol(name))
+    for dim in (symbol, -symbol, 2 * symbol, 1 - symbol, (symbol + 1) // 2, -((symbol + 1) // 2), dim_max(symbol, 3)):
+        graph = Graph()
+        graph.add_input("x", TensorType(DType.F32, (symbol,)))
+        graph.append(Node(resolve("test.source"), [], Attributes({"a": dim, "b": (dim, (dim,))})))
+        assert difference(graph, parse_graph(print_graph(graph), resolve)) is None
 
 
 def test_nan_with_a_payload_is_stored_by_hash() -> None:

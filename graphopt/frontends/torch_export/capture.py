@@ -65,7 +65,7 @@ def capture(
     kwargs = dict(kwargs or {})
     if not isinstance(args, tuple):
         raise CaptureError(
-            f"args is a {type(args).__name__}; pass the example inputs as a tuple, for example args=(x,)"
+            f"args has type {type(args).__name__}; pass the example inputs as a tuple, for example args=(x,)"
         )
     named_arguments(module, args, kwargs)
     shapes = _explained(lambda: resolve(module, args, kwargs, dynamic_shapes), name)
@@ -100,7 +100,7 @@ def _as_module(model: Any) -> torch.nn.Module:
     if callable(model):
         return _Function(model)
     raise CaptureError(
-        f"a {type(model).__name__} cannot be captured; pass an nn.Module, a function, an ExportedProgram, "
+        f"cannot capture an object of type {type(model).__name__}; pass an nn.Module, a function, an ExportedProgram, "
         "or the path of a .pt2 file"
     )
 

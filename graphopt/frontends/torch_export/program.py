@@ -207,7 +207,7 @@ class _ProgramImport:
             self.leaves.append(Literal(argument.value))
             return argument.value
         if isinstance(argument, CustomObjArgument | TokenArgument):
-            raise CaptureError(f"the input {argument.name!r} is a {type(argument).__name__}, which is not supported")
+            raise CaptureError(f"the input {argument.name!r} has the unsupported type {type(argument).__name__}")
         value = self.graph.add_input(argument.name, self.context.symbols.type_of(traced))
         self.leaves.append(Slot(len(self.graph.inputs) - 1))
         if isinstance(traced, torch.Tensor):

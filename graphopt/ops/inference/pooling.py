@@ -45,10 +45,6 @@ def _pooled(
     return (*x.shape[:-n], *sizes)
 
 
-def _rank_of(kernel: Sequence[int], x: TensorType) -> int:
-    return len(kernel) if len(kernel) > 1 else max(len(x.shape) - 2, 1)
-
-
 def _register(n: int) -> None:
     @rule(f"max_pool{n}d")
     def max_pool(

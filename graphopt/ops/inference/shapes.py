@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from graphopt.ir import Expr, TensorType
-from graphopt.ir.dims import Dim, bounds, equal
+from graphopt.ir import TensorType
+from graphopt.ir.dims import Dim, equal
 from graphopt.ops.inference.table import Mismatch
 
 Shape = tuple[Dim, ...]
@@ -107,17 +107,6 @@ def require_rank(x: TensorType, *ranks: int, what: str = "input") -> None:
         raise Mismatch(f"the {what} has rank {len(x.shape)}, not {' or '.join(map(str, ranks))}")
 
 
-def require_at_least(dim: Dim, least: int, what: str) -> None:
-    """Refuse a size known to be less than `least`.
-
-    Raises:
-        Mismatch: it is known to be less.
-    """
-    high = bounds(dim)[1]
-    if high is not None and high < least:
-        raise Mismatch(f"{what} is {dim}, less than {least}")
-
-
 def pair(value: Any, count: int) -> tuple[Dim, ...]:
     """A per-dimension attribute: one value stands for all dims."""
     items = tuple(value) if isinstance(value, Sequence) else (value,)
@@ -126,8 +115,3 @@ def pair(value: Any, count: int) -> tuple[Dim, ...]:
     if len(items) != count:
         raise Mismatch(f"{items} has {len(items)} values for {count} dims")
     return items
-
-
-def is_static(dim: Dim) -> bool:
-    """True for a plain number."""
-    return not isinstance(dim, Expr)
