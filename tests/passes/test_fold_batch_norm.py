@@ -102,10 +102,10 @@ def test_before_a_transposed_layer_only_without_shift() -> None:
 def check_same(before, after) -> None:  # type: ignore[no-untyped-def]
     from graphopt.ir import verify
     from graphopt.rewrite import Contract
-    from tests.passes.equivalence import assert_equivalent
+    from graphopt.testing import assert_equivalent
 
     verify(after)
-    assert_equivalent(before, after, Contract.REASSOCIATING, special=False)
+    assert_equivalent(before, after, contract=Contract.REASSOCIATING)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
