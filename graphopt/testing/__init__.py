@@ -1,6 +1,7 @@
 """Property tests for graphs and passes: random well-typed graphs, and checks that hold passes to their word."""
 
 from graphopt.testing.builder import GraphBuilder
+from graphopt.testing.campaign import Campaign, Failure
 from graphopt.testing.checks import Checked, check
 from graphopt.testing.domain import Domain
 from graphopt.testing.engines import Unsupported, check_onnx, engine_function, fx_function, onnx_function
@@ -13,9 +14,11 @@ from graphopt.testing.shrink import shrink
 from graphopt.testing.statistics import GraphStatistics
 
 __all__ = [
+    "Campaign",
     "Checked",
     "Difference",
     "Domain",
+    "Failure",
     "GraphBuilder",
     "GraphStatistics",
     "Unsupported",
