@@ -41,7 +41,7 @@ def compile_to_file(text: str, output: Path, **options: Any) -> CompiledModel:
         raise GraphOptError(f"cannot write {output.name!r}: the suffix must be one of {', '.join(SUFFIXES)}")
     folder = replaceable(output).parent
     if not folder.is_dir():
-        raise GraphOptError(f"cannot write {output}: there is no folder {folder}")
+        raise GraphOptError(f"cannot write {output}: there is no folder {output.parent}")
     # Building the model may take long; what the options say is checked before.
     make_options(options.get("target", "cpu"), passes=options.get("passes", "default"))
     source = resolve_model(text)

@@ -88,8 +88,8 @@ def test_data_dependent_control_flow() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (42, "a int cannot be captured; pass an nn.Module"),
-        (None, "a NoneType cannot be captured"),
+        (42, "cannot capture an object of type int; pass an nn.Module"),
+        (None, "cannot capture an object of type NoneType"),
         (nn.Linear, r"Linear is a class; make a model of it first: Linear\(...\)"),
         ("no/such/file.pt2", "no file 'no/such/file.pt2'"),
     ],

@@ -100,7 +100,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str,
         "no input",
     ),
     "sparse": (lambda x: x.to_sparse(), (torch.ones(3),), {}, "sparse_coo tensor", "to_dense"),
-    "bare tensor": (lambda x: x, torch.ones(3), {}, "args is a Tensor", r"args=\(x,\)"),  # type: ignore[dict-item]
+    "bare tensor": (lambda x: x, torch.ones(3), {}, "args has type Tensor", r"args=\(x,\)"),  # type: ignore[dict-item]
     "parameter data": (lambda x: setattr(x, "data", x * 2), (torch.ones(3),), {}, "assigns to .data", "copy_"),
     "expanded": (
         lambda x: x[:1].expand(3, 3)[0].add_(1),
@@ -150,7 +150,7 @@ def test_cache_outputs() -> None:
 
 @pytest.mark.parametrize("model", [3, None, object()])
 def test_what_is_no_model(model: Any) -> None:
-    with pytest.raises(CaptureError, match=r"cannot be captured; pass an nn\.Module"):
+    with pytest.raises(CaptureError, match=r"cannot capture an object of type \w+; pass an nn\.Module"):
         capture(model, ())
 
 
