@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 
 from graphopt.errors import RewriteLimitError, RuleError
-from graphopt.ir import Graph, Node, Op, Trait, Value
+from graphopt.ir import Graph, Node, Op, Value
+from graphopt.ops.effects import is_removable
 from graphopt.rewrite.listener import Listener
 from graphopt.rewrite.pattern import Match, OpPattern, Surroundings
 from graphopt.rewrite.plan import Place, Source, source_of
@@ -115,7 +116,7 @@ def apply_rules(
     that no rule fires any more.
 
     fold: returns existing values or constants in place of the node's results, or None; it creates no nodes.
-    removable: whether a node without uses may be dropped (by default, if its operator is pure).
+    removable: whether a node without uses may be dropped (by default, if it has no effect and names no size).
     gate: see `Gate`.
     budget: the largest number of rewrites (16 a node by default).
     trainable: whether the result is to be trained; rules for inference only are left out, and parameters match no
@@ -126,11 +127,7 @@ def apply_rules(
     """
     rule_set = rules if isinstance(rules, RuleSet) else RuleSet(rules)
     surroundings = Surroundings(trainable, frozenset(graph.mutations))
-    return _Driver(graph, rule_set, fold, removable or _pure, listeners, gate, budget, surroundings).run()
-
-
-def _pure(node: Node) -> bool:
-    return node.op.is_removable and Trait.REGION not in node.op.traits
+    return _Driver(graph, rule_set, fold, removable or is_removable, listeners, gate, budget, surroundings).run()
 
 
 class _Driver:
