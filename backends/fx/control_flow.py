@@ -36,19 +36,28 @@ def emit_control_flow(body: Body, node: Node) -> torch.fx.Node:
         raise EmissionError(f"{node.op.name} has regions, and no FX form")
     constants = list(dict.fromkeys(v for region in node.regions for v in stored_tensors(region)))
     symbols = list(dict.fromkeys(s for region in node.regions for s in free_symbols(region)))
+    # PyTorch cannot export branches that are given one tensor twice.
+    shared = _first_places(node.operands[1:]) if node.op.name == "higher_order.cond" else None
     regions = [
-        _emit_region(body, region, name, constants, symbols, is_predicate=name == "cond_graph")
+        _emit_region(body, region, name, constants, symbols, shared)
         for region, name in zip(node.regions, _REGION_NAMES[node.op.name])
     ]
     operands = [body.node_of(v) for v in node.inputs]
     captured: list[Any] = [*map(body.node_of, constants), *map(body.sizes.symbol, symbols)]
-    if node.op.name == "higher_order.cond":
+    if shared is not None:
         predicate, *rest = operands
-        args: tuple[Any, ...] = (predicate, *regions, (*rest, *captured))
+        distinct = [operand for place, operand in enumerate(rest) if shared[place] == place]
+        args: tuple[Any, ...] = (predicate, *regions, (*distinct, *captured))
         return body.fx_graph.call_function(torch.ops.higher_order.cond, args)
     carried = len(node.results)
     args = (*regions, tuple(operands[:carried]), (*operands[carried:], *captured))
     return body.fx_graph.call_function(torch.ops.higher_order.while_loop, args)
+
+
+def _first_places(operands: Sequence[Value | None]) -> list[int]:
+    """For each operand, where it stands first."""
+    first: dict[Value | None, int] = {}
+    return [first.setdefault(operand, place) for place, operand in enumerate(operands)]
 
 
 def stored_tensors(graph: Graph) -> Iterator[Value]:
@@ -65,17 +74,20 @@ def _emit_region(
     name: str,
     constants: Sequence[Value],
     symbols: Sequence[Symbol],
-    *,
-    is_predicate: bool,
+    shared: Sequence[int] | None,
 ) -> torch.fx.Node:
+    """Add a region as a submodule. shared: for each input of a branch, which input it is the same as."""
     if region.mutations:
         raise EmissionError(f"a branch of control flow updates {', '.join(region.mutations)}; return the new value")
     module = torch.fx.GraphModule({}, torch.fx.Graph())
     body = type(outer)(region, module, trainable=outer.trainable)
-    body.declare([*region.inputs, *constants], symbols)
+    places = range(len(region.inputs)) if shared is None else shared
+    body.declare([*(v for i, v in enumerate(region.inputs) if places[i] == i), *constants], symbols)
+    for value, place in zip(region.inputs, places):
+        body.define(value, body.node_of(region.inputs[place]))
     body.emit_nodes()
     outputs = _separate(body, region, [*region.inputs, *constants])
-    body.fx_graph.output(outputs[0] if is_predicate else tuple(outputs))
+    body.fx_graph.output(outputs[0] if name == "cond_graph" else tuple(outputs))
     module.graph = body.fx_graph
     return outer.submodule(name, module)
 

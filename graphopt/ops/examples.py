@@ -48,9 +48,17 @@ def examples(call: Call, symbols: Sequence[Symbol]) -> Iterator[dict[str, int]]:
     """Sizes of several magnitudes for all symbols, in no simple relation to each other."""
     for number, magnitude in enumerate(_MAGNITUDES):
         yield {
-            sym.name: _hint(sym, Random(31 * index + number).randrange(magnitude, 2 * magnitude), set())
-            for index, sym in enumerate(symbols)
+            sym.name: _example(sym, Random(31 * index + number), magnitude) for index, sym in enumerate(symbols)
         }
+
+
+def _example(sym: Symbol, random: Random, magnitude: int) -> int:
+    """A size of this magnitude; where the symbol's range ends before, any one in the range."""
+    if sym.max is None or 2 * magnitude <= sym.max:
+        return _hint(sym, random.randrange(magnitude, 2 * magnitude), set())
+    step = sym.multiple_of
+    sizes = range(-(-max(sym.min, 2) // step) * step, sym.max + 1, step)
+    return random.choice(sizes) if sizes else sym.max // step * step
 
 
 def at_sizes(call: Call, sizes: Mapping[str, int]) -> Call:
@@ -67,7 +75,8 @@ def _attribute_at(value: Any, sizes: Mapping[str, int]) -> Any:
 
 
 def fit(symbols: Sequence[Symbol], sizes: Sequence[Mapping[str, int]], values: Sequence[int]) -> Dim | None:
-    """The dim a·p + b, p a product of up to three symbols, that all examples agree on; None if there is none.
+    """The dim a·p + b, p a product of up to three symbols, that all examples agree on; None if there is none, or if
+    there are two.
 
     >>> n = Symbol("n")
     >>> print(fit([n], [{"n": 3}, {"n": 19}, {"n": 131}], [7, 39, 263]))
@@ -75,13 +84,14 @@ def fit(symbols: Sequence[Symbol], sizes: Sequence[Mapping[str, int]], values: S
     """
     if len(set(values)) == 1:
         return values[0]
+    found: dict[Dim, None] = {}
     for count in range(1, min(len(symbols), 3) + 1):
         for chosen in combinations(symbols, count):
             points = [prod(at[s.name] for s in chosen) for at in sizes]
             line = _line(points, values)
             if line is not None:
-                return product(map(from_symbol, chosen)) * line[0] + line[1]
-    return None
+                found[product(map(from_symbol, chosen)) * line[0] + line[1]] = None
+    return next(iter(found)) if len(found) == 1 else None
 
 
 def _line(points: Sequence[int], values: Sequence[int]) -> tuple[int, int] | None:

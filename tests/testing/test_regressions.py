@@ -76,6 +76,26 @@ CASES = {
         "onnx",
         'input %x: f64[N, 4]\n%y = gelu(%x) {approximate="tanh"}\nreturn %y',
     ),
+    "branches of one tensor twice": (
+        "fx",
+        """
+        input %p: bool[]
+        input %x: f32[N, 3]
+        %y = higher_order.cond(%p, %x, %x) [
+          graph then {
+            input %a: f32[N, 3]
+            input %b: f32[N, 3]
+            %c = add.Tensor(%a, %b)
+            return %c
+          }
+          graph otherwise {
+            input %d: f32[N, 3]
+            input %e: f32[N, 3]
+            return %e
+          }
+        ]
+        return %y""",
+    ),
     "a constant that was folded into an attribute was rounded": (
         "default for fx",
         """
@@ -99,3 +119,25 @@ def test_a_sum_that_cancels_may_round_otherwise() -> None:
     from graphopt.testing import random_graph
 
     PROPERTIES["default for cpu"](random_graph(3068, max_nodes=8))
+
+
+def test_branches_of_one_tensor_twice_export() -> None:
+    import torch
+
+    from graphopt.backends.fx import emit_fx
+
+    module = emit_fx(parse(CASES["branches of one tensor twice"][1]), flat=True)
+    given = torch.tensor(True), torch.ones(2, 3)
+    (result,) = torch.export.export(module, given).module()(*given)
+    assert torch.equal(result, 2 * given[1])
+
+
+def test_a_size_is_not_fitted_to_a_chance_relation_of_examples() -> None:
+    graph = parse("""
+        symbol N [1, 8]
+        symbol K [4, 12] multiple_of 4
+        input %x: f32[N, 5]
+        input %i: i64[N, K]
+        %y = take_along_dim(%x, %i) {dim=1}
+        return %y""")
+    assert repr(graph.outputs[0].type) == "f32[N, K]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphopt.ir import ConstantKind, TensorType, Value
 from graphopt.ir.dims import Dim
-from graphopt.testing.builder import ANY, BOOL, F32, FLOATS, NUMBERS, GraphBuilder, high
+from graphopt.testing.builder import ANY, BOOL, F32, FLOATS, NUMBERS, GraphBuilder, high, same_shape
 from graphopt.testing.domain import BOOL as TRUTH
 from graphopt.testing.domain import UNIT, Domain, symmetric
 from graphopt.testing.samplers.matrices import dense, sums
@@ -89,7 +89,8 @@ def parts_together(b: GraphBuilder) -> None:
         pieces.reverse()
     if b.chance(4):
         pieces = pieces[:1]
-    b.emit("stack" if way == 0 else "cat", pieces, axis if not b.chance(6) else 0, domain=b.domain(x))
+    even = all(same_shape(p.shape, pieces[0].shape) for p in pieces)
+    b.emit("stack" if way == 0 else "cat", pieces, 0 if even and b.chance(6) else axis, domain=b.domain(x))
 
 
 @register_sampler("a-part-of-a-whole", weight=3)
