@@ -54,22 +54,27 @@ def working_complaint(old: Any, new: Any, referee: Any, own: Distance | None) ->
     return Complaint(message, _gap(new, referee, limit))
 
 
-def float64_complaint(old: Any, new: Any, relative_limit: float) -> Complaint | None:
-    """Judge an output in float64 against the graph before: |new − old| ≤ limit·scale."""
+def float64_complaint(old: Any, new: Any, relative_limit: float, floor: float = 0.0) -> Complaint | None:
+    """Judge an output in float64 against the graph before: |new − old| ≤ limit·scale, or the floor if that is more."""
     complaint = _common_complaint(old, new, old)
     if complaint is not None or not is_inexact(old):
         return complaint
     measured = distance(new, old)
-    limit = relative_limit * measured.scale
+    limit = max(relative_limit * measured.scale, floor)
     if measured.max_abs <= limit:
         return None
     found = f"in float64 the results differ by {measured.max_abs:.3g} at a scale of {measured.scale:.3g}"
     return Complaint(f"{found}, allowed {limit:.3g}", _gap(new, old, limit))
 
 
-def relative_bound(work: Any, own: Distance | None) -> float:
-    """The bound of `working_complaint` as a share of the output's scale."""
-    return OWN_ERRORS * own.relative + ULPS * ulp(work) if own is not None else UNREFEREED_ULPS * ulp(work)
+def relative_bound(work: Any, own: Distance | None) -> tuple[float, float]:
+    """The bound of `working_complaint` as a share of the output's scale, and the part of it that stands where sums
+    cancel to a scale of zero: the original's own error."""
+    if own is None:
+        return UNREFEREED_ULPS * ulp(work), 0.0
+    if not own.scale:
+        return ULPS * ulp(work), OWN_ERRORS * own.max_abs
+    return OWN_ERRORS * own.relative + ULPS * ulp(work), 0.0
 
 
 def _common_complaint(old: Any, new: Any, referee: Any) -> Complaint | None:

@@ -234,7 +234,7 @@ class Validator:
         for index, old, new in pairs(before, after, self.original.skip):
             complaint = float64_complaint(old, new, FLOAT64_LIMIT)
             if complaint is not None and rounded and is_inexact(old):
-                complaint = float64_complaint(old, new, self._rounding_limit(index))
+                complaint = float64_complaint(old, new, *self._rounding_limit(index))
             if complaint is not None:
                 gap, graph = complaint.gap, self.base.graph
                 excused = gap is not None and jumps(self.runner, graph, inputs, index, gap, unit=unit)
@@ -249,13 +249,14 @@ class Validator:
             raise Mismatch(f"{where}: {complaint.message}", index)
         outputs.excuses.append(f"{where}: {complaint.message}; {EXCUSE}")
 
-    def _rounding_limit(self, index: int) -> float:
-        """The relative bound where constants were rounded to the working precision."""
-        found = 0.0
+    def _rounding_limit(self, index: int) -> tuple[float, float]:
+        """The relative bound where constants were rounded to the working precision, and its floor."""
+        relative, floor = 0.0, 0.0
         for number, work in enumerate(self.base.work):
             self.original.reference(self.base, number)
-            found = max(found, relative_bound(work[index], self.base.own(number)[index]))
-        return found
+            bound = relative_bound(work[index], self.base.own(number)[index])
+            relative, floor = max(relative, bound[0]), max(floor, bound[1])
+        return relative, floor
 
     def _sizes_text(self) -> str:
         sizes = self.original.sizes

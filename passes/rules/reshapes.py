@@ -38,6 +38,22 @@ def reshaped(source: Value | None, like: Value, rewriter: Rewriter) -> Value:
     return rewriter.create("aten.reshape", source, like.type.shape).result
 
 
+class ViewIsReshape(Rule):
+    """view(x) → reshape(x): types carry no strides, so what a view asks of them cannot be checked, or kept."""
+
+    name = "view-is-reshape"
+    contract = Contract.BITWISE
+    pattern = (aten.view(x, ...), aten._unsafe_view(x, ...))
+
+    def guard(self, match: Match) -> bool:
+        """It does not reinterpret bits."""
+        return is_reshape(match.root)
+
+    def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
+        """To the same shape."""
+        return reshaped(match["x"], match.root.results[0], rewriter)
+
+
 class MergeReshapes(Rule):
     """Two reshapes become one, or none."""
 
@@ -240,6 +256,7 @@ def _without(root: Node, wide: Node) -> list[Value | None]:
 
 RULES: tuple[Rule, ...] = (
     MergeReshapes(),
+    ViewIsReshape(),
     ReshapeThroughUnary(),
     ReshapeThroughFunction(),
     MergeExpands(),

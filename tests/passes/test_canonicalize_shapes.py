@@ -45,6 +45,8 @@ REWRITES = [
     ("sign-twice", V, "%a = aten.sign(%x)\n%r = aten.sign(%a)", "%r = aten.sign(%x)"),
     ("floor-of-ceil", V, "%a = aten.ceil(%x)\n%r = aten.floor(%a)", "%r = aten.ceil(%x)"),
     ("round-of-trunc", V, "%a = aten.trunc(%x)\n%r = aten.round(%a)", "%r = aten.trunc(%x)"),
+    ("view-is-reshape", V, "%r = aten.view(%x) {size=(N, 24)}", "%r = aten.reshape(%x) {shape=(N, 24)}"),
+    ("view-is-reshape", V, "%r = aten._unsafe_view(%x) {size=(N, 24)}", "%r = aten.reshape(%x) {shape=(N, 24)}"),
     (
         "merge-reshapes",
         V,
@@ -234,7 +236,7 @@ def test_rewrite(check, rule: str, inputs: str, before: str, after: str) -> None
 
 UNTOUCHED = [
     ("bits reinterpreted", "input %x: f32[4]\n",
-     "%a = aten.view.dtype(%x) {dtype=i32}\n%r = aten.view(%a) {size=(2, 2)}"),
+     "%a = aten.view.dtype(%x) {dtype=i32}\n%r = aten.reshape(%a) {shape=(2, 2)}"),
     ("pad that crops and extends", V, "%r = aten.constant_pad_nd(%x) {pad=(1, -1)}"),
     ("index that skips",
      "input %x: f32[3, 3]\nconstant %j: i64[3] = (0, 2, 1)\nconstant %i: i64[3, 1] = ((0,), (1,), (2,))\n",

@@ -413,3 +413,16 @@ def test_an_exact_pass_may_not_hide_behind_a_tolerance() -> None:
 
     _, report = PassManager(nudge).run(mlp(), context())
     assert report.records[0].status is Status.ROLLED_BACK
+
+
+def test_a_fold_whose_exact_value_is_zero_is_no_error() -> None:
+    """The mean of a layer norm is zero over the reals; folded in float32 it is an ulp, at a scale of zero."""
+    graph = parse("""
+    constant %c: f32[4] = (1.5731044, 1.5684178, 0.24869792, 1.97083)
+    input %x: f32[3]
+    %0 = layer_norm(%c, none, none) {normalized_shape=(4,), eps=0.001}
+    %1 = mean.dim(%0) {dim=(0,)}
+    return %1, %x""")
+    samples = [[torch.randn(3)]]
+    report = PassManager("fold-constants", on_failure="raise").run(graph, PassContext(samples=samples)).report
+    assert report.kept

@@ -96,7 +96,11 @@ def _lower_selu(e: Emitter, a: Call) -> Tensor:
 
 @lowers("aten.celu")
 def _lower_celu(e: Emitter, a: Call) -> Tensor:
-    return e.op("Celu", a.self, alpha=float(a.alpha))
+    if a.self.dtype is not DType.F64:
+        return e.op("Celu", a.self, alpha=float(a.alpha))
+    # Celu is for single precision alone: celu(x) = α·elu(x/α).
+    alpha = float(a.alpha)
+    return e.op("Mul", e.op("Elu", e.op("Div", a.self, alpha), alpha=1.0), alpha)
 
 
 @lowers("aten.leaky_relu")

@@ -305,3 +305,9 @@ def test_the_error_names_the_node_its_origin_and_a_remedy() -> None:
     message = str(caught.value)
     assert "aten.special_i0 cannot be expressed in ONNX" in message
     assert "net.py:7 head" in message and "lowers('aten.special_i0')" in message
+
+
+def test_celu_in_double_precision_is_written_by_parts() -> None:
+    """ONNX has Celu for single precision alone."""
+    model = checked(parse("input %x: f64[2]\n%y = celu(%x) {alpha=2.0}\nreturn %y"))
+    assert [node.op_type for node in model.graph.node] == ["Div", "Elu", "Mul"]
