@@ -47,9 +47,7 @@ def _hint(sym: Symbol, start: int, taken: set[int]) -> int:
 def examples(call: Call, symbols: Sequence[Symbol]) -> Iterator[dict[str, int]]:
     """Sizes of several magnitudes for all symbols, in no simple relation to each other."""
     for number, magnitude in enumerate(_MAGNITUDES):
-        yield {
-            sym.name: _example(sym, Random(31 * index + number), magnitude) for index, sym in enumerate(symbols)
-        }
+        yield {sym.name: _example(sym, Random(31 * index + number), magnitude) for index, sym in enumerate(symbols)}
 
 
 def _example(sym: Symbol, random: Random, magnitude: int) -> int:
