@@ -7,10 +7,9 @@ from math import isfinite
 from typing import Any
 
 from graphopt.errors import UnknownNameError, unknown_name
-from graphopt.ir import ConstantKind, DType, Graph, TensorType, Trait, Value
-from graphopt.ir.dims import from_symbol
+from graphopt.ir import ConstantKind, DType, Graph, TensorType, Value
+from graphopt.ir.dims import Dim, from_symbol
 from graphopt.ir.printer import all_symbols
-from graphopt.ir.types import type_symbols
 from graphopt.testing import samplers  # noqa: F401  (fills the table)
 from graphopt.testing.builder import ANY, GraphBuilder, make_symbols
 from graphopt.testing.samplers.table import SAMPLERS, Sampler
@@ -87,20 +86,17 @@ def draw_graph(
         builder.op = source.choice(_named(sampler, operators))
         sampler.build(builder)
     _choose_outputs(builder)
-    _bind_symbols(builder.graph)
+    _bind_symbols(builder.graph, builder.symbols)
     return builder.graph
 
 
-def _bind_symbols(graph: Graph) -> None:
-    """Give each symbol that no input's size is an input of its own."""
+def _bind_symbols(graph: Graph, sizes: Sequence[Dim]) -> None:
+    """Give each of the sizes that is used, and that no input has, an input of its own."""
     bound = {dim for value in graph.inputs for dim in value.shape}
-    made = {
-        s for node in graph if node.op.has(Trait.DATA_DEPENDENT) for r in node.results for s in type_symbols(r.type)
-    }
-    for used in all_symbols(graph):
-        size = from_symbol(used)
-        if size not in bound and used not in made:
-            graph.add_input(f"size_of_{used.name}", TensorType(DType.F32, (size,)))
+    used = {from_symbol(symbol) for symbol in all_symbols(graph)}
+    for size in sizes:
+        if size in used and size not in bound:
+            graph.add_input(f"size_of_{size}", TensorType(DType.F32, (size,)))
 
 
 def chosen_samplers(operators: Collection[str] | None, groups: Collection[str] | None) -> list[Sampler]:
