@@ -76,6 +76,14 @@ CASES = {
         "onnx",
         'input %x: f64[N, 4]\n%y = gelu(%x) {approximate="tanh"}\nreturn %y',
     ),
+    "a pooling that rounds up though nothing is left over": (
+        "onnx checker",
+        """
+        symbol M [2, 8]
+        input %x: f32[N, 4, 4, M]
+        %y = avg_pool2d(%x) {kernel_size=(1, 1), stride=(2, 2), ceil_mode=true}
+        return %y""",
+    ),
     "branches of one tensor twice": (
         "fx",
         """

@@ -13,7 +13,7 @@ from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, Declined, Lowering, lowers_each
 from graphopt.backends.onnx.shaping import reshape, unsqueeze
 from graphopt.ir import DType
-from graphopt.ir.dims import Dim, known_equal, product
+from graphopt.ir.dims import Dim, bounds, known_equal, product
 
 
 class Window:
@@ -34,9 +34,12 @@ class Window:
         for i, (size, out) in enumerate(zip(sizes, outputs)):
             reach = (out - 1) * self.stride[i] + self.dilation[i] * (self.kernel[i] - 1) + 1
             over = reach - size - 2 * self.padding[i]
+            most = bounds(over)[1]
+            if most is not None and most <= 0:
+                over = 0
             if not isinstance(over, int):
                 return None
-            extra.append(max(over, 0))
+            extra.append(over)
         return extra
 
     def pads(self, padding: Sequence[int] | None = None) -> list[int]:
