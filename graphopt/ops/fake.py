@@ -72,7 +72,7 @@ def _static(call: Call) -> tuple[Type, ...]:
 
 def _symbolic(call: Call, symbols: tuple[Symbol, ...]) -> tuple[Type, ...]:
     try:
-        types, guarded = _symbolic_run(call, symbols, hints(call, symbols, 19))
+        types, guarded = _first_run(call, symbols)
     except _Specialized:
         return _from_examples(call, symbols)
     if guarded:
@@ -85,6 +85,16 @@ def _symbolic(call: Call, symbols: tuple[Symbol, ...]) -> tuple[Type, ...]:
         if not _same(types, others):
             return _from_examples(call, symbols)
     return types
+
+
+def _first_run(call: Call, symbols: tuple[Symbol, ...]) -> tuple[tuple[Type, ...], bool]:
+    try:
+        return _symbolic_run(call, symbols, hints(call, symbols, 19))
+    except TypeInferenceError as error:
+        try:  # an operator may want one size to be no larger than another
+            return _symbolic_run(call, symbols, hints(call, symbols[::-1], 19))
+        except TypeInferenceError:
+            raise error from None
 
 
 class _Specialized(Exception):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graphopt.errors import TypeInferenceError
-from graphopt.ir.dims import Dim, ceildiv, dim_max, dim_min, floordiv, mod, product
+from graphopt.ir.dims import Dim, bounds, ceildiv, dim_max, dim_min, floordiv, mod, product
 
 
 def dim_from_sympy(expression: Any, symbols: Mapping[str, Dim]) -> Dim:
@@ -17,7 +17,7 @@ def dim_from_sympy(expression: Any, symbols: Mapping[str, Dim]) -> Dim:
     """
     import sympy
 
-    if expression.is_Integer:
+    if expression.is_Integer or (expression.is_Float and float(expression).is_integer()):
         return int(expression)
     if expression.is_Symbol:
         try:
@@ -58,7 +58,16 @@ def _fraction(expression: Any) -> tuple[Any, Any]:
         return top[0] * bottom[1], top[1] * bottom[0]
     if type(expression).__name__ == "ToFloat":
         return _fraction(expression.args[0])
-    return sympy.fraction(sympy.together(expression))
+    exact = {number: sympy.Rational(number) for number in expression.atoms(sympy.Float)}
+    return sympy.fraction(sympy.together(expression.xreplace(exact)))
+
+
+def _truncdiv(numerator: Dim, denominator: Dim) -> Dim:
+    """Division rounded towards zero, of what is known to be no less than zero."""
+    low = bounds(numerator)[0]
+    if low is None or low < 0:
+        raise TypeInferenceError(f"the dim {numerator}/{denominator} is rounded towards zero, and may be negative")
+    return floordiv(numerator, denominator)
 
 
 _ROUNDING: dict[str, Any] = {
@@ -66,6 +75,7 @@ _ROUNDING: dict[str, Any] = {
     "FloorToInt": floordiv,
     "ceiling": ceildiv,
     "CeilToInt": ceildiv,
+    "TruncToInt": _truncdiv,
 }
 
 _FUNCTIONS: dict[str, Any] = {
@@ -77,4 +87,5 @@ _FUNCTIONS: dict[str, Any] = {
     "Max": dim_max,
     "Min": dim_min,
     "Identity": lambda value: value,
+    "ToFloat": lambda value: value,
 }

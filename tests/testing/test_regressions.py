@@ -149,3 +149,26 @@ def test_a_size_is_not_fitted_to_a_chance_relation_of_examples() -> None:
         %y = take_along_dim(%x, %i) {dim=1}
         return %y""")
     assert repr(graph.outputs[0].type) == "f32[N, K]"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # A size that PyTorch computes in floating point and rounds towards zero.
+        "input %x: f32[2, 2, N, 4]\n"
+        "%y = upsample_bilinear2d.vec(%x) {output_size=none, align_corners=false, scale_factors=(0.5, 1.5)}\nreturn %y",
+        # An index that must be no larger than what it writes to.
+        "input %x: f32[N, 3]\ninput %i: i64[N, 3]\n%j = clamp(%i) {min=0, max=2}\n"
+        "%y = scatter_add(%x, %j, %x) {dim=1}\nreturn %y",
+    ],
+)
+def test_modules_are_traced_again_with_dynamic_sizes(text: str) -> None:
+    import graphopt
+    from graphopt.backends.fx import emit_fx
+    from graphopt.testing import assert_equivalent, sample_inputs
+
+    graph = parse(f"symbol N [4, 16]\n{text}")
+    traced = graphopt.trace(emit_fx(graph, flat=True), tuple(sample_inputs(graph)), dynamic_shapes="auto")
+    for size in (4, 7):
+        inputs = sample_inputs(graph, {"N": size})
+        assert_equivalent(traced, emit_fx(graph, flat=True), inputs)

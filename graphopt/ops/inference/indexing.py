@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphopt.ir import DType, TensorType
-from graphopt.ir.dims import less
+from graphopt.ir.dims import equal, less
 from graphopt.ops.inference.shapes import Shape, broadcast, require_equal, wrap
 from graphopt.ops.inference.table import Mismatch, Result, rule
 
@@ -57,6 +57,8 @@ def index(x: TensorType, indices: Sequence[TensorType | None]) -> Result:
         return None
     if len(indices) > len(x.shape):
         raise Mismatch(f"{len(indices)} indices are given for a tensor of rank {len(x.shape)}")
+    if any(equal(x.shape[i], 0) is not False for i in present):
+        return None  # out of bounds, unless nothing is picked
     picked: Shape = broadcast(*[t.shape for t in indices if t is not None])
     kept = [d for i, d in enumerate(x.shape) if i not in present]
     adjacent = present[-1] - present[0] + 1 == len(present)
