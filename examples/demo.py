@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 import graphopt
-from graphopt.commands import measurement_table
+from graphopt.commands.bench import measurement_table
 from graphopt.measure import compare
 
 TARGETS = ("eager", "onnxruntime", "cpu")

@@ -29,6 +29,9 @@ LAYERS = {
     "graphopt.passes": 5,
     "graphopt.backends": 5,
     "graphopt.frontends": 5,
+    "graphopt.cli": 6,
+    "graphopt.commands": 6,
+    "graphopt.debugging": 6,
     "graphopt.testing": 6,
 }
 TOP = 6

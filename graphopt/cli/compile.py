@@ -1,0 +1,72 @@
+"""`graphopt compile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.cli.program import app
+from graphopt.cli.options import (
+    ChangesOption,
+    DynamicOption,
+    ModelArgument,
+    PassesOption,
+    ReportOption,
+    TargetOption,
+    TrustOption,
+    ValidateOption,
+    make_instruments,
+)
+
+
+@app.command("compile")
+def compile_command(
+    model: ModelArgument,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Where to write: `.gopt`, `.onnx`, or `.txt` (IR text, its weights beside it)."
+        ),
+    ],
+    target: TargetOption = "onnxruntime",
+    passes: PassesOption = "default",
+    dynamic: DynamicOption = None,
+    opset: Annotated[int | None, typer.Option(help="The ONNX opset to emit.")] = None,
+    validate: ValidateOption = True,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail where a pass breaks its promise, in place of undoing the pass.")
+    ] = False,
+    print_changes: ChangesOption = False,
+    dump: Annotated[Path | None, typer.Option(help="A folder for numbered before/after files.")] = None,
+    report: ReportOption = None,
+    reproducers: Annotated[
+        Path | None, typer.Option(help="A folder for a file for each pass that fails; `graphopt opt` runs it again.")
+    ] = None,
+    trust: TrustOption = False,
+) -> None:
+    """Optimize a model and write it to a file.
+
+    Example: `graphopt compile examples/lenet.py:build -o lenet.onnx --dynamic batch`
+    """
+    from graphopt.commands.compile import compile_to_file
+    from graphopt.commands.files import write_text
+
+    compiled = compile_to_file(
+        model,
+        output,
+        target=target,
+        passes=passes,
+        dynamic_shapes=dynamic,
+        opset=opset,
+        validate="each" if validate else False,
+        on_failure="raise" if strict else "rollback",
+        instruments=make_instruments(print_changes, dump),
+        reproducers=reproducers,
+        trust=trust,
+    )
+    print(compiled.report)
+    if report is not None:
+        write_text(report, compiled.report.to_json(indent=1))
+    print(f"\nwrote {output}")
