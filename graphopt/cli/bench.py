@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from graphopt.cli.program import app
 from graphopt.cli.options import ModelArgument, PassesOption, TrustOption
+from graphopt.cli.program import app
 
 
 @app.command()

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from graphopt.cli.program import app
 from graphopt.cli.options import (
     ChangesOption,
     DynamicOption,
@@ -19,6 +18,7 @@ from graphopt.cli.options import (
     ValidateOption,
     make_instruments,
 )
+from graphopt.cli.program import app
 
 
 @app.command("compile")

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from graphopt.cli.program import app
 from graphopt.cli.options import (
     ChangesOption,
     PipelineOption,
@@ -17,6 +16,7 @@ from graphopt.cli.options import (
     ValidateOption,
     make_instruments,
 )
+from graphopt.cli.program import app
 
 
 @app.command()

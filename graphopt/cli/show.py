@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from graphopt.cli.program import app
 from graphopt.cli.options import DynamicOption, ModelArgument, PassesOption, TargetOption, TrustOption
+from graphopt.cli.program import app
 
 
 @app.command()
