@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 
 from graphopt.ir.attributes import EMPTY, Attributes
@@ -34,6 +35,7 @@ class Constant:
 
     names: all its qualified names in the model (several for tied weights).
     version: the tensor's version counter at capture; a later change is detected by comparing it.
+    kept: of a tensor that is a slice of the model's own, the indices that it keeps of it, by dim.
     """
 
     tensor: torch.Tensor
@@ -42,6 +44,7 @@ class Constant:
     requires_grad: bool = False
     persistent: bool = True
     version: int = -1
+    kept: Mapping[int, np.ndarray[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
     digest: tuple[int, str] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 from graphopt.errors import GraphOptError
@@ -122,18 +123,28 @@ class Rewriter:
         *,
         names: tuple[str, ...] = (),
         requires_grad: bool = False,
+        persistent: bool = True,
         device: str = "cpu",
+        kept: Mapping[int, np.ndarray[Any, Any]] | None = None,
     ) -> Value:
-        """Store a tensor and return its value. `names` are its qualified names if it stands for a parameter."""
+        """Store a tensor and return its value. `names` are its qualified names if it stands for a parameter.
+
+        persistent, kept: see `Constant`.
+        """
         tensor = tensor.detach()
         type_ = TensorType(from_torch(tensor.dtype), tuple(tensor.shape), device)
         version = -1 if tensor.is_inference() else tensor._version
-        constant = Constant(tensor, kind, names, requires_grad, True, version)
+        constant = Constant(tensor, kind, names, requires_grad, persistent, version, kept or {})
         self.changed = True
         return self.graph.add_constant(name, type_, constant)
 
-    def constant_like(self, original: Value, tensor: torch.Tensor) -> Value:
+    def constant_like(
+        self, original: Value, tensor: torch.Tensor, kept: Mapping[int, np.ndarray[Any, Any]] | None = None
+    ) -> Value:
         """Store `tensor` in the role of `original` (same kind, names and trainability), as when a weight is folded.
+
+        kept: if `tensor` is a slice of `original`, the indices that it keeps, by dim. They add to those that `original`
+        itself keeps of the model's tensor, so that an old checkpoint can be sliced like the graph.
 
         Where `original` keeps other uses, both claim the names; the one that is unused in the end is dropped.
         """
@@ -146,7 +157,9 @@ class Rewriter:
             constant.kind,
             names=constant.names if original.num_uses <= 1 else (),
             requires_grad=constant.requires_grad,
+            persistent=constant.persistent,
             device=original.type.device,  # type: ignore[union-attr]
+            kept=_composed(constant.kept, kept or {}),
         )
 
     # Change
@@ -162,9 +175,11 @@ class Rewriter:
         self.erase(node)
 
     def replace_value(self, old: Value, new: Value) -> None:
-        """Make every use of `old` a use of `new`. The types of the users follow."""
+        """Make every use of `old` a use of `new`, which claims to be equal to it. The types of the users follow."""
         if old is new:
             return
+        for listener in self.listeners:
+            listener.value_replaced(old, new)
         if not new.name and new.producer is not None:
             new.name = old.name
         same_type = old.type == new.type
@@ -226,6 +241,16 @@ class Rewriter:
                         for listener in self.listeners:
                             listener.modified(user)
                         pending.append(user)
+
+
+def _composed(
+    first: Mapping[int, np.ndarray[Any, Any]], then: Mapping[int, np.ndarray[Any, Any]]
+) -> dict[int, np.ndarray[Any, Any]]:
+    """The indices of a slice of a slice."""
+    composed = dict(first)
+    for dim, indices in then.items():
+        composed[dim] = first[dim][indices] if dim in first else np.asarray(indices)
+    return composed
 
 
 def result_types(op: str, *args: Any, **kwargs: Any) -> tuple[Type, ...]:
