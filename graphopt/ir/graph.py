@@ -205,9 +205,10 @@ class Graph:
         """The symbols of the input types, in first-seen order."""
         return tuple(dict.fromkeys(s for value in self.inputs for s in type_symbols(value.type)))
 
-    def clone(self) -> Graph:
-        """Copy the graph in O(nodes). Types, attributes and tensors are shared."""
-        return clone_graph(self)
+    def clone(self, values: dict[Value, Value] | None = None) -> Graph:
+        """Copy the graph in O(nodes), recording old value → new value in `values`. Types, attributes and tensors are
+        shared."""
+        return clone_graph(self, values)
 
     def __str__(self) -> str:
         from graphopt.ir.printer import print_graph
@@ -219,7 +220,7 @@ class Graph:
 
 
 def clone_graph(graph: Graph, values: dict[Value, Value] | None = None) -> Graph:
-    """Copy `graph`, recording old value → new value in `values`."""
+    """Copy `graph`, recording old value → new value in `values`, for its regions, too."""
     mapping: dict[Value, Value] = {} if values is None else values
     copy = Graph(graph.name)
     copy.signature = graph.signature
@@ -241,7 +242,7 @@ def _copy_nodes(graph: Graph, copy: Graph, mapping: dict[Value, Value]) -> None:
     tail: Node | None = None
     order = 0
     for node in graph:
-        regions = tuple([region.clone() for region in node.regions]) if node.regions else ()
+        regions = tuple([clone_graph(region, mapping) for region in node.regions]) if node.regions else ()
         new_node = node.copy(mapping, regions)
         new_node.graph, new_node._prev, new_node._order = copy, tail, order
         if tail is None:

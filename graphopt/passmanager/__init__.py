@@ -19,11 +19,14 @@ from graphopt.passmanager.instruments import (
 from graphopt.passmanager.manager import Outcome, PassManager
 from graphopt.passmanager.pipeline import Fixpoint, Pipeline, as_pipeline, fixpoint
 from graphopt.passmanager.pipeline_text import parse_pipeline, print_pipeline
+from graphopt.passmanager.provenance import Alignment, Application, History, Provenance
 from graphopt.passmanager.registry import get_pass, pass_names, register_pass
 from graphopt.passmanager.report import ErrorSummary, PassRecord, Report, Status
 from graphopt.passmanager.reproducer import read_reproducer, write_reproducer
 
 __all__ = [
+    "Alignment",
+    "Application",
     "ApplicationLimit",
     "BaseInstrument",
     "Budget",
@@ -32,6 +35,7 @@ __all__ = [
     "ErrorSummary",
     "Fixpoint",
     "FunctionPass",
+    "History",
     "Instrument",
     "Journal",
     "Outcome",
@@ -43,6 +47,7 @@ __all__ = [
     "Pipeline",
     "PrintAfterChange",
     "Progress",
+    "Provenance",
     "Report",
     "RulePass",
     "Statistics",

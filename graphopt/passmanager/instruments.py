@@ -273,12 +273,11 @@ def _logger(level: str) -> logging.Logger:
 
 
 def gate_of(
-    instruments: Sequence[Any], given: Callable[[str, Node], bool] | None
+    instruments: Sequence[Any], *given: Callable[[str, Node], bool] | None
 ) -> Callable[[str, Node], bool] | None:
-    """Join the gates of those instruments that have one, and the context's own."""
+    """Join the gates of those instruments that have one, and then the given ones."""
     gates = [i.allow for i in instruments if type(i).allow is not BaseInstrument.allow]
-    if given is not None:
-        gates.append(given)
+    gates += [gate for gate in given if gate is not None]
     if not gates:
         return None
     return gates[0] if len(gates) == 1 else lambda rule, node: all(gate(rule, node) for gate in gates)

@@ -9,7 +9,7 @@ from typing import Any
 
 from graphopt.analysis import CostModel, GraphCost, bind_sizes
 from graphopt.errors import PassError
-from graphopt.ir import Graph
+from graphopt.ir import Graph, Value
 from graphopt.passmanager.base import Pass, PassResult
 from graphopt.passmanager.checks import Checks
 from graphopt.passmanager.context import PassContext
@@ -19,6 +19,7 @@ from graphopt.passmanager.instruments import Statistics, gate_of
 from graphopt.passmanager.pipeline import Fixpoint, Pipeline, still_changing
 from graphopt.passmanager.pipeline_text import print_pipeline
 from graphopt.passmanager.properties import objection, update
+from graphopt.passmanager.provenance import Alignment, Provenance, Tracker
 from graphopt.passmanager.report import DeclinedRule, PassRecord, Report, Status
 from graphopt.passmanager.samples import synthesize
 from graphopt.passmanager.settings import Settings
@@ -37,7 +38,7 @@ class Session:
         self.settings = settings
         self.instruments = list(instruments)
         self.current = graph
-        self.draft: Graph | None = None
+        self.draft: tuple[Graph, dict[Value, Value]] | None = None
         self.properties = set(context.properties)
         self.loosest = Contract.BITWISE
         self.report = Report(str(pipeline), context.target, validate=str(settings.validate or "off"))
@@ -63,7 +64,7 @@ class Session:
             self._finish(start)
         self.context.properties.clear()
         self.context.properties.update(self.properties)
-        return self.current if self.current is not self.original else self._take_draft(), self.report
+        return self.current if self.current is not self.original else self._copy(), self.report
 
     def _finish(self, start: float) -> None:
         report, validator = self.report, self.checks.validator
@@ -125,8 +126,9 @@ class Session:
 
     def _attempt(self, pass_: Pass, record: PassRecord) -> None:
         checks, before = self.checks, self.current
-        draft, touched = self._take_draft(), Touched()
-        result = self._run_pass(pass_, draft, touched, record)
+        (draft, images), touched = self._take_draft(), Touched()
+        tracker = Tracker(images)
+        result = self._run_pass(pass_, draft, (touched, tracker), record)
         self._note(record, result)
         checks.tensors(pass_)
         changed = checks.truth(pass_, before, draft, result, touched)
@@ -140,17 +142,18 @@ class Session:
             checks.profit(pass_, before, draft, record)
             checks.accept(draft, outputs, promise)
             self.loosest = max(self.loosest, promise)
-            self._keep(draft, record)
+            self._keep(Alignment(before, draft, tracker, pass_), record)
         elif result.changed:
             record.notes.append("it says that it changed the graph, but left it as it was")
         update(self.properties, pass_)
 
-    def _run_pass(self, pass_: Pass, draft: Graph, touched: Touched, record: PassRecord) -> PassResult:
+    def _run_pass(self, pass_: Pass, draft: Graph, watch: tuple[Touched, Tracker], record: PassRecord) -> PassResult:
         listeners = [i.listener() for i in self.instruments]
         context = replace(
             self.context,
-            listeners=[*self.context.listeners, touched, *(one for one in listeners if one is not None)],
-            gate=gate_of(self.instruments, self.context.gate),
+            listeners=[*self.context.listeners, *watch, *(one for one in listeners if one is not None)],
+            # Counted last, so that what another gate forbids has no number.
+            gate=gate_of(self.instruments, self.context.gate, watch[1].allow),
             properties=set(self.properties),
         )
         start = perf_counter()
@@ -174,9 +177,10 @@ class Session:
             if isinstance(instrument, Statistics):
                 instrument.after_rules(result.statistics.rules)
 
-    def _keep(self, draft: Graph, record: PassRecord) -> None:
-        self.current = draft
-        self.cost = self.costs.graph(draft, peak=False)
+    def _keep(self, step: Alignment, record: PassRecord) -> None:
+        self.current = step.after
+        self._tell(step)
+        self.cost = self.costs.graph(step.after, peak=False)
         record.after = self.cost
         record.status = Status.KEPT
 
@@ -205,11 +209,23 @@ class Session:
 
     # Drafts and samples
 
-    def _take_draft(self) -> Graph:
+    def _take_draft(self) -> tuple[Graph, dict[Value, Value]]:
         """A copy of the current graph to work on. A pass that changed nothing leaves its draft to the next."""
         if self.draft is None:
-            self.draft = self.current.clone()
+            images: dict[Value, Value] = {}
+            self.draft = self.current.clone(images), images
         return self.draft
+
+    def _copy(self) -> Graph:
+        """A copy of the original, as the result of a run that changed nothing."""
+        copy, images = self._take_draft()
+        self._tell(Alignment(self.original, copy, Tracker(images)))
+        return copy
+
+    def _tell(self, step: Alignment) -> None:
+        for instrument in self.instruments:
+            if isinstance(instrument, Provenance):
+                instrument.add(step)
 
     def _samples(self) -> list[Sequence[Any]] | None:
         if not self.settings.validate:

@@ -21,3 +21,6 @@ class Listener:
 
     def replaced(self, node: Node, values: Sequence[Value]) -> None:
         """The results of `node` are about to be replaced by `values`."""
+
+    def value_replaced(self, old: Value, new: Value) -> None:
+        """Every use of `old` is about to become a use of `new`, which claims to be equal to it."""

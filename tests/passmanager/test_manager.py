@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from graphopt.errors import GraphOptError
-from graphopt.ir import Graph, Node, structurally_equal, verify
+from graphopt.ir import Graph, Node, Value, structurally_equal, verify
 from graphopt.ir.graph import clone_graph
 from graphopt.ops import parse
 from graphopt.passmanager import (
@@ -34,9 +34,9 @@ def clones(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts clones by the number of nodes that they copied."""
     sizes: list[int] = []
 
-    def counted(graph: Graph) -> Graph:
+    def counted(graph: Graph, values: dict[Value, Value] | None = None) -> Graph:
         sizes.append(len(graph))
-        return clone_graph(graph)
+        return clone_graph(graph, values)
 
     monkeypatch.setattr(Graph, "clone", counted)
     return sizes
@@ -270,7 +270,9 @@ class TestLinear:
 
         check = verifier._check_schema
         with monkeypatch.context() as patch:
-            patch.setattr(Graph, "clone", lambda graph: copied.append(len(graph)) or clone_graph(graph))
+            patch.setattr(
+                Graph, "clone", lambda graph, values=None: copied.append(len(graph)) or clone_graph(graph, values)
+            )
             patch.setattr(verifier, "_check_schema", lambda node: verified.append(node) or check(node))
             rules = [
                 as_pass(Algebra("mul-one", aten.mul(x, 1), x, Contract.BITWISE)),
