@@ -176,6 +176,10 @@ class Alignment:
         """True for a node of the graph after that the step made."""
         return node in self._tracker.made_in
 
+    def is_modified(self, node: Node) -> bool:
+        """True for a node of the graph after that the step touched: gave it another operand or attribute."""
+        return node in self._tracker.modified_in
+
     def modified_by(self, node: Node) -> Application | None:
         """The last application that touched a node of the graph after: gave it another operand or attribute."""
         return self._application(self._tracker.modified_in.get(node, 0))

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 from graphopt.analysis import GraphCost
+from graphopt.rewrite import RewriteStatistics, RuleStatistics
 
 
 class Status(Enum):
@@ -66,6 +67,7 @@ class PassRecord:
 
     where: the path in the pipeline, as `fixpoint[2]`. promise: the contract that this run was held to.
     error: against the original graph, after this pass. model_runs: how often a model ran to validate it.
+    rules: what each rule tried and did. changes: lines of the text form, `-` removed and `+` added (see `changes`).
     """
 
     name: str
@@ -84,6 +86,8 @@ class PassRecord:
     model_runs: int = 0
     applied: dict[str, int] = field(default_factory=dict)
     declined: list[DeclinedRule] = field(default_factory=list)
+    rules: dict[str, RuleStatistics] = field(default_factory=dict)
+    changes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -130,6 +134,14 @@ class Report:
                 total[rule] = total.get(rule, 0) + count
         return total
 
+    @property
+    def rules(self) -> dict[str, RuleStatistics]:
+        """What each rule tried and did, over all passes, those that were undone included."""
+        total = RewriteStatistics()
+        for record in self.records:
+            total.merge(RewriteStatistics(record.rules))
+        return total.rules
+
     def record(self, name: str) -> PassRecord:
         """The first record of the pass `name`.
 
@@ -174,7 +186,7 @@ class Report:
 def _plain(value: Any) -> Any:
     if isinstance(value, GraphCost | ErrorSummary):
         return _plain(value.to_dict())
-    if isinstance(value, DeclinedRule):
+    if isinstance(value, DeclinedRule | RuleStatistics):
         return _plain(asdict(value))
     if isinstance(value, Enum):
         return value.value

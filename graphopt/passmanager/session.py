@@ -11,6 +11,7 @@ from graphopt.analysis import CostModel, GraphCost, bind_sizes
 from graphopt.errors import PassError
 from graphopt.ir import Graph, Value
 from graphopt.passmanager.base import Pass, PassResult
+from graphopt.passmanager.changes import changed_lines
 from graphopt.passmanager.checks import Checks
 from graphopt.passmanager.context import PassContext
 from graphopt.passmanager.diagnosis import Failure, where_raised
@@ -173,12 +174,14 @@ class Session:
             return
         record.applied = applied(result.statistics)
         record.declined = declined(result.statistics)
+        record.rules = result.statistics.rules
         for instrument in self.instruments:
             if isinstance(instrument, Statistics):
                 instrument.after_rules(result.statistics.rules)
 
     def _keep(self, step: Alignment, record: PassRecord) -> None:
         self.current = step.after
+        record.changes = changed_lines(step)
         self._tell(step)
         self.cost = self.costs.graph(step.after, peak=False)
         record.after = self.cost
