@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ class Interpreter:
         is about 1e-12, so a larger difference between two graphs is a bug in a rewrite, not rounding.
     contiguous: give every operator contiguous operands, so that a kernel's choice by layout cannot change bits.
     observer: called with each node and its results.
+    differentiate: constants to take derivatives by. Autograd then records the run, and `leaf` gives the tensor that
+        stands for a constant: the stored numbers, shared, but no part of the caller's autograd graph.
 
     >>> from graphopt.ops.text import parse
     >>> g = parse('''input %x: f32[2]
@@ -43,12 +45,14 @@ class Interpreter:
         float64: bool = False,
         contiguous: bool = False,
         observer: Observer | None = None,
+        differentiate: Iterable[Value] = (),
     ) -> None:
         self.graph = graph
         self.float64 = float64
         self.contiguous = contiguous
         self.observer = observer
         self._constants: dict[Value, torch.Tensor] = {}
+        self._leaves: dict[Value, torch.Tensor] = {value: self._leaf(value) for value in differentiate}
 
     def run(self, *inputs: Any) -> list[Any]:
         """Return all returned values: the outputs, then the new values of what the graph mutates.
@@ -58,8 +62,20 @@ class Interpreter:
         """
         if len(inputs) != len(self.graph.inputs):
             raise InputError(f"the graph takes {len(self.graph.inputs)} inputs, got {len(inputs)}")
-        with torch.no_grad():
+        with torch.set_grad_enabled(bool(self._leaves)):
             return self._run(self.graph, [self._widen(i) for i in inputs], bind_sizes(self.graph.inputs, inputs))
+
+    def leaf(self, value: Value) -> torch.Tensor:
+        """The leaf tensor that stands for a constant of `differentiate` in every run."""
+        return self._leaves[value]
+
+    def _leaf(self, value: Value) -> torch.Tensor:
+        assert value.constant is not None
+        tensor = value.constant.tensor.detach()
+        if tensor.is_inference():
+            tensor = tensor.clone()
+        leaf = self._constants[value] = self._widen(tensor).detach().requires_grad_()
+        return leaf
 
     def _run(self, graph: Graph, inputs: Sequence[Any], bindings: dict[str, int]) -> list[Any]:
         values: dict[Value, Any] = dict(zip(graph.inputs, inputs))
