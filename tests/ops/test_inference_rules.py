@@ -52,6 +52,10 @@ def eager(call: Call) -> Sequence[Type] | None:
     return tuple(TensorType(from_torch(r.dtype), tuple(r.shape)) for r in results)
 
 
+UNCHECKED = {"scaled_dot_product_attention"}
+"""Operators whose CPU kernel reads past the end of an operand (a value shorter than its key) instead of refusing it."""
+
+
 def test_every_rule_has_a_sampler() -> None:
     assert set(SAMPLERS) == set(RULES)
     assert len(RULES) >= 300
@@ -66,7 +70,7 @@ def test_rule_agrees_with_fake_tensors(name: str, data: st.DataObject) -> None:
     expected = outcome(infer_by_fake, concrete)
     found = outcome(concrete.op.infer, concrete)
     if found != expected:  # a few fakes are laxer than the operator, or wrong: then the operator decides
-        expected = eager(concrete)
+        expected = None if found is None and name in UNCHECKED else eager(concrete)
     assert found == expected
     said = rule_says(call)
     if said == "invalid":
