@@ -10,11 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +21,7 @@ import torch
 from graphopt.convention_json import signature_from_json, signature_to_json
 from graphopt.errors import GraphOptError, SerializationError, UnknownNameError
 from graphopt.ir import Graph, Op, walk
-from graphopt.ir.files import replaceable
+from graphopt.ir.files import atomic_write
 from graphopt.ir.op import MISSING
 from graphopt.ir.printer import is_inline, printed_constants
 from graphopt.ops import parse, registry
@@ -77,42 +75,6 @@ def graph_to_bytes(graph: Graph, **facts: Any) -> bytes:
     buffer = io.BytesIO()
     save_graph(graph, buffer, **facts)
     return buffer.getvalue()
-
-
-@contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path` that replaces it only once everything is written.
-
-    Raises:
-        SerializationError: the file cannot be written; `path` is as it was.
-    """
-    final = replaceable(path)
-    temporary: str | None = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=final.parent, prefix=f".{final.name}.", delete=False) as file:
-            temporary = file.name
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _set_mode(temporary, final)
-        os.replace(temporary, final)
-        temporary = None
-    except OSError as error:
-        raise SerializationError(f"cannot write {final}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def _set_mode(temporary: str, final: Path) -> None:
-    """Give the file the permissions of the one it replaces, else those of any new file."""
-    if final.exists():
-        mode = final.stat().st_mode & 0o777
-    else:
-        mask = os.umask(0)
-        os.umask(mask)
-        mode = 0o666 & ~mask
-    os.chmod(temporary, mode)
 
 
 # Writing
