@@ -21,6 +21,7 @@ from graphopt.options import CompileOptions, make_options
 from graphopt.passmanager import PassContext, PassManager, Report
 from graphopt.passmanager.samples import synthesize, variations
 from graphopt.report import CompileReport
+from graphopt.rewrite import Contract
 from graphopt.state import Watch, named_tensors, stale_names, with_tensor
 from graphopt.targets import Engine, Executable
 from graphopt.targets.registry import get_engine
@@ -126,7 +127,9 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -
             return _fx_program(optimized, options, report)
     with _stage(seconds, "engines"):
         engines = [get_engine(name) for name in options.engines]
-        choice = choose_engine(optimized, engines, _engine_samples(graph, samples, options), _preparation(options))
+        # What a lossy pass changed on purpose is no fault of an engine.
+        asked = optimized if any(r.promise == Contract.LOSSY.label for r in passes.kept) else graph
+        choice = choose_engine(optimized, engines, _engine_samples(asked, samples, options), _preparation(options))
     report.engines = choice.trials
     return Program(choice.graph, report, choice.engine.name, choice.executable, source=source)
 

@@ -1,5 +1,6 @@
 """Finding out why: which pass or node an error comes from, where two models differ, and why a rule did not fire."""
 
+from graphopt.debugging.attribute import attribute_error
 from graphopt.debugging.attribution import EngineError, ErrorAttribution, ErrorStep, NodeError, OutputStep
 from graphopt.debugging.deviation import Deviation, Tolerance, deviation
 
@@ -11,5 +12,6 @@ __all__ = [
     "NodeError",
     "OutputStep",
     "Tolerance",
+    "attribute_error",
     "deviation",
 ]

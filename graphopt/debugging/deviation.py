@@ -74,7 +74,7 @@ def deviation(value: Any, reference: Any) -> Deviation:
     """Measure a value (a tensor, a number, or a sequence of these) against a reference.
 
     >>> print(deviation(torch.tensor([1.0, 2.1]), torch.tensor([1.0, 2.0])))
-    SQNR 27.0 dB, max 0.1 (0.05 of the scale), cos 0.999798
+    SQNR 27.0 dB, max 0.1 (0.05 of the scale), cos 0.999815
     """
     got, want = flat([value]), flat([reference])
     if len(got) != len(want):

@@ -75,8 +75,16 @@ def parse_pipeline(text: str) -> Pipeline:
     >>> print(parse_pipeline(" fixpoint{limit=3}( pipeline( ) ) "))
     fixpoint{limit=3}(pipeline())
     """
-    items = _Parser(text).all()
-    return Pipeline(tuple(_build(item, text) for item in items))
+    return Pipeline(tuple(_build(item, text) for item in parse_items(text)))
+
+
+def parse_items(text: str) -> list[Item]:
+    """Parse names with options, `a,b{c=1}`, without looking the names up.
+
+    Raises:
+        ParseError: malformed text; the token is underlined.
+    """
+    return _Parser(text).all()
 
 
 def _tokenize(text: str) -> list[Token]:
