@@ -1,0 +1,114 @@
+"""Matrix products: a contracted dim is coupled on both sides, the others pass through."""
+
+from __future__ import annotations
+
+from graphopt.analysis.channels.axes import Axis, State, axis_state, with_state
+from graphopt.analysis.channels.rules.table import rule
+from graphopt.analysis.channels.tracker import Role, Tracker
+from graphopt.ir import Node, Value
+
+
+@rule("linear")
+def linear(t: Tracker, node: Node) -> None:
+    """[…, I] x [O, I] + [O] → […, O]."""
+    arguments = node.arguments()
+    x, weight, bias = arguments["input"], arguments["weight"], arguments["bias"]
+    w_axes = t.axes(weight)
+    if len(w_axes) == 1:
+        product(t, node, t.axes(x), w_axes, x, weight)
+        return
+    product(t, node, t.axes(x), (w_axes[1], w_axes[0]), x, weight, bias)
+
+
+@rule("matmul mm bmm mv dot")
+def matmul(t: Tracker, node: Node) -> None:
+    """[…, M, K] x […, K, N] → […, M, N], vectors included."""
+    a, b = list(t.operands())[:2]
+    product(t, node, t.axes(a), t.axes(b), a, b)
+
+
+@rule("addmm baddbmm addmv addbmm")
+def add_matmul(t: Tracker, node: Node) -> None:
+    """beta·C + alpha·(A x B)."""
+    c, a, b = list(t.operands())[:3]
+    if node.op.base == "aten.addbmm":
+        for axis in (t.axes(a)[0], t.axes(b)[0]):
+            t.freeze(axis, "batch that addbmm sums")
+        product(t, node, t.axes(a)[1:], t.axes(b)[1:], a, b, c)
+        return
+    product(t, node, t.axes(a), t.axes(b), a, b, c)
+
+
+def product(
+    t: Tracker,
+    node: Node,
+    a: tuple[Axis, ...],
+    b: tuple[Axis, ...],
+    left: Value,
+    right: Value,
+    added: Value | None = None,
+) -> None:
+    """Set the result of a product of two values, plus a summand."""
+    name = node.op.base
+    a_inner, b_inner = a[-1], b[-2] if len(b) > 1 else b[0]
+    _contract(t, name, a_inner, b_inner, left, right)
+    rows = a[-2:-1] if len(a) > 1 else ()
+    columns = b[-1:] if len(b) > 1 else ()
+    batch = _batch(t, name, a[:-2], b[:-2], left, right)
+    result = [*batch, *[_through(t, axis, left) for axis in rows], *[_through(t, axis, right) for axis in columns]]
+    if added is not None:
+        result = _add(t, result, added)
+    t.set(result)
+
+
+def _contract(t: Tracker, name: str, a: Axis, b: Axis, left: Value, right: Value) -> None:
+    constant = t.is_constant(left), t.is_constant(right)
+    if constant == (True, True):
+        t.freeze(a, f"{name} of two stored tensors")
+        t.freeze(b, f"{name} of two stored tensors")
+    elif constant == (False, True):
+        t.contract(a, b, name)
+    elif constant == (True, False):
+        t.contract(b, a, name)
+    else:
+        if min(axis_state(a), axis_state(b)) is not State.ZERO:
+            t.freeze(a, f"{name}: its removed slots would not be zero on either side")
+        t.equate(a, b, name)
+
+
+def _through(t: Tracker, axis: Axis, value: Value) -> Axis:
+    """A dim of one operand that the product keeps: zero stays zero, anything else varies along the other operand."""
+    t.play(axis, Role.OUT)
+    return with_state(axis, State.ZERO if axis_state(axis) is State.ZERO else State.VARYING)
+
+
+def _batch(t: Tracker, name: str, a: tuple[Axis, ...], b: tuple[Axis, ...], left: Value, right: Value) -> list[Axis]:
+    rank = max(len(a), len(b))
+    a, b = ((),) * (rank - len(a)) + a, ((),) * (rank - len(b)) + b
+    result: list[Axis] = []
+    for x, y in zip(a, b):
+        for axis in (x, y):
+            t.play(axis, Role.OUT)
+        zero = (x and axis_state(x) is State.ZERO) or (y and axis_state(y) is State.ZERO)
+        axis = t.equate(x, y, f"batch of {name}") if x and y else x or y
+        result.append(with_state(axis, State.ZERO if zero else State.VARYING))
+    return result
+
+
+def _add(t: Tracker, axes: list[Axis], added: Value) -> list[Axis]:
+    """Add a bias, broadcast from the right."""
+    own = t.axes(added)
+    constant = t.is_constant(added)
+    offset = len(axes) - len(own)
+    result = []
+    for dim, axis in enumerate(axes):
+        extra = own[dim - offset] if dim >= offset else ()
+        if extra:
+            state = max(axis_state(axis), axis_state(extra))
+            if constant:
+                t.play(extra, Role.SHIFT)
+            axis = with_state(t.equate(axis, extra, "bias") if axis else extra, state)
+        else:
+            axis = with_state(axis, State.VARYING)
+        result.append(axis)
+    return result

@@ -1,0 +1,94 @@
+"""Normalizations: scale and shift are coupled to the channels; statistics over a pruned dim need care."""
+
+from __future__ import annotations
+
+from graphopt.analysis.channels.axes import Axis, State, axis_state, is_tracked, with_state
+from graphopt.analysis.channels.rules.table import rule
+from graphopt.analysis.channels.tracker import Role, Tracker
+from graphopt.ir import Node, Value
+
+
+@rule("batch_norm instance_norm")
+def batch_norm(t: Tracker, node: Node) -> None:
+    """[N, C, …] with weight, bias and running statistics [C]."""
+    arguments = node.arguments()
+    x = arguments["input"]
+    axes = list(t.axes(x))
+    state = axis_state(axes[1])
+    axis = axes[1]
+    for name, role in (("weight", Role.SCALE), ("bias", Role.SHIFT)):
+        axis = _attach(t, axis, arguments[name], role)
+    for name in ("running_mean", "running_var"):
+        axis = _attach(t, axis, arguments[name], Role.SLICE)
+    affine = arguments["weight"] is not None
+    if affine:
+        state = State.ZERO
+    elif node.op.base == "aten.batch_norm" and state is State.ZERO:
+        state = State.CONSTANT
+    axes[1] = with_state(axis, state)
+    for dim in (0, *range(2, len(axes))):
+        if is_tracked(axes[dim]):
+            t.freeze(axes[dim], f"{node.op.base} takes statistics over it")
+    t.set(axes)
+
+
+def _attach(t: Tracker, axis: Axis, value: Value | None, role: Role) -> Axis:
+    if value is None:
+        return axis
+    t.play(t.axes(value)[0], role)
+    return t.equate(axis, t.axes(value)[0], role.value)
+
+
+@rule("layer_norm rms_norm")
+def layer_norm(t: Tracker, node: Node) -> None:
+    """Statistics over the last dims, which are those of weight and bias."""
+    arguments = node.arguments()
+    x, weight, bias = arguments["input"], arguments["weight"], arguments.get("bias")
+    kind = node.op.base.removeprefix("aten.")
+    axes = list(t.axes(x))
+    first = len(axes) - len(arguments["normalized_shape"])
+    for dim in range(len(axes)):
+        if dim < first:
+            keeps = axis_state(axes[dim]) is State.ZERO and bias is None
+            axes[dim] = with_state(axes[dim], State.ZERO if keeps else State.VARYING)
+            continue
+        t.care(kind, x, dim)
+        state = State.VARYING if kind == "layer_norm" or axis_state(axes[dim]) is not State.ZERO else State.ZERO
+        if is_tracked(axes[dim]) and axis_state(axes[dim]) is not State.ZERO:
+            t.freeze(axes[dim], f"{kind}: its removed slots would not be zero in the statistics")
+        for value, role in ((weight, Role.SCALE), (bias, Role.SHIFT)):
+            if value is not None:
+                own = t.axes(value)[dim - first]
+                t.play(own, role)
+                axes[dim] = t.equate(axes[dim], own, f"{kind} {role.value}")
+                state = State.ZERO
+        axes[dim] = with_state(axes[dim], state)
+    t.set(axes)
+
+
+@rule("group_norm")
+def group_norm(t: Tracker, node: Node) -> None:
+    """[N, C, …] with statistics over C/G and what follows; the channels are dims (G, C/G)."""
+    arguments = node.arguments()
+    x, groups = arguments["input"], arguments["num_groups"]
+    axes = list(t.axes(x))
+    size = x.shape[1]
+    axis = axes[1]
+    if is_tracked(axis) and groups > 1:
+        split = t.regrouper("groups of group_norm").reshape(axis, (groups, size // groups))
+        axis = (*split[0], *split[1])
+    if is_tracked(axis):
+        t.care("group_norm", x, 1)
+    state = State.VARYING
+    if axis_state(axis) is not State.ZERO:
+        t.freeze(axis, "group_norm: its removed slots would not be zero in the statistics")
+    for name, role in (("weight", Role.SCALE), ("bias", Role.SHIFT)):
+        value = arguments[name]
+        if value is not None:
+            t.play(t.axes(value)[0], role)
+            axis = t.equate(axis, t.axes(value)[0], f"group_norm {role.value}")
+            state = State.ZERO
+    axes[1] = with_state(axis, state)
+    for dim in (0, *range(2, len(axes))):
+        t.freeze(axes[dim], "group_norm takes statistics over it")
+    t.set(axes)

@@ -1,0 +1,264 @@
+"""The walk over a graph: what a rule sees of a node, and what it says about its results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphopt.analysis.channels.atoms import Atoms, Ids
+from graphopt.analysis.channels.axes import (
+    Axis,
+    Factor,
+    State,
+    axis_state,
+    is_tracked,
+    opaque,
+    with_state,
+)
+from graphopt.analysis.channels.regroup import Regrouper
+from graphopt.ir import ConstantKind, Dim, Graph, Node, TensorType, Trait, Value
+
+
+class Role(Enum):
+    """What a dim of a stored tensor is to the channels on it.
+
+    OUT: the rows that produce them. SCALE, SHIFT: one factor or summand a channel. These are zero in the masked model.
+    IN: contracted with them. SLICE: a buffer or other constant at their side. These stay as they are.
+    """
+
+    OUT = "out"
+    SCALE = "scale"
+    SHIFT = "shift"
+    IN = "in"
+    SLICE = "slice"
+
+    __hash__ = object.__hash__
+
+    @property
+    def zeroed(self) -> bool:
+        """True if the slices of removed channels are zero in the masked model."""
+        return self in (Role.OUT, Role.SCALE, Role.SHIFT)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Coupling:
+    """One node that tied slots of two dims together."""
+
+    node: Node | None
+    text: str
+    atoms: Ids
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Care:
+    """A node whose arithmetic counts the slots of a dim, so that removing some needs more than slicing.
+
+    kind: `mean` (divide by the old count), `layer_norm`, `rms_norm`, `group_norm` (statistics over the old width),
+    `attention` (the default scale is that of the old width).
+    """
+
+    kind: str
+    node: Node
+    value: Value
+    dim: int
+    atoms: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Atoms that were made together: the rows of one parameter, or the rows or columns of one split."""
+
+    atoms: Ids
+    source: tuple[Value, int] | None = None
+
+
+class Tracker:
+    """Walks the nodes in order. A rule reads the axes of operands, couples or freezes them, and sets those of results."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.atoms = Atoms()
+        self.values: dict[Value, tuple[Axis, ...]] = {}
+        self.roles: dict[tuple[Value, int], dict[Role, Node]] = {}
+        self.blocks: list[Block] = []
+        self.couplings: list[Coupling] = []
+        self.cares: list[Care] = []
+        self.constant_values: set[Value] = set()
+        self.node: Node | None = None
+        self.arguments: dict[str, Any] = {}
+
+    # ------------------------------------------------------------------ reading
+
+    def axes(self, value: Value) -> tuple[Axis, ...]:
+        """The dims of an operand."""
+        found = self.values.get(value)
+        if found is None:
+            assert value.constant is not None, value
+            found = self.values[value] = self._constant_axes(value)
+            self.constant_values.add(value)
+        return found
+
+    def operands(self) -> Iterator[Value]:
+        """The tensor operands of the node."""
+        assert self.node is not None
+        return (v for v in self.node.inputs if isinstance(v.type, TensorType))
+
+    def is_constant(self, value: Value) -> bool:
+        """True if a value depends on stored tensors alone."""
+        return value.constant is not None or value in self.constant_values
+
+    def _constant_axes(self, value: Value) -> tuple[Axis, ...]:
+        if not isinstance(value.type, TensorType):
+            return ()
+        assert value.constant is not None
+        parameter = value.constant.kind is ConstantKind.PARAMETER
+        axes: list[Axis] = []
+        for dim, size in enumerate(value.type.shape):
+            if size == 1:
+                axes.append(())
+                continue
+            if not isinstance(size, int) or size == 0:
+                axes.append(opaque(size, self.reason(f"size {size}")))
+                continue
+            state = State.ZERO if parameter else constant_state(value.constant.tensor, dim)
+            atoms = self.fresh(size, (value, dim))
+            axes.append((Factor(size, atoms[:, None], 0, state, ((value, dim),)),))
+        return tuple(axes)
+
+    # ------------------------------------------------------------------ making
+
+    def fresh(self, size: int, source: tuple[Value, int] | None = None) -> Ids:
+        """New atoms that compete with one another."""
+        atoms = self.atoms.fresh(size)
+        self.blocks.append(Block(atoms, source))
+        return atoms
+
+    def reason(self, text: str) -> int:
+        """The number of a reason at the current node."""
+        return self.atoms.reason(text, self.node)
+
+    def opaque(self, size: Dim, text: str) -> Axis:
+        """A dim in which nothing can be removed."""
+        return opaque(size, self.reason(text)) if size != 1 else ()
+
+    def opaque_result(self, index: int, text: str) -> None:
+        """A result in which nothing can be removed."""
+        assert self.node is not None
+        value = self.node.results[index]
+        if isinstance(value.type, TensorType):
+            self.values[value] = tuple([self.opaque(d, text) for d in value.type.shape])
+
+    def set(self, axes: Iterable[Axis], index: int = 0) -> None:
+        """Set the dims of a result."""
+        assert self.node is not None
+        value = self.node.results[index]
+        axes = tuple(axes)
+        assert len(axes) == len(value.type.shape), (self.node, axes)  # type: ignore[union-attr]
+        self.values[value] = axes
+
+    # ------------------------------------------------------------------ relating
+
+    def regrouper(self, text: str) -> Regrouper:
+        """Splits and couplings at this node."""
+        return Regrouper(self.atoms, self.fresh, self.reason(text))
+
+    def equate(self, a: Axis, b: Axis, text: str = "coupled") -> Axis:
+        """Couple two dims slot by slot."""
+        if a is b:
+            return a
+        if not a or not b:
+            if a or b:
+                self.freeze(a or b, "met a dim of size 1")
+            return ()
+        result = self.regrouper(f"{text}: the two sides don't divide into the same parts").equate(a, b)
+        for factor in result:
+            if factor.atoms is not None:
+                self.couplings.append(Coupling(self.node, text, factor.atoms))
+        return result
+
+    def freeze(self, axis: Axis, text: str) -> None:
+        """Nothing in this dim may be removed."""
+        for factor in axis:
+            if factor.atoms is not None:
+                self.atoms.freeze(factor.atoms, self.reason(text))
+
+    def freeze_all(self, value: Value, text: str) -> None:
+        """Nothing in this value may be removed."""
+        for axis in self.axes(value):
+            self.freeze(axis, text)
+
+    def contract(self, activation: Axis, weight: Axis, text: str) -> Axis:
+        """Sum over a dim of an activation times a stored tensor: the constants of removed slots fold into the bias."""
+        if axis_state(activation) is State.VARYING:
+            self.freeze(activation, f"{text}: its removed slots would not be constant")
+        self.play(weight, Role.IN)
+        return self.equate(activation, weight, text)
+
+    def play(self, axis: Axis, role: Role) -> None:
+        """Note what the dim of a constant is to its channels."""
+        assert self.node is not None
+        for factor in axis:
+            for source in factor.sources:
+                constant = source[0].constant
+                assert constant is not None
+                stored = constant.kind is ConstantKind.PARAMETER or role is Role.IN
+                self.roles.setdefault(source, {}).setdefault(role if stored else Role.SLICE, self.node)
+
+    def produce(self, axis: Axis, role: Role = Role.OUT) -> Axis:
+        """The dim of a result that a parameter's dim makes: zero where the parameter is."""
+        self.play(axis, role)
+        return with_state(axis, State.ZERO)
+
+    def care(self, kind: str, value: Value, dim: int) -> None:
+        """Note that this node counts the slots of a dim."""
+        assert self.node is not None
+        for factor in self.axes(value)[dim]:
+            if factor.atoms is not None:
+                self.cares.append(Care(kind, self.node, value, dim, factor.atoms))
+
+
+def constant_state(tensor: torch.Tensor, dim: int) -> State:
+    """What the slots of a stored tensor hold over its other dims."""
+    if tensor.ndim <= 1 or tensor.numel() == 0:
+        return State.CONSTANT
+    flat = tensor.detach().movedim(dim, 0).flatten(1)
+    return State.CONSTANT if bool((flat == flat[:, :1]).all()) else State.VARYING
+
+
+def run(tracker: Tracker, rules: Any) -> None:
+    """Visit all nodes, then freeze what the graph returns."""
+    from graphopt.analysis.channels.rules import apply
+
+    graph = tracker.graph
+    for value in graph.inputs:
+        if isinstance(value.type, TensorType):
+            tracker.values[value] = tuple([tracker.opaque(d, f"input {value.name!r}") for d in value.type.shape])
+    for node in graph:
+        tracker.node = node
+        apply(tracker, node)
+        if all(tracker.is_constant(v) for v in node.inputs) and not node.op.has(Trait.RANDOM):
+            tracker.constant_values.update(node.results)
+    tracker.node = None
+    freeze_returned(tracker)
+
+
+def freeze_returned(tracker: Tracker) -> None:
+    """The caller sees the outputs, and what is written back must keep its shape."""
+    outputs = len(tracker.graph.outputs)
+    for index, value in enumerate(tracker.graph.returned):
+        if isinstance(value.type, TensorType):
+            name = (
+                f"output {index}"
+                if index < outputs
+                else f"written back to {tracker.graph.mutations[index - outputs]!r}"
+            )
+            tracker.freeze_all(value, name)
+
+
+__all__ = ["Block", "Care", "Coupling", "Role", "Tracker", "run"]
+_ = (np, Sequence, is_tracked)
