@@ -16,12 +16,13 @@ from torch import nn
 from graphopt.ambient import autocast_inside
 from graphopt.compiled import CompiledModel
 from graphopt.engine_choice import require_available
-from graphopt.errors import CaptureError, unknown_name
+from graphopt.errors import CaptureError, GraphOptError, unknown_name
 from graphopt.ir import Graph
 from graphopt.lazy import CaptureCache
-from graphopt.options import CompileOptions, OnFailure, Validate, check_arguments, check_dynamic, make_options
+from graphopt.options import CompileOptions, OnError, OnFailure, Validate, check_arguments, check_dynamic, make_options
 from graphopt.passmanager import Budget, Pass
 from graphopt.program import Program, build_program, load_program, saved_options
+from graphopt.rewrite import Contract
 from graphopt.serialization import load_graph
 from graphopt.state import State, adopt_state, share_state
 from graphopt.targets import Target
@@ -82,6 +83,7 @@ def compile(
     trainable: bool | None = None,
     validate: Validate = "each",
     on_failure: OnFailure = "rollback",
+    on_error: OnError = None,
     budget: float | Budget | None = None,
     calibration: Iterable[Any] | None = None,
     opset: int | None = None,
@@ -105,12 +107,16 @@ def compile(
     trainable: whether the result is to be trained (default: what the target says).
     validate: `"each"` checks the numbers after each pass, `"end"` once, `False` never.
     on_failure: `"rollback"` undoes a pass that raises or breaks its promise, warns, and goes on; `"raise"` raises.
+    on_error: `"bisect"` explains a failing pass in full: the rule application, the node, the model's source line, and
+        a reproducer shrunk to a few nodes, which `graphopt opt FILE` runs again. `"locate"` (the default, unless
+        `GRAPHOPT_ON_ERROR` says otherwise) does so without the reproducer, `"no"` not at all.
     budget: the largest relative error that lossy passes may add up to; naming lossy passes without one is consent.
     calibration: an iterable of inputs for passes that need data.
     opset: the ONNX opset to emit.
     share_weights: let the FX module share the model's tensors in place of copying them once.
     instruments: `graphopt.passmanager` instruments, such as timing or printing.
-    reproducers: a folder for a file for each pass that fails; `graphopt opt FILE` runs it again.
+    reproducers: a folder for a file for each pass that fails; `graphopt opt FILE` runs it again. By default none is
+        written, but for `on_error="bisect"`, which writes to `graphopt-reproducers`.
     trust: read a `.pt2` file even where PyTorch's loader would unpickle.
 
     Returns:
@@ -138,6 +144,7 @@ def compile(
         dynamic_shapes=dynamic_shapes,
         validate=validate,
         on_failure=on_failure,
+        on_error=on_error,
         budget=budget,
         calibration=calibration,
         opset=opset,
@@ -204,6 +211,11 @@ def _example_inputs(model: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _compile_lazily(model: nn.Module, options: CompileOptions) -> CompiledModel:
     trains = not options.engines
+    lossy = [p.name for p in options.passes.leaves() if p.contract is Contract.LOSSY]
+    if trains and lossy:
+        raise GraphOptError(
+            f"{lossy[0]} changes weights, which all captures of a model that trains share; give args to graphopt.compile"
+        )
     state = State(model, share=options.share_weights) if trains else None
 
     def build(args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> Program:

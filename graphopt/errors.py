@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class GraphOptError(Exception):
-    """The base class of all errors raised by graphopt."""
+    """The base class of all errors raised by graphopt.
+
+    finding: what is known of a pass that failed (`passmanager.explanation.Finding`), where that is what went wrong.
+    """
+
+    finding: Any = None
 
 
 class GraphOptWarning(UserWarning):

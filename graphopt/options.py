@@ -13,6 +13,7 @@ from graphopt.targets import Target, get_target, target_names
 
 Validate = Literal["each", "end"] | bool
 OnFailure = Literal["rollback", "raise"]
+OnError = Literal["bisect", "locate", "no"] | None
 
 DYNAMIC_WORDS = ("batch", "auto")
 
@@ -28,6 +29,7 @@ class CompileOptions:
     trainable: bool = False
     validate: Validate = "each"
     on_failure: OnFailure = "rollback"
+    on_error: OnError = None
     budget: Budget | None = None
     calibration: Iterable[Any] | None = None
     opset: int | None = None
@@ -103,7 +105,11 @@ _DYNAMIC_HINT = 'Use "batch", "auto", or a specification by argument, as torch.e
 
 
 def _check_choices(options: dict[str, Any]) -> None:
-    for name, allowed in (("validate", ("each", "end", True, False)), ("on_failure", ("rollback", "raise"))):
+    for name, allowed in (
+        ("validate", ("each", "end", True, False)),
+        ("on_failure", ("rollback", "raise")),
+        ("on_error", (None, "bisect", "locate", "no")),
+    ):
         value = options.get(name, allowed[0])
         if any(value is a or (isinstance(a, str) and value == a) for a in allowed):
             continue

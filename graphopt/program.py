@@ -18,7 +18,9 @@ from graphopt.engine_choice import Prepare, Sample, choose_engine
 from graphopt.errors import GraphOptError, GraphOptWarning, InputError, SerializationError
 from graphopt.ir import ConstantKind, Graph, TensorType
 from graphopt.options import CompileOptions, make_options
-from graphopt.passmanager import PassContext, PassManager, Report
+from graphopt.next_step import next_step
+from graphopt.passmanager import Outcome, PassContext, PassManager, Report
+from graphopt.passmanager.explanation import Finding
 from graphopt.passmanager.samples import synthesize, variations
 from graphopt.report import CompileReport
 from graphopt.rewrite import Contract
@@ -106,6 +108,7 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -
         options.passes,
         validate=options.validate,
         on_failure=options.on_failure,
+        on_error=options.on_error,
         budget=options.budget,
         instruments=options.instruments,
         reproducers=options.reproducers,
@@ -118,9 +121,10 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -
         engine=_judge(options),
     )
     with _stage(seconds, "passes"):
-        optimized, passes = manager.run(graph, context)
+        optimized, passes = _optimize(manager, graph, context)
     for record in passes.rolled_back:
-        warnings.warn(f"pass {record.text!r} was rolled back: {record.reason}", GraphOptWarning, stacklevel=2)
+        reason = f"{record.reason}{_next_step(record.finding)}"
+        warnings.warn(f"pass {record.text!r} was rolled back: {reason}", GraphOptWarning, stacklevel=2)
     report = CompileReport(options.target.name, passes, seconds=seconds)
     if not options.engines:
         with _stage(seconds, "emission"):
@@ -132,6 +136,23 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -
         choice = choose_engine(optimized, engines, _engine_samples(asked, samples, options), _preparation(options))
     report.engines = choice.trials
     return Program(choice.graph, report, choice.engine.name, choice.executable, source=source)
+
+
+def _optimize(manager: PassManager, graph: Graph, context: PassContext) -> Outcome:
+    """Run the passes; the error of one that failed says what to do next."""
+    try:
+        return manager.run(graph, context)
+    except GraphOptError as error:
+        if error.finding is None:
+            raise
+        told = type(error)(f"{error}{_next_step(error.finding)}")
+        told.finding = error.finding
+        raise told from error.__cause__
+
+
+def _next_step(finding: Finding | None) -> str:
+    """What to run next, unless the message ends with it already."""
+    return "" if finding is None or finding.command else f"\n  {next_step()}"
 
 
 def _preparation(options: CompileOptions) -> Prepare | None:

@@ -2,7 +2,8 @@
 
 graph.txt             the text form; large constants by name and hash
 weights.safetensors   the constants that are not inline
-manifest.json         format and library versions, operator schemas, hashes, calling convention, target
+manifest.json         format and library versions, operator schemas, hashes, calling convention, target, and which
+                      slices of the model's own tensors a pruned one keeps
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import IO, Any
 
 import torch
@@ -25,6 +26,7 @@ from graphopt.ir.files import atomic_write
 from graphopt.ir.op import MISSING
 from graphopt.ir.printer import is_inline, printed_constants
 from graphopt.ops import parse, registry
+from graphopt.state_map import kept_from_json, kept_to_json
 
 FORMAT = 1
 GRAPH, WEIGHTS, MANIFEST = "graph.txt", "weights.safetensors", "manifest.json"
@@ -65,6 +67,7 @@ def load_graph(source: str | os.PathLike[str] | IO[bytes]) -> tuple[Graph, dict[
     except GraphOptError as error:
         raise SerializationError(f"{title} holds a graph that this version cannot read: {error}") from error
     graph.signature = signature_from_json(manifest["signature"])
+    _restore_kept(graph, manifest.get("kept", {}))
     return graph, manifest
 
 
@@ -142,6 +145,7 @@ def _manifest(graph: Graph, facts: dict[str, Any]) -> dict[str, Any]:
         "torch": torch.__version__,
         "schemas": {op.name: _schema(op) for op in ops},
         "signature": signature_to_json(graph.signature),
+        **({"kept": kept} if (kept := kept_to_json(graph)) else {}),
         **facts,
     }
 
@@ -217,6 +221,13 @@ def _unpack(weights: bytes) -> dict[str, torch.Tensor]:
         name.removeprefix(_PAIRS): torch.view_as_complex(tensor) if name.startswith(_PAIRS) else tensor
         for name, tensor in tensors.items()
     }
+
+
+def _restore_kept(graph: Graph, entries: Mapping[str, Any]) -> None:
+    for name, kept in kept_from_json(entries).items():
+        value = graph.constants.get(name)
+        if value is not None and value.constant is not None:
+            value.constant = replace(value.constant, kept=kept)
 
 
 def _digest(data: bytes) -> str:

@@ -1,18 +1,30 @@
-"""Finding who broke a graph: the pass, the application of a rule, the node and the source line."""
+"""Finding who broke a graph: the pass, the application of a rule, the node and the source line.
+
+Everything that a pipeline does has a number, the same in every run:
+
+    step          each pass that changed the graph, from 1
+    application   each rule application, from 1 over the whole pipeline; `GRAPHOPT_BISECT_MAX` counts the same
+
+The graph after step s is bad from some s on. Within that step, the pass runs again with at most n applications, and its
+graph is bad from some n on. Two binary searches find both in at most log₂(steps) + log₂(applications) + 4 runs.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from graphopt.errors import GraphOptError
-from graphopt.ir import Graph
+from graphopt.ir import Graph, Node
 from graphopt.passmanager.base import Pass
 from graphopt.passmanager.context import PassContext
-from graphopt.passmanager.instruments import ApplicationLimit, BaseInstrument
+from graphopt.passmanager.instruments import BaseInstrument
+from graphopt.passmanager.mutations import first_bad_mutation
 from graphopt.passmanager.pipeline import PassLike
 from graphopt.passmanager.pipeline_text import print_pipeline
 from graphopt.passmanager.report import PassRecord
+from graphopt.passmanager.reruns import Rerun, Reruns
 
 Judge = Callable[[Graph], bool]
 """Says whether a graph is bad."""
@@ -22,8 +34,14 @@ Judge = Callable[[Graph], bool]
 class Culprit:
     """Who broke a graph.
 
-    pass_: its name and options. number, rule, node, location: the first application that did, counted from 1 within the
-        pass; 0 and empty if the pass applies no rules. before, after: the graph around it (around the pass, then).
+    pass_: its name and options. step: its number, among the passes that changed the graph.
+    number: of the first application that did harm, counted from 1 within the pass; 0 if the pass applies no rules.
+    application: its number in the whole pipeline.
+    rule, node, location: what was applied, where, and the model's source line. For a pass without rules, `rule` is empty
+        and `node` names the mutation after which the graph was bad, if there is one; `note` says what more is known.
+    before, after: the graph around the application; around the pass, if no application is known.
+    roots: the node of `before` (or the nodes) that was rewritten.
+    applications: how many there were, up to the end of this pass. runs: how often a pass ran to find this.
     """
 
     pass_: str
@@ -33,27 +51,66 @@ class Culprit:
     location: str
     before: Graph
     after: Graph
+    roots: tuple[Node, ...] = ()
+    note: str = ""
+    step: int = 0
+    application: int = 0
+    applications: int = 0
+    runs: int = 0
+
+    @property
+    def limit(self) -> int:
+        """The most runs that the search may take: 2·log₂(applications) + 4."""
+        return run_limit(self.applications)
+
+    @property
+    def place(self) -> str:
+        """Rule, application, node and source line, or what is known instead of them."""
+        lines = [self._what()] if self.rule or self.node else []
+        lines += [f"from {self.location}"] if self.location else []
+        lines += [self.note] if self.note else []
+        return "\n  ".join(lines)
+
+    def _what(self) -> str:
+        if not self.rule:
+            return f"at {self.node}"
+        total = "" if self.application in (0, self.number) else f" (number {self.application} of the pipeline)"
+        return f"rule {self.rule!r}, application {self.number}{total}, at {self.node}"
 
     def __str__(self) -> str:
-        if not self.number:
-            return f"pass {self.pass_!r}"
-        rule = f"rule {self.rule!r}, application {self.number}"
-        return f"pass {self.pass_!r}, {rule}, at {self.node}\n  from {self.location}"
+        place = self.place
+        return f"pass {self.pass_!r}, {place}" if place else f"pass {self.pass_!r}"
+
+
+def run_limit(applications: int) -> int:
+    """The most runs of a search among so many applications: 2·log₂(applications) + 4.
+
+    >>> [run_limit(n) for n in (0, 1, 2, 100)]
+    [4, 4, 6, 18]
+    """
+    return 2 * math.ceil(math.log2(max(applications, 1))) + 4
 
 
 class _Steps(BaseInstrument):
-    """Keeps the graph around each pass that changed it."""
+    """Keeps the graph around each pass that changed it, and counts applications."""
 
     def __init__(self) -> None:
-        self.steps: list[tuple[Pass, Graph, Graph]] = []
+        self.steps: list[tuple[Pass, Graph, Graph, int]] = []
         self._running: Pass | None = None
+        self._before = 0
+        self._count = 0
 
     def before_pass(self, pass_: Pass, graph: Graph) -> None:
         self._running = pass_
+        self._before = self._count
+
+    def allow(self, rule: str, node: Node) -> bool:
+        self._count += 1
+        return True
 
     def after_pass(self, record: PassRecord, before: Graph, after: Graph) -> None:
         if after is not before and self._running is not None:
-            self.steps.append((self._running, before, after))
+            self.steps.append((self._running, before, after, self._before))
 
 
 def bisect(passes: PassLike, graph: Graph, is_bad: Judge, context: PassContext | None = None) -> Culprit | None:
@@ -91,36 +148,50 @@ def bisect(passes: PassLike, graph: Graph, is_bad: Judge, context: PassContext |
     steps = instrument.steps
     if not steps or not is_bad(steps[-1][2]):
         return None
-    pass_, before, after = steps[first(len(steps), lambda i: is_bad(steps[i][2]))]
-    return _within(pass_, before, after, is_bad, context)
+    number = first(len(steps), lambda i: is_bad(steps[i][2]))
+    pass_, before, _, offset = steps[number]
+    reruns = Reruns(pass_, before, context)
+    culprit = within(reruns, lambda rerun: rerun.error is None and is_bad(rerun.graph), offset)
+    runs = 2 + math.ceil(math.log2(len(steps))) + reruns.runs
+    return replace(culprit, step=number + 1, runs=runs)
 
 
-def _within(pass_: Pass, before: Graph, after: Graph, is_bad: Judge, context: PassContext) -> Culprit:
-    text = print_pipeline(pass_)
-    number = first_bad_application(pass_, before, context, is_bad)
-    if number is None:
-        return Culprit(text, 0, "", "", "", before, after)
-    good, _ = limited(pass_, before, context, number - 1)
-    bad, limit = limited(pass_, before, context, number)
-    assert limit.last is not None
-    return Culprit(text, number, *limit.last, good, bad)
+def within(reruns: Reruns, is_bad: Callable[[Rerun], bool], offset: int = 0) -> Culprit:
+    """Return the first application of a pass whose graph is bad, or the pass as a whole.
 
+    offset: how many applications the pipeline had made before the pass.
+    """
+    whole = reruns.run()
+    total = whole.applications
+    text = print_pipeline(reruns.pass_)
 
-def first_bad_application(pass_: Pass, graph: Graph, context: PassContext, is_bad: Judge) -> int | None:
-    """Return the number of the first rule application of a pass that makes a graph bad, or None if none does."""
-    total = limited(pass_, graph, context, None)[1].count
-    if not total or not is_bad(limited(pass_, graph, context, total)[0]):
-        return None
-    if is_bad(limited(pass_, graph, context, 0)[0]):
-        return None
-    return 1 + first(total, lambda i: is_bad(limited(pass_, graph, context, i + 1)[0]))
+    def culprit(note: str = "") -> Culprit:
+        return Culprit(text, 0, "", "", "", reruns.before, whole.graph, note=note)
 
+    def counted(found: Culprit) -> Culprit:
+        return replace(found, applications=offset + total, runs=reruns.runs)
 
-def limited(pass_: Pass, graph: Graph, context: PassContext, limit: int | None) -> tuple[Graph, ApplicationLimit]:
-    """Run a pass on a copy of a graph with at most so many rule applications."""
-    copy, gate = graph.clone(), ApplicationLimit(limit)
-    pass_.run(copy, replace(context, gate=gate.allow, listeners=[]))
-    return copy, gate
+    if not is_bad(whole):
+        return counted(culprit("it did no harm when it ran again: it may depend on chance, or on what ran before it"))
+    good = reruns.run(0)
+    if total == 0 or is_bad(good):
+        found = first_bad_mutation(reruns, is_bad)
+        if found is None:
+            return counted(culprit())
+        return counted(replace(culprit(found.note), node=found.node, location=found.location, roots=found.roots))
+    bad, low, high = whole, 0, total
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = reruns.run(middle)
+        if is_bad(tried):
+            bad, high = tried, middle
+        else:
+            good, low = tried, middle
+    assert good.denied is not None
+    rule, node, location = good.denied
+    roots = (good.denied_node,) if good.denied_node is not None and good.denied_node.graph is good.graph else ()
+    named = Culprit(text, high, rule, node, location, good.graph, bad.graph, roots, application=offset + high)
+    return counted(named)
 
 
 def first(count: int, holds: Callable[[int], bool]) -> int:

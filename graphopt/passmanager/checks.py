@@ -12,7 +12,7 @@ from graphopt.ir import Graph, difference, verify
 from graphopt.passmanager.base import Pass, PassResult
 from graphopt.passmanager.budget import OverBudget
 from graphopt.passmanager.context import PassContext
-from graphopt.passmanager.diagnosis import Failure, diagnose
+from graphopt.passmanager.diagnosis import Failure
 from graphopt.passmanager.guard import (
     TensorGuard,
     Touched,
@@ -22,6 +22,7 @@ from graphopt.passmanager.guard import (
 )
 from graphopt.passmanager.profit import no_profit
 from graphopt.passmanager.report import PassRecord
+from graphopt.passmanager.reruns import Rerun
 from graphopt.passmanager.settings import Settings
 from graphopt.passmanager.validation import Mismatch, Outputs, Validator
 from graphopt.rewrite import Contract
@@ -52,22 +53,41 @@ class Checks:
         self.validator = None if samples is None else Validator(graph, samples, budget=settings.budget, made_up=made_up)
         self.guard = TensorGuard(graph, samples or context.samples, backup=samples is not None)
 
+    def judge(self, pass_: Pass, before: Graph, rerun: Rerun, promise: Contract | None) -> Failure | None:
+        """Check what a pass did when it was run again. promise: what the run that failed was held to, if it got so far.
+
+        A pass that was halted is taken at the word of the listeners.
+        """
+        result = rerun.result or PassResult(rerun.touched.any)
+        record = PassRecord(pass_.name, "")
+        try:
+            self.tensors(pass_)
+            changed = self.truth(pass_, before, rerun.graph, result, rerun.touched)
+            if result.changed:
+                self.graph(pass_, before, rerun.graph, rerun.touched, record)
+            if changed and promise is not None:
+                self.numbers(pass_, before, rerun.graph, promise, record)
+        except Failure as failure:
+            return failure
+        return None
+
     def tensors(self, pass_: Pass) -> None:
         """No tensor of the caller was written to."""
         written = self.guard.written() or (self.guard.damaged() if self.settings.full else None)
         if written is not None:
-            raise Failure(f"pass {pass_.name!r} {written}", PassError, final=not self.guard.recoverable)
+            message = f"pass {pass_.name!r} {written}"
+            raise Failure(message, PassError, check="tensors", final=not self.guard.recoverable)
 
     def truth(self, pass_: Pass, before: Graph, draft: Graph, result: PassResult, touched: Touched) -> bool:
         """The pass says rightly whether it changed the graph. Returns whether it did."""
         says_nothing = f"pass {pass_.name!r} says that it changed nothing, but"
         if not result.changed and touched.any:
-            raise Failure(f"{says_nothing} it changed {touched.described()}", PassError)
+            raise Failure(f"{says_nothing} it changed {touched.described()}", PassError, check="truth")
         if not self.settings.full:
             return result.changed
         found = difference(before, draft)
         if found is not None and not result.changed:
-            raise Failure(f"{says_nothing} {found}", PassError)
+            raise Failure(f"{says_nothing} {found}", PassError, check="truth")
         return found is not None
 
     def graph(self, pass_: Pass, before: Graph, draft: Graph, touched: Touched, record: PassRecord) -> None:
@@ -79,7 +99,8 @@ class Checks:
             if found is not None:
                 raise VerificationError(found)
         except Exception as error:  # a graph may be broken in ways that the verifier itself trips over
-            raise Failure(f"pass {pass_.name!r} returned a broken graph: {error}", PassError) from error
+            message = f"pass {pass_.name!r} returned a broken graph: {error}"
+            raise Failure(message, PassError, check="graph") from error
         finally:
             record.verify_seconds = perf_counter() - start
 
@@ -91,20 +112,20 @@ class Checks:
             return None
         if self.validator is None or not self.validator.ready():
             if promise is Contract.LOSSY and self.settings.budget is not None:
-                raise Failure(f"pass {pass_.name!r} cannot be held to a budget without sample inputs", ValidationError)
+                message = f"pass {pass_.name!r} cannot be held to a budget without sample inputs"
+                raise Failure(message, ValidationError, check="samples")
             return None
         start, runs = perf_counter(), self.validator.runs
         try:
             outputs = self.validator.check(draft, promise, rounded=new_inexact_constants(before, draft))
         except OverBudget as error:
-            raise Failure(f"pass {pass_.name!r}: {error}", ValidationError) from error
+            raise Failure(f"pass {pass_.name!r}: {error}", ValidationError, check="budget") from error
         except Mismatch as error:
             damage = self.guard.damaged()
             if damage is not None:
-                raise Failure(f"pass {pass_.name!r} {damage}", PassError) from error
-            culprit = diagnose(pass_, before, self.context, self.validator, promise)
+                raise Failure(f"pass {pass_.name!r} {damage}", PassError, check="tensors") from error
             message = f"pass {pass_.name!r} promises to be {promise.label}, but {error}"
-            raise Failure(f"{message}{culprit}", ValidationError) from error
+            raise Failure(message, ValidationError, check="numbers") from error
         finally:
             record.validate_seconds = perf_counter() - start
             record.model_runs = self.validator.runs - runs
@@ -119,7 +140,7 @@ class Checks:
         samples = self.validator.sets if self.validator is not None else self.context.samples
         slower, found = no_profit(self.context.engine, before, draft, samples[0] if samples else None)
         if slower:
-            raise Failure(f"no faster: {found}", PassError, benign=True)
+            raise Failure(f"no faster: {found}", PassError, check="profit", benign=True)
         record.notes.append(found)
 
     def accept(self, draft: Graph, outputs: Outputs | None, promise: Contract) -> None:

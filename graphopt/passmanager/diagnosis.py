@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from graphopt.errors import GraphOptError, RuleError
-from graphopt.ir import Graph
-from graphopt.passmanager.base import Pass
-from graphopt.passmanager.bisection import first_bad_application, limited
-from graphopt.passmanager.context import PassContext
-from graphopt.passmanager.guard import new_inexact_constants
-from graphopt.passmanager.validation import Mismatch, Validator
-from graphopt.rewrite import Contract
+from graphopt.passmanager.bisection import Culprit, within
+from graphopt.passmanager.reruns import Rerun, Reruns
+
+SEARCHED = ("tensors", "truth", "graph", "numbers", "budget")
+"""The checks whose failures are traced to an application; that a rule raised is, too."""
 
 
 class Failure(Exception):
     """A pass that failed.
 
-    kind: the error to raise. final: the failure cannot be rolled back. benign: it is no fault, so it is never raised.
+    kind: the error to raise. check: what found it: "raised" (the pass itself raised), "tensors" (the caller's were
+        written to), "truth" (of what it says that it changed), "graph" (verification and interface), "numbers",
+        "budget", "samples" or "profit".
+    final: the failure cannot be rolled back. benign: it is no fault, so it is never raised.
     """
 
-    def __init__(self, message: str, kind: type[GraphOptError], *, final: bool = False, benign: bool = False) -> None:
+    def __init__(
+        self, message: str, kind: type[GraphOptError], *, check: str, final: bool = False, benign: bool = False
+    ) -> None:
         super().__init__(message)
         self.kind = kind
+        self.check = check
         self.final = final
         self.benign = benign
 
@@ -37,23 +43,13 @@ def where_raised(error: Exception) -> str:
     return f"{type(error).__name__}: {error}{line}"
 
 
-def diagnose(pass_: Pass, graph: Graph, context: PassContext, validator: Validator, promise: Contract) -> str:
-    """Find the first rule application that breaks the promise, by running the pass again with fewer of them.
+def diagnose(reruns: Reruns, judge: Callable[[Rerun], Failure | None], failure: Failure, offset: int) -> Culprit | None:
+    """Find the first rule application after which a check fails, by running the pass again with fewer of them.
 
-    The number of reruns is logarithmic in the number of applications. Returns "" if the pass applies no rules.
+    judge: applies the checks to a rerun. offset: how many applications the pipeline had made before the pass.
+
+    Returns None for a failure that is not for rules to answer for.
     """
-
-    def breaks(copy: Graph) -> bool:
-        try:
-            validator.check(copy, promise, rounded=new_inexact_constants(graph, copy))
-        except Mismatch:
-            return True
-        return False
-
-    number = first_bad_application(pass_, graph, context, breaks)
-    if number is None:
-        return ""
-    _, limit = limited(pass_, graph, context, number)
-    assert limit.last is not None
-    rule, node, location = limit.last
-    return f"\n  rule {rule!r}, application {number}, at {node}\n  from {location}"
+    if failure.final or not (failure.check in SEARCHED or isinstance(failure.__cause__, RuleError)):
+        return None
+    return within(reruns, lambda rerun: rerun.error is not None or judge(rerun) is not None, offset)

@@ -223,19 +223,22 @@ class _JournalListener(Listener):
 class ApplicationLimit(BaseInstrument):
     """Lets the first `limit` rule applications through and no more, so that a search finds the one that does harm.
 
-    A rule that is let through and then declines counts, too.
+    A rule that is let through and then declines counts, too. count: how many were let through. denied, denied_node: the
+    first that was not: rule, node and location as text, and the node itself.
     """
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
         self.count = 0
-        self.last: tuple[str, str, str] | None = None
+        self.denied: tuple[str, str, str] | None = None
+        self.denied_node: Node | None = None
 
     def allow(self, rule: str, node: Node) -> bool:
         if self.limit is not None and self.count >= self.limit:
+            if self.denied is None:
+                self.denied, self.denied_node = (rule, repr(node), str(node.location)), node
             return False
         self.count += 1
-        self.last = (rule, repr(node), str(node.location))
         return True
 
 

@@ -21,6 +21,9 @@ from graphopt.passmanager.session import Session
 from graphopt.passmanager.settings import Settings
 
 
+OnError = Literal["bisect", "locate", "no"] | None
+
+
 class Outcome(NamedTuple):
     """The optimized graph, and the report on how it came about."""
 
@@ -41,6 +44,9 @@ class PassManager:
         after each pass, and holds passes to what they say of `changed`. Default: `GRAPHOPT_VERIFY`, else "touched".
     reproducers: a folder for a file for each failure, which `graphopt opt FILE` runs again. Default:
         `GRAPHOPT_REPRODUCERS`, else none are written.
+    on_error: how a failure is explained: "locate" finds the rule application, the node and the source line; "bisect"
+        shrinks the graph, too, and writes a reproducer (to `graphopt-reproducers`, unless `reproducers` says
+        otherwise); "no" does neither. Default: `GRAPHOPT_ON_ERROR`, else "locate".
 
     >>> from graphopt.ops import parse
     >>> from graphopt.passmanager.decorators import rewrite
@@ -68,9 +74,11 @@ class PassManager:
         budget: float | Budget | None = None,
         verify: Literal["touched", "full"] | None = None,
         reproducers: str | os.PathLike[str] | None = None,
+        on_error: OnError = None,
     ) -> None:
         self.pipeline = as_pipeline(passes)
         folder = reproducers or os.environ.get("GRAPHOPT_REPRODUCERS") or None
+        explain = on_error or os.environ.get("GRAPHOPT_ON_ERROR") or "locate"
         checks = verify or os.environ.get("GRAPHOPT_VERIFY") or "touched"
         self.instruments = tuple(instruments)
         if budget is not None and validate is False:
@@ -81,6 +89,7 @@ class PassManager:
             budget=Budget.of(budget),
             full=_one_of("verify", checks, ("touched", "full")) == "full",
             reproducers=Path(folder) if folder else None,
+            explain=_one_of("on_error", explain, ("bisect", "locate", "no")),
         )
 
     def run(self, graph: Graph, context: PassContext | None = None) -> Outcome:

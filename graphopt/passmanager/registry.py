@@ -43,6 +43,10 @@ class PassRegistry:
             raise GraphOptError(f"pass {key!r} is registered already; choose another name")
         self._registered[key] = factory
 
+    def is_installed(self, name: str) -> bool:
+        """True for a pass of this package, or of another installed one, which needs no import to be known."""
+        return name in self._entry_points() or self._registered.get(name) in (Fixpoint, Pipeline)
+
     def unregister(self, name: str) -> None:
         """Forget a pass that was registered in code."""
         self._registered.pop(name, None)

@@ -67,6 +67,9 @@ class PassRecord:
 
     where: the path in the pipeline, as `fixpoint[2]`. promise: the contract that this run was held to.
     error: against the original graph, after this pass. model_runs: how often a model ran to validate it.
+    check, finding: what found a failure ("numbers", "graph", …), and what is known of it (see `explanation.Finding`).
+    first_application, applications: the number of its first rule application over the whole pipeline (see `bisection`),
+        and how many it made.
     rules: what each rule tried and did. changes: lines of the text form, `-` removed and `+` added (see `changes`).
     """
 
@@ -76,6 +79,8 @@ class PassRecord:
     promise: str = ""
     status: Status = Status.NO_CHANGE
     reason: str = ""
+    check: str = ""
+    finding: Any = field(default=None, repr=False, compare=False)
     before: GraphCost | None = None
     after: GraphCost | None = None
     error: ErrorSummary | None = None
@@ -84,6 +89,8 @@ class PassRecord:
     verify_seconds: float = 0.0
     validate_seconds: float = 0.0
     model_runs: int = 0
+    first_application: int = 1
+    applications: int = 0
     applied: dict[str, int] = field(default_factory=dict)
     declined: list[DeclinedRule] = field(default_factory=list)
     rules: dict[str, RuleStatistics] = field(default_factory=dict)
@@ -101,6 +108,7 @@ class Report:
     """What a run did: a record a pass, totals before and after, and notes.
 
     samples: how many sample sets the numbers were checked on. total_error: of the final graph against the original.
+    sizes: of the symbols, that costs are counted at.
     """
 
     pipeline: str = ""
@@ -113,6 +121,7 @@ class Report:
     samples: int = 0
     model_runs: int = 0
     seconds: float = 0.0
+    sizes: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -159,11 +168,12 @@ class Report:
             {
                 **{name: getattr(self, name) for name in ("pipeline", "target", "validate", "samples", "model_runs")},
                 "seconds": self.seconds,
+                "sizes": self.sizes,
                 "before": self.before,
                 "after": self.after,
                 "total_error": self.total_error,
                 "notes": self.notes,
-                "passes": [{f: getattr(r, f) for f in r.__dataclass_fields__} for r in self.records],
+                "passes": [{f: getattr(r, f) for f in r.__dataclass_fields__ if f != "finding"} for r in self.records],
             }
         )
 

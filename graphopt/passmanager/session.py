@@ -15,6 +15,7 @@ from graphopt.passmanager.changes import changed_lines
 from graphopt.passmanager.checks import Checks
 from graphopt.passmanager.context import PassContext
 from graphopt.passmanager.diagnosis import Failure, where_raised
+from graphopt.passmanager.explanation import Surroundings, explain
 from graphopt.passmanager.guard import Touched
 from graphopt.passmanager.instruments import Statistics, gate_of
 from graphopt.passmanager.pipeline import Fixpoint, Pipeline, still_changing
@@ -42,6 +43,8 @@ class Session:
         self.draft: tuple[Graph, dict[Value, Value]] | None = None
         self.properties = set(context.properties)
         self.loosest = Contract.BITWISE
+        self.promise: Contract | None = None
+        self.applications = 0
         self.report = Report(str(pipeline), context.target, validate=str(settings.validate or "off"))
         samples = self._samples()
         self.checks = Checks(graph, context, settings, samples, made_up=not context.samples)
@@ -71,6 +74,7 @@ class Session:
         report, validator = self.report, self.checks.validator
         report.after = self.cost if self.current is self.original else self.costs.graph(self.current)
         report.seconds = perf_counter() - start
+        report.sizes = dict(self.costs.sizes.bindings)
         if validator is not None:
             report.model_runs, report.samples = validator.runs, validator.num_sets
             report.validate = "off" if validator.refused else report.validate
@@ -106,6 +110,7 @@ class Session:
     def _step(self, pass_: Pass, where: str) -> bool:
         """Run one pass; return whether it changed the graph and was kept."""
         record = PassRecord(pass_.name, print_pipeline(pass_), where, pass_.contract.label, before=self.cost)
+        record.first_application = self.applications + 1
         self.report.records.append(record)
         before = self.current
         reason = objection(pass_, self.properties)
@@ -129,6 +134,7 @@ class Session:
         checks, before = self.checks, self.current
         (draft, images), touched = self._take_draft(), Touched()
         tracker = Tracker(images)
+        self.promise = None
         result = self._run_pass(pass_, draft, (touched, tracker), record)
         self._note(record, result)
         checks.tensors(pass_)
@@ -137,7 +143,7 @@ class Session:
             self.draft = None
             checks.graph(pass_, before, draft, touched, record)
         if changed:
-            promise = pass_.promise(result)
+            promise = self.promise = pass_.promise(result)
             record.promise = promise.label
             outputs = checks.numbers(pass_, before, draft, promise, record)
             checks.profit(pass_, before, draft, record)
@@ -161,11 +167,14 @@ class Session:
         try:
             result = pass_.run(draft, context)
         except Exception as error:
-            raise Failure(f"pass {pass_.name!r} raised {where_raised(error)}", PassError) from error
+            raise Failure(f"pass {pass_.name!r} raised {where_raised(error)}", PassError, check="raised") from error
         finally:
             record.seconds = perf_counter() - start
+            record.applications = len(watch[1].applications)
+            self.applications += record.applications
         if not isinstance(result, PassResult):
-            raise Failure(f"pass {pass_.name!r} returned {result!r}; it must return a PassResult", PassError)
+            message = f"pass {pass_.name!r} returned {result!r}; it must return a PassResult"
+            raise Failure(message, PassError, check="raised")
         return result
 
     def _note(self, record: PassRecord, result: PassResult) -> None:
@@ -194,21 +203,21 @@ class Session:
         if written is not None:
             message += f"\n  it also {written}"
             final |= not self.checks.guard.recoverable
-        if self.settings.reproducers is not None and not failure.benign:
-            message += self._reproducer(pass_, message)
-        record.reason = message
+        finding = explain(pass_, failure, self.current, self._surroundings(record, message))
+        message = record.reason = str(finding)
+        record.check = failure.check
+        record.finding = None if failure.benign else finding
         if (self.settings.on_failure == "raise" and not failure.benign) or final:
             record.status = Status.FAILED
-            raise failure.kind(message) from failure.__cause__
+            error = failure.kind(message)
+            error.finding = finding
+            raise error from failure.__cause__
         record.status = Status.ROLLED_BACK
 
-    def _reproducer(self, pass_: Pass, message: str) -> str:
-        from graphopt.passmanager.reproducer import write_reproducer
-
-        assert self.settings.reproducers is not None
-        samples = self.checks.validator.sets if self.checks.validator is not None else ()
-        path = write_reproducer(self.settings.reproducers, self.current, pass_, samples, message)
-        return f"\n  run again: graphopt opt {path}"
+    def _surroundings(self, record: PassRecord, message: str) -> Surroundings:
+        context = replace(self.context, properties=set(self.properties))
+        offset = record.first_application - 1
+        return Surroundings(self.checks, context, self.settings, self.promise, offset, message)
 
     # Drafts and samples
 

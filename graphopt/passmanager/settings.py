@@ -11,13 +11,19 @@ from graphopt.passmanager.budget import Budget
 
 @dataclass(frozen=True)
 class Settings:
-    """See `PassManager`. `full`: verify everything after each pass, and doubt what passes say of themselves."""
+    """See `PassManager`.
+
+    full: verify everything after each pass, and doubt what passes say of themselves.
+    explain: what is done about a failure: "no" only says that there is one, "locate" finds the application of a rule,
+        "bisect" shrinks the graph, too, and writes a reproducer.
+    """
 
     validate: Literal["each", "end", False] = "each"
     on_failure: Literal["rollback", "raise"] = "rollback"
     budget: Budget | None = None
     full: bool = False
     reproducers: Path | None = None
+    explain: Literal["no", "locate", "bisect"] = "locate"
 
     def thorough(self) -> Settings:
         """Return these settings with every check after each pass."""
