@@ -17,12 +17,14 @@ class Target:
     engines: candidates that may run the result; with several, the fastest on the sample inputs is taken. Without
         any, the result is an FX module that the caller owns.
     trainable: whether the result is meant to be trained; batch norms then stay, dropout too.
+    width_multiple: what the widths of layers are best multiples of, since kernels compute so many channels at once.
     """
 
     name: str
     description: str
     engines: tuple[str, ...] = ()
     trainable: bool = False
+    width_multiple: int = 8
 
 
 def get_target(name: str | Target) -> Target:

@@ -1,0 +1,183 @@
+"""Budgets: how much to remove for a given share of the multiply-adds, of the parameters, or of the latency.
+
+What remains falls with the share of channels that go, so bisection finds the least share that meets a budget. The costs
+of a pruned graph are computed before it is made, from its shapes. Latency is measured: multiply-adds predict where to
+look, and each measurement corrects the prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import log, prod
+from typing import NamedTuple
+
+from graphopt.analysis import CostModel
+from graphopt.analysis.channels import ChannelAnalysis
+from graphopt.errors import GraphOptError
+from graphopt.ir import ConstantKind, Graph, TensorType, Value, clone_graph
+from graphopt.passes.pruning.selection import Plan, Selection
+
+TOLERANCE = 0.05
+"""How near a measured speed-up must come to the one asked for; the search goes on until it does, or is at its end."""
+
+ACCEPTED = 0.10
+"""What is accepted at the end of the search."""
+
+MEASUREMENTS = 10
+
+
+class Size(NamedTuple):
+    """Multiply-adds and parameters."""
+
+    macs: int
+    parameters: int
+
+
+class Costs:
+    """The size of a graph with channels removed, exact, from shapes alone. O(nodes) a question; no weight is touched.
+
+    sizes: of the symbols.
+    """
+
+    def __init__(self, graph: Graph, analysis: ChannelAnalysis, sizes: dict[str, int]) -> None:
+        self.analysis = analysis
+        self._model = CostModel(sizes)
+        self._images: dict[Value, Value] = {}
+        self._copy = clone_graph(graph, self._images)
+        self._types = {image: image.type for image in self._images.values()}
+
+    def size(self, selection: Selection) -> Size:
+        """Return the size that the graph has once a selection is removed."""
+        for value, shape in self.analysis.removed(selection).shapes.items():
+            image = self._images[value]
+            assert isinstance(image.type, TensorType)
+            image.type = replace(image.type, shape=shape)
+        macs = self._model.graph(self._copy, peak=False).macs
+        parameters = sum(
+            prod(d for d in value.type.shape if isinstance(d, int))
+            for value in self._copy.constants.values()
+            if value.constant is not None
+            and value.constant.kind is ConstantKind.PARAMETER
+            and isinstance(value.type, TensorType)
+        )
+        for image, original in self._types.items():
+            image.type = original
+        return Size(macs, parameters)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The share that meets a budget, and what it gives: the share of the original that remains, or the speed-up."""
+
+    share: float
+    given: float
+
+
+class Unreachable(GraphOptError):
+    """A budget that no selection within the limits meets; the message names the best that one does."""
+
+
+def for_size(plan: Plan, costs: Costs, name: str, target: float) -> Found:
+    """Return the least share whose pruned graph has at most `target` of the original's `name` (a field of `Size`).
+
+    Raises:
+        Unreachable: none does.
+    """
+    whole = getattr(costs.size({}), name)
+    if not whole:
+        raise GraphOptError(f"the graph has no {name}, so there is no share of them to keep")
+
+    def left(share: float) -> float:
+        return getattr(costs.size(plan.select(share)), name) / whole
+
+    best = left(1.0)
+    if best > target:
+        raise Unreachable(
+            f"{name}={target:g} cannot be reached: the best is {name}={best:.3g}, with every group at its minimum "
+            "width; ask for that, lower min_width or round_to, or ignore less"
+        )
+    share = least_share(plan, lambda share: left(share) <= target)
+    return Found(share, left(share))
+
+
+def for_speed(plan: Plan, costs: Costs, target: float, measure: Callable[[Selection], float]) -> Found:
+    """Return a share whose pruned graph is `target` times as fast as the original, within `ACCEPTED`.
+
+    measure: gives the speed-up of a selection.
+
+    Raises:
+        Unreachable: not even the smallest graph is that fast, or none comes near enough.
+    """
+    curve = _Work(plan, costs)
+    slow, fast = Point(0.0, 0.0), None
+    tried: dict[tuple[int, ...], Found] = {}
+    for _ in range(MEASUREMENTS):
+        share = curve.share(_aim(slow, fast, log(target), curve.most))
+        counts = tuple(plan.counts(share).values())
+        if counts in tried:
+            break
+        found = tried[counts] = Found(share, measure(plan.select(share)))
+        if abs(found.given / target - 1) <= TOLERANCE:
+            return found
+        point = Point(curve.saved(share), log(max(found.given, 1e-9)))
+        slow, fast = (point, fast) if found.given < target else (slow, point)
+    nearest = min(tried.values(), key=lambda f: abs(log(max(f.given, 1e-9) / target)))
+    if abs(nearest.given / target - 1) <= ACCEPTED:
+        return nearest
+    word = "best" if fast is None else "nearest"
+    raise Unreachable(
+        f"speedup={target:g} cannot be reached: the {word} is speedup={nearest.given:.3g}, with {nearest.share:.0%} of "
+        "the channels removed; ask for that, lower min_width or round_to, or ignore less"
+    )
+
+
+class Point(NamedTuple):
+    """A measurement: the logarithm of the multiply-adds before over those after, and of the speed-up."""
+
+    work: float
+    speed: float
+
+
+def _aim(slow: Point, fast: Point | None, wanted: float, most: float) -> float:
+    """The work to save for a speed, on the line through two points; a first guess takes time for proportional to work.
+
+    Between two measurements the aim keeps away from both, so that each step narrows what is between them.
+    """
+    if fast is None:
+        slope = slow.speed / slow.work if slow.speed > 0 and slow.work > 0 else 1.0
+        return min(max(wanted / slope, slow.work + 0.1 * (most - slow.work)), most)
+    rise = fast.speed - slow.speed
+    part = (wanted - slow.speed) / rise if rise > 0 else 0.5
+    return slow.work + min(max(part, 0.1), 0.9) * (fast.work - slow.work)
+
+
+class _Work:
+    """The logarithm of the multiply-adds before over those after, as a function of the share that goes."""
+
+    def __init__(self, plan: Plan, costs: Costs) -> None:
+        self.plan = plan
+        self.costs = costs
+        self.whole = costs.size({}).macs
+        if not self.whole:
+            raise GraphOptError("the graph has no multiply-adds, so channels do not decide its speed")
+        self.most = self.saved(1.0)
+
+    def saved(self, share: float) -> float:
+        return log(self.whole / max(self.costs.size(self.plan.select(share)).macs, 1))
+
+    def share(self, saved: float) -> float:
+        """The least share that saves so much."""
+        return least_share(self.plan, lambda share: self.saved(share) >= saved - 1e-9)
+
+
+def least_share(plan: Plan, enough: Callable[[float], bool]) -> float:
+    """The least share for which a monotone test holds, by bisection; 1 if it holds for none below."""
+    low, high = 0, plan.steps()
+    while low < high:
+        middle = (low + high) // 2
+        if enough(middle / plan.steps()):
+            high = middle
+        else:
+            low = middle + 1
+    return low / max(plan.steps(), 1)

@@ -1,0 +1,220 @@
+"""What pruning did: sizes before and after, each group and each layer, what was refused and why."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from graphopt.passes.pruning.budget import Size
+
+BAR = 32
+"""Characters of the widest bar in the plot of widths."""
+
+_LEVELS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """A group of channels: how many there were and are, and the scores of those that stay and go (None where there are
+    none).
+
+    kept_least, removed_most: the least score of a channel that stays, and the greatest of one that goes; they overlap
+    where limits, rounding or a refusal decided.
+    """
+
+    name: str
+    before: int
+    after: int
+    mean: float | None = None
+    kept_least: float | None = None
+    removed_most: float | None = None
+    removed: tuple[int, ...] = ()
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """A layer: the shape of its weight, its multiply-adds and parameters, before and after."""
+
+    name: str
+    operator: str
+    shape: tuple[int, ...]
+    pruned_shape: tuple[int, ...]
+    macs: int
+    pruned_macs: int
+    parameters: int
+    pruned_parameters: int
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Channels that were left, and why. channels: how many. where: the source line, if one is known."""
+
+    name: str
+    reason: str
+    channels: int
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The sensitivity of one group: at each share of its channels removed, the error of the outputs (or the loss)."""
+
+    name: str
+    shares: tuple[float, ...]
+    values: tuple[float, ...]
+    measure: str = "error"
+
+    def sparkline(self) -> str:
+        """The curve as one character a point, on a scale from 0 to its greatest value.
+
+        >>> Curve("conv", (0.1, 0.5, 0.9), (0.0, 0.5, 1.0)).sparkline()
+        '▁▅█'
+        """
+        top = max((v for v in self.values if math.isfinite(v)), default=0.0)
+        if top <= 0:
+            return _LEVELS[0] * len(self.values)
+        return "".join(
+            _LEVELS[round(min(max(v / top, 0.0), 1.0) * 7)] if math.isfinite(v) else "!" for v in self.values
+        )
+
+
+@dataclass
+class PruningReport:
+    """What a run of pruning did.
+
+    asked: what was asked for, as text. criterion, scope: how channels were ranked.
+    speedup: measured on the engine, for a latency budget. masked_error: the largest relative difference between the
+    pruned graph and the masked model on the samples, None where there are none.
+    """
+
+    asked: str
+    criterion: str
+    scope: str
+    before: Size
+    after: Size
+    groups: list[GroupRow] = field(default_factory=list)
+    layers: list[LayerRow] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    sweep: list[Curve] = field(default_factory=list)
+    speedup: float | None = None
+    masked_error: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def removed(self) -> int:
+        """The number of channels that went."""
+        return sum(row.before - row.after for row in self.groups)
+
+    def widths(self) -> list[dict[str, Any]]:
+        """The plot of widths as data: name, channels before and after, for each group in the order of the model."""
+        return [{"name": row.name, "before": row.before, "after": row.after} for row in self.groups]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            **{name: getattr(self, name) for name in ("asked", "criterion", "scope", "speedup", "masked_error")},
+            "before": self.before._asdict(),
+            "after": self.after._asdict(),
+            "groups": [asdict(row) for row in self.groups],
+            "layers": [asdict(row) for row in self.layers],
+            "refused": [asdict(row) for row in self.refused],
+            "sweep": [asdict(curve) for curve in self.sweep],
+            "widths": self.widths(),
+            "notes": list(self.notes),
+        }
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Return the report as JSON."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def summary(self) -> str:
+        """Return one line: what went, and what is left."""
+        total = sum(row.before for row in self.groups)
+        parts = [
+            f"{self.removed} of {total} channels removed",
+            f"MACs {_share(self.before.macs, self.after.macs)}",
+            f"parameters {_share(self.before.parameters, self.after.parameters)}",
+        ]
+        if self.speedup is not None:
+            parts.append(f"{self.speedup:.2f}x as fast")
+        if self.masked_error is not None:
+            parts.append(f"pruned = masked: {self.masked_error:.1e}")
+        return ", ".join(parts)
+
+    def __str__(self) -> str:
+        lines = [f"pruned by {self.criterion}, {self.scope}, asked: {self.asked}", self.summary(), ""]
+        lines += _bars(self.groups)
+        lines += ["", *_layer_lines(self.layers)] if self.layers else []
+        lines += ["", "sensitivity (share of channels removed → error)", *map(_curve_line, self.sweep)] * bool(
+            self.sweep
+        )
+        if self.refused:
+            lines += ["", "not pruned", *(f"  {_refusal_line(one)}" for one in self.refused)]
+        return "\n".join([*lines, *self.notes])
+
+
+def group_rows(
+    entries: Iterable[tuple[str, int, np.ndarray | None, np.ndarray | None, Sequence[str]]],
+) -> list[GroupRow]:
+    """Return rows from name, size, scores (None where there are none), removed channels (None: none) and parameters."""
+    rows = []
+    for name, size, scores, removed, parameters in entries:
+        gone = np.zeros(size, dtype=bool) if removed is None else removed
+        known = scores is not None and scores.size > 0
+        rows.append(
+            GroupRow(
+                name,
+                size,
+                size - int(gone.sum()),
+                float(scores.mean()) if known and scores is not None else None,
+                float(scores[~gone].min()) if known and scores is not None and not gone.all() else None,
+                float(scores[gone].max()) if known and scores is not None and gone.any() else None,
+                tuple(np.flatnonzero(gone).tolist()),
+                tuple(parameters),
+            )
+        )
+    return rows
+
+
+def _share(before: int, after: int) -> str:
+    return f"{before:,} → {after:,}" + (f" ({after / before:.1%})" if before else "")
+
+
+def _bars(rows: Sequence[GroupRow]) -> list[str]:
+    """The plot of widths: the filled part of a bar stays."""
+    widest = max((row.before for row in rows), default=1)
+    width = max((len(row.name) for row in rows), default=0)
+    lines = []
+    for row in rows:
+        length = max(round(BAR * math.sqrt(row.before / widest)), 1)
+        full = round(length * row.after / max(row.before, 1))
+        lines.append(f"{row.name:<{width}}  {row.before:>5} → {row.after:<5} {'█' * full}{'░' * (length - full)}")
+    return lines
+
+
+def _layer_lines(rows: Sequence[LayerRow]) -> list[str]:
+    cells = [("layer", "weight", "MACs", "parameters")]
+    for row in rows:
+        shape = "×".join(map(str, row.shape))
+        if row.pruned_shape != row.shape:
+            shape += " → " + "×".join(map(str, row.pruned_shape))
+        macs, parameters = _share(row.macs, row.pruned_macs), _share(row.parameters, row.pruned_parameters)
+        cells.append((row.name, shape, macs, parameters))
+    widths = [max(len(line[i]) for line in cells) for i in range(4)]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in cells]
+
+
+def _curve_line(curve: Curve) -> str:
+    last = f"{curve.values[-1]:.3g} at {curve.shares[-1]:.0%}" if curve.values else ""
+    return f"  {curve.sparkline()}  {curve.name}  {last}"
+
+
+def _refusal_line(one: Refusal) -> str:
+    where = f" (from {one.where})" if one.where else ""
+    return f"{one.name}: {one.channels} channels: {one.reason}{where}"
