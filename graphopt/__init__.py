@@ -23,6 +23,7 @@ try:
     from graphopt.passmanager import Pass, PassContext, PassManager, PassResult, RulePass, pass_, register_pass, rewrite
     from graphopt.rewrite import Algebra, Contract, Rewriter, Rule
     from graphopt.targets import Target
+    from graphopt.training import finetune
 finally:
     if _collecting:
         _gc.enable()
@@ -46,6 +47,7 @@ __all__ = [
     "Target",
     "Value",
     "compile",
+    "finetune",
     "load",
     "parse",
     "pass_",

@@ -13,13 +13,14 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphopt.errors import GraphOptError
-from graphopt.ir import ConstantKind, Graph
+from graphopt.ir import ConstantKind, Graph, Value
 from graphopt.lazy import CaptureCache
 from graphopt.options import CompileOptions
 from graphopt.program import Program, program_facts
 from graphopt.report import CompileReport
 from graphopt.serialization import save_graph
 from graphopt.state import State, adopt_tables
+from graphopt.state_map import StateMap
 
 if TYPE_CHECKING:
     import onnx
@@ -180,6 +181,59 @@ class CompiledModel(nn.Module):
         paths = {name: path for path, name in self._renamed().items()}
         return super().load_state_dict({paths.get(n, n): t for n, t in state_dict.items()}, *args, **kwargs)
 
+    @property
+    def state_map(self) -> StateMap:
+        """Which slices of the original model's tensors this one keeps, after pruning."""
+        return StateMap.of(self._require("state_map").graph)
+
+    def slice_state_dict(self, old: Mapping[str, torch.Tensor], *, strict: bool = True) -> dict[str, torch.Tensor]:
+        """Cut a checkpoint of the original model down to this one, for `load_state_dict`.
+
+        Masks stay as they are here. strict: refuse if a parameter of this model is not in the checkpoint; otherwise it
+        stays as it is.
+
+        Raises:
+            GraphOptError: the checkpoint is of another model, or lacks a parameter.
+
+        >>> import graphopt
+        >>> model = nn.Linear(4, 4)
+        >>> same = graphopt.compile(model, (torch.ones(1, 4),), target="fx")
+        >>> sorted(same.slice_state_dict(model.state_dict()))
+        ['bias', 'weight']
+        """
+        sliced, own = self.state_map.slice_state_dict(old), self.state_dict()
+        constants = self._require("slice_state_dict()").graph.constants.values()
+        parameters = {n for v in constants if v.constant is not None and _is_parameter(v) for n in v.constant.names}
+        missing = sorted(name for name in own if name not in sliced and name in parameters)
+        if missing and strict:
+            raise GraphOptError(
+                f"the checkpoint has no {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}: it is of "
+                "another model, or pruning made these of several tensors; strict=False leaves them as they are"
+            )
+        return {name: sliced.get(name, tensor) for name, tensor in own.items()}
+
+    def finalize(self) -> CompiledModel:
+        """Fold masks into the weights, for good: what was pruned by masks is now plain zeros. In place; returns itself.
+
+        Parameters become new objects, so an optimizer must be made anew. On an engine target there is nothing to do.
+
+        Raises:
+            GraphOptError: the model was compiled without args.
+        """
+        from graphopt.backends.fx import emit_fx
+        from graphopt.passes.fold_masks import FoldMasks
+
+        program = self._require("finalize()")
+        if self._captures is not None:
+            raise GraphOptError("a model that is captured at its first call has no masks of its own; compile with args")
+        if program.module is not None:
+            graph = FoldMasks()(program.current_graph())
+            module = emit_fx(graph, share_weights=True)
+            self._program = Program(graph, program.report, program.engine_name, module=module)
+            adopt_tables(self, module)
+            self.train(self.training)
+        return self
+
     def _renamed(self) -> dict[str, str]:
         """The original name of each tensor whose name an FX module has for something else, by its path there."""
         module = None if self._program is None or self._captures is not None else self._program.module
@@ -238,6 +292,10 @@ class CompiledModel(nn.Module):
         if self._program is None:
             raise GraphOptError(f"{what} needs a captured model: call it once, or give args to graphopt.compile")
         return self._program
+
+
+def _is_parameter(value: Value) -> bool:
+    return value.constant is not None and value.constant.kind is ConstantKind.PARAMETER
 
 
 def _is_traced(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
