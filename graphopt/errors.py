@@ -6,7 +6,8 @@ Each message is one clear sentence: what is wrong, where, and what to do. Catch 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -14,9 +15,11 @@ class GraphOptError(Exception):
     """The base class of all errors raised by graphopt.
 
     finding: what is known of a pass that failed (`passmanager.explanation.Finding`), where that is what went wrong.
+    requested: what the caller asked of a pass cannot be had; such an error is raised, and never rolled back.
     """
 
     finding: Any = None
+    requested: bool = False
 
 
 class GraphOptWarning(UserWarning):
@@ -77,6 +80,16 @@ class InputError(GraphOptError):
 
 class SerializationError(GraphOptError):
     """A file that cannot be read or written."""
+
+
+@contextmanager
+def requested() -> Iterator[None]:
+    """Blame what the caller asked for, and not the pass, for the errors that are raised on purpose within."""
+    try:
+        yield
+    except GraphOptError as error:
+        error.requested = True
+        raise
 
 
 def underline(text: str, position: int) -> str:

@@ -31,11 +31,13 @@ class PassResult:
     changed: whether the graph was touched; the manager trusts it to skip checks, and tests hold it to it.
     statistics: the rules' counts, where the pass is made of rules.
     notes: sentences for the report, such as why something was left alone.
+    details: a report of the pass's own, with `to_dict()` as JSON values.
     """
 
     changed: bool
     statistics: RewriteStatistics | None = None
     notes: list[str] = field(default_factory=list)
+    details: Any = None
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ class PassRecord:
     first_application, applications: the number of its first rule application over the whole pipeline (see `bisection`),
         and how many it made.
     rules: what each rule tried and did. changes: lines of the text form, `-` removed and `+` added (see `changes`).
+    details: the pass's own report, as it returned it.
     """
 
     name: str
@@ -96,6 +97,7 @@ class PassRecord:
     rules: dict[str, RuleStatistics] = field(default_factory=dict)
     changes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    details: Any = None
 
     @property
     def changed(self) -> bool:
@@ -194,7 +196,7 @@ class Report:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, GraphCost | ErrorSummary):
+    if hasattr(value, "to_dict"):
         return _plain(value.to_dict())
     if isinstance(value, DeclinedRule | RuleStatistics):
         return _plain(asdict(value))

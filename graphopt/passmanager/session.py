@@ -167,6 +167,9 @@ class Session:
         try:
             result = pass_.run(draft, context)
         except Exception as error:
+            if getattr(error, "requested", False):
+                record.status, record.reason = Status.FAILED, str(error)
+                raise
             raise Failure(f"pass {pass_.name!r} raised {where_raised(error)}", PassError, check="raised") from error
         finally:
             record.seconds = perf_counter() - start
@@ -179,6 +182,7 @@ class Session:
 
     def _note(self, record: PassRecord, result: PassResult) -> None:
         record.notes += result.notes
+        record.details = result.details
         if result.statistics is None:
             return
         record.applied = applied(result.statistics)
