@@ -139,7 +139,12 @@ class Rewriter:
         return self.graph.add_constant(name, type_, constant)
 
     def constant_like(
-        self, original: Value, tensor: torch.Tensor, kept: Mapping[int, np.ndarray[Any, Any]] | None = None
+        self,
+        original: Value,
+        tensor: torch.Tensor,
+        kept: Mapping[int, np.ndarray[Any, Any]] | None = None,
+        *,
+        succeeds: bool = False,
     ) -> Value:
         """Store `tensor` in the role of `original` (same kind, names and trainability), as when a weight is folded.
 
@@ -147,6 +152,8 @@ class Rewriter:
         itself keeps of the model's tensor, so that an old checkpoint can be sliced like the graph.
 
         Where `original` keeps other uses, both claim the names; the one that is unused in the end is dropped.
+
+        succeeds: all uses of `original` are to follow (see `succeed_constants`), so the names go along.
         """
         constant = original.constant
         if constant is None:
@@ -155,7 +162,7 @@ class Rewriter:
             tensor,
             original.name,
             constant.kind,
-            names=constant.names if original.num_uses <= 1 else (),
+            names=constant.names if succeeds or original.num_uses <= 1 else (),
             requires_grad=constant.requires_grad,
             persistent=constant.persistent,
             device=original.type.device,  # type: ignore[union-attr]
@@ -219,6 +226,18 @@ class Rewriter:
             raise GraphOptError(f"constant {value.name!r} still has {value.num_uses} uses")
         del self.graph.constants[value.name]
         self.changed = True
+
+    def succeed_constants(self, successors: Mapping[Value, Value]) -> None:
+        """Drop constants that have lost all uses; another takes the name and the place of each. O(constants)."""
+        unused = {old: new for old, new in successors.items() if not old.num_uses}
+        stay = dict(self.graph.constants)
+        for new in unused.values():
+            del stay[new.name]
+        self.graph.constants.clear()
+        for name, value in stay.items():
+            heir = unused.get(value, value)
+            heir.name = name
+            self.graph.constants[name] = heir
 
     def _modified(self, node: Node, *, retype: bool) -> None:
         self.changed = True

@@ -1,0 +1,58 @@
+"""LSTM, GRU and plain recurrent layers.
+
+The gates of a unit whose weights and biases are zero are σ(0) and tanh(0) = 0, so the unit stays 0 if it starts there:
+c' = σ(0)·c + σ(0)·tanh(0) = 0, h' = σ(0)·tanh(c') = 0; for a GRU h' = (1 − σ(0))·tanh(0) + σ(0)·h = 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from graphopt.ir import Node, Value
+from graphopt.passes.pruning.rewrite.contractions import first_operand, nonzero
+from graphopt.passes.pruning.rewrite.dead import Dead, unknown, where_known
+from graphopt.passes.pruning.rewrite.scope import Refusal, Scope, size
+from graphopt.passes.pruning.rewrite.table import Treatment, treats
+
+INITIAL = "it does not start at zero"
+
+
+@treats("lstm.input gru.input rnn_tanh.input rnn_relu.input")
+class Recurrent(Treatment):
+    """Results: the sequence of hidden states [T, N, D·H], and the last states [L·D, N, H]."""
+
+    def dead(self, node: Node, operands: Sequence[Dead | None], scope: Scope) -> Sequence[Dead]:
+        """Units that go stay zero; `refusals` sees to it that they are zero at the start."""
+        results = []
+        for value in node.results:
+            axis = len(value.shape) - 1
+            removed = scope.removed(value, axis)
+            if not len(removed):
+                results.append(unknown(value))
+                continue
+            known = torch.zeros(size(value, axis), dtype=torch.bool)
+            known[torch.from_numpy(removed)] = True
+            results.append(where_known(value, torch.zeros_like(known, dtype=torch.float64), known))
+        return results
+
+    def refusals(self, node: Node, scope: Scope) -> Iterator[Refusal]:
+        """Input features must be zero, and so must initial states."""
+        value = first_operand(node)
+        for axis in scope.axes(value):
+            numbers, refused = scope.entering(node, value, axis)
+            yield from refused
+            yield from nonzero(node, value, axis, numbers, "a recurrent layer takes no constant but zero")
+        for state in states(node):
+            for axis in scope.axes(state):
+                numbers, refused = scope.entering(node, state, axis)
+                for found in refused:
+                    yield Refusal(state, axis, found.slots, node, INITIAL)
+                yield from nonzero(node, state, axis, numbers, INITIAL)
+
+
+def states(node: Node) -> list[Value]:
+    """The initial states."""
+    given = node.arguments()["hx"]
+    return [v for v in (given if isinstance(given, tuple) else (given,)) if v is not None]

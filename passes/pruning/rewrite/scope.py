@@ -1,0 +1,150 @@
+"""What the treatments of operators ask while they look at a pruning: what goes, what is zeroed, what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from graphopt.analysis.channels import Removal
+from graphopt.ir import Node, TensorType, Value
+from graphopt.passes.pruning.rewrite.dead import Dead, unknown, where_known, wide
+
+KNOWN_ELEMENTS = 1 << 16
+"""Elements up to which a stored tensor is looked at as a whole; of larger ones only what is zeroed is known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Refusal:
+    """Slots of an axis that cannot go, and why.
+
+    value, axis, slots: where they enter `node`, which cannot do without them.
+    """
+
+    value: Value
+    axis: int
+    slots: np.ndarray
+    node: Node
+    reason: str
+
+
+@dataclass
+class Scope:
+    """A pruning while it is looked at.
+
+    zeroed: the axes of parameters along which the masked model has zeros in the slots that go.
+    border: whether a constant that is not zero may enter a layer that pads with zeros.
+    rescale: whether norms may be given the statistics of the full width.
+    """
+
+    removal: Removal
+    zeroed: Collection[tuple[Value, int]]
+    border: bool = False
+    rescale: bool = True
+    numbers: dict[Value, Dead] = field(default_factory=dict)
+
+    def kept(self, value: Value, axis: int) -> np.ndarray | None:
+        """The slots that stay, or None if all do."""
+        return self.removal.kept.get((value, axis))
+
+    def removed(self, value: Value, axis: int) -> np.ndarray:
+        """The slots that go."""
+        kept = self.kept(value, axis)
+        if kept is None:
+            return np.empty(0, dtype=np.int64)
+        gone = np.ones(size(value, axis), dtype=bool)
+        gone[kept] = False
+        return np.flatnonzero(gone)
+
+    def axes(self, value: Value | None) -> Iterator[int]:
+        """The axes of a value that lose slots."""
+        if value is not None and isinstance(value.type, TensorType):
+            for axis in range(value.type.rank):
+                if self.kept(value, axis) is not None:
+                    yield axis
+
+    def touches(self, node: Node) -> bool:
+        """True if an operand or a result loses slots."""
+        return any(value in self.removal.shapes for value in (*node.inputs, *node.results))
+
+    def is_zeroed(self, value: Value, axis: int) -> bool:
+        """True if the masked model has zeros in what goes along this axis of a stored tensor."""
+        return (value, axis) in self.zeroed
+
+    def left_of(self, value: Value, but: int = -1) -> torch.Tensor:
+        """What is left of a stored tensor; `but` is an axis that keeps all its slots."""
+        assert value.constant is not None
+        tensor = value.constant.tensor.detach()
+        for axis in self.axes(value):
+            if axis != but:
+                index = torch.from_numpy(self.kept(value, axis)).to(tensor.device)
+                tensor = tensor.index_select(axis, index)
+        return tensor
+
+    def dead(self, value: Value) -> Dead:
+        """What is known of a value."""
+        found = self.numbers.get(value)
+        if found is None:
+            found = self._stored(value) if value.is_constant else unknown(value)
+            self.numbers[value] = found
+        return found
+
+    def _stored(self, value: Value) -> Dead:
+        assert value.constant is not None
+        axes = [axis for axis in self.axes(value) if self.is_zeroed(value, axis)]
+        if value.constant.tensor.numel() <= KNOWN_ELEMENTS:
+            tensor = wide(value.constant.tensor)
+            for axis in axes:
+                tensor = tensor.index_fill(axis, torch.from_numpy(self.removed(value, axis)), 0)
+            return where_known(value, tensor, torch.ones_like(tensor, dtype=torch.bool))
+        nothing = unknown(value)
+        known = nothing.known
+        for axis in axes:
+            known = known | self._gone(value, axis)
+        return where_known(value, torch.zeros_like(nothing.values), known)
+
+    def _gone(self, value: Value, axis: int) -> torch.Tensor:
+        """Bools along an axis, True for what goes."""
+        shape = [1] * len(value.shape)
+        shape[axis] = size(value, axis)
+        gone = torch.zeros(size(value, axis), dtype=torch.bool)
+        gone[torch.from_numpy(self.removed(value, axis))] = True
+        return gone.reshape(shape)
+
+    def entering(self, node: Node, value: Value, axis: int) -> tuple[torch.Tensor, list[Refusal]]:
+        """The numbers with which the slots of an axis that go enter `node`, which sums over the axis.
+
+        Returns one number a slot of the axis (0 for those that stay), and a refusal where numbers are not known.
+        """
+        vector = torch.zeros(size(value, axis), dtype=torch.float64)
+        removed = self.removed(value, axis)
+        if not len(removed):
+            return vector, []
+        dead = self._among_kept(value, axis).collapsed(a for a in range(len(value.shape)) if a != axis)
+        dead = dead.expanded(axis, size(value, axis))
+        values, known = dead.values.flatten(), dead.known.flatten()
+        slots = torch.from_numpy(removed)
+        fine = known[slots] & values[slots].double().isfinite()
+        vector[slots[fine]] = values[slots[fine]].double()
+        if bool(fine.all()):
+            return vector, []
+        reason = "what the masked model has there is no constant"
+        return vector, [Refusal(value, axis, slots[~fine].numpy(), node, reason)]
+
+    def _among_kept(self, value: Value, axis: int) -> Dead:
+        """What is known of a value in the slots that stay along all other axes."""
+        dead = self.dead(value)
+        for other in self.axes(value):
+            if other != axis and dead.values.shape[other] > 1:
+                index = torch.from_numpy(self.kept(value, other))
+                dead = dead.through(lambda t, a=other, i=index: t.index_select(a, i))  # type: ignore[misc]
+        return dead
+
+
+def size(value: Value, axis: int) -> int:
+    """The size of an axis that is known to be a number."""
+    found = value.shape[axis]
+    assert isinstance(found, int)
+    return found
