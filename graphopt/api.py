@@ -195,11 +195,13 @@ def _build(
         graph = trace(model, args, kwargs, dynamic_shapes=dynamic_shapes, trust=options.trust)
     given = (args, kwargs) if args or kwargs or not graph.inputs else None
     if state is None:
-        return build_program(graph, options, given)
-    adopt_state(graph, state.tensors())
-    program = build_program(graph, replace(options, share_weights=True), given)
-    assert program.module is not None
-    share_state(program.module, state)
+        program = build_program(graph, options, given)
+    else:
+        adopt_state(graph, state.tensors())
+        program = build_program(graph, replace(options, share_weights=True), given)
+        assert program.module is not None
+        share_state(program.module, state)
+    program.report.model = getattr(model, "__name__", type(model).__name__)
     return program
 
 

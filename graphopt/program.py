@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +16,10 @@ from graphopt.analysis import bind_sizes
 from graphopt.calling import Arguments, CallingConvention
 from graphopt.engine_choice import Prepare, Sample, choose_engine
 from graphopt.errors import GraphOptError, GraphOptWarning, InputError, SerializationError
+from graphopt.html_report import skeleton
 from graphopt.ir import ConstantKind, Graph, TensorType
-from graphopt.options import CompileOptions, make_options
 from graphopt.next_step import next_step
+from graphopt.options import CompileOptions, make_options
 from graphopt.passmanager import Outcome, PassContext, PassManager, Report
 from graphopt.passmanager.explanation import Finding
 from graphopt.passmanager.samples import synthesize, variations
@@ -101,7 +102,7 @@ def build_program(graph: Graph, options: CompileOptions, arguments: Arguments | 
 
 def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -> Program:
     seconds: dict[str, float] = {}
-    samples, source = _samples(graph, arguments), Watch(graph)
+    context, source = pass_context(graph, options, arguments), Watch(graph)
     if options.validate is not False:
         _refuse_nan(graph)
     manager = PassManager(
@@ -113,19 +114,12 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -
         instruments=options.instruments,
         reproducers=options.reproducers,
     )
-    context = PassContext(
-        target=options.target.name,
-        trainable=options.trainable,
-        samples=samples,
-        calibration=options.calibration,
-        engine=_judge(options),
-    )
     with _stage(seconds, "passes"):
         optimized, passes = _optimize(manager, graph, context)
     for record in passes.rolled_back:
         reason = f"{record.reason}{_next_step(record.finding)}"
         warnings.warn(f"pass {record.text!r} was rolled back: {reason}", GraphOptWarning, stacklevel=2)
-    report = CompileReport(options.target.name, passes, seconds=seconds)
+    report = CompileReport(options.target.name, passes, seconds=seconds, before=skeleton(graph))
     if not options.engines:
         with _stage(seconds, "emission"):
             return _fx_program(optimized, options, report)
@@ -133,9 +127,22 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -
         engines = [get_engine(name) for name in options.engines]
         # What a lossy pass changed on purpose is no fault of an engine.
         asked = optimized if any(r.promise == Contract.LOSSY.label for r in passes.kept) else graph
-        choice = choose_engine(optimized, engines, _engine_samples(asked, samples, options), _preparation(options))
-    report.engines = choice.trials
+        choice = choose_engine(
+            optimized, engines, _engine_samples(asked, context.samples, options), _preparation(options)
+        )
+    report.engines, report.after, report.engine = choice.trials, choice.graph, choice.engine.name
     return Program(choice.graph, report, choice.engine.name, choice.executable, source=source)
+
+
+def pass_context(graph: Graph, options: CompileOptions, arguments: Arguments | None) -> PassContext:
+    """The surroundings of the passes: what they are compiled for, and the caller's inputs as samples."""
+    return PassContext(
+        target=options.target.name,
+        trainable=options.trainable,
+        samples=_samples(graph, arguments),
+        calibration=options.calibration,
+        engine=_judge(options),
+    )
 
 
 def _optimize(manager: PassManager, graph: Graph, context: PassContext) -> Outcome:
@@ -172,7 +179,7 @@ def load_program(graph: Graph, options: CompileOptions, engine: str | None, fact
         return _fx_program(graph, options, report)
     names = sorted(options.engines, key=lambda name: name != engine)
     choice = choose_engine(graph, [get_engine(name) for name in names])
-    report.engines = choice.trials
+    report.engines, report.after, report.engine = choice.trials, graph, choice.engine.name
     return Program(graph, report, choice.engine.name, choice.executable)
 
 
@@ -196,6 +203,7 @@ def program_facts(program: Program) -> dict[str, Any]:
 def _fx_program(graph: Graph, options: CompileOptions, report: CompileReport) -> Program:
     from graphopt.backends.fx import emit_fx
 
+    report.after, report.engine = graph, FX
     module = emit_fx(graph, share_weights=options.share_weights)
     return Program(graph, report, FX, module=module)
 
@@ -218,9 +226,9 @@ def _samples(graph: Graph, arguments: Arguments | None) -> list[list[Any]]:
     return [[v.detach().clone() if isinstance(v, torch.Tensor) else v for v in flat]]
 
 
-def _engine_samples(graph: Graph, samples: list[list[Any]], options: CompileOptions) -> list[Sample]:
+def _engine_samples(graph: Graph, samples: Sequence[Sequence[Any]], options: CompileOptions) -> list[Sample]:
     """What engines are checked and timed on: the caller's inputs, or made-up ones, and the same at other sizes."""
-    made = synthesize(graph) if not samples else samples[0]
+    made = list(samples[0]) if samples else synthesize(graph)
     if made is None:
         return []
     if options.validate is False:

@@ -1,23 +1,42 @@
-"""The report of a compilation: the passes' part, the engines' part, and the times of each stage."""
+"""The report of a compilation: the passes' part, the engines' part, the graphs, and the times of each stage.
+
+As JSON (`to_dict`), form 1: `model`, `target`, `engine`; `engines`, a row for each that was tried; `seconds` of each
+stage; `passes`, see `graphopt.passmanager.Report`; `graphs`, `before` and `after`, see `graphopt.html_report.facts`.
+Where it was asked for: `measured`, latencies; `attribution`, where errors come from; `peaks`, what the machine can do;
+`compiled`, the report that a loaded model brought along.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from graphopt.engine_choice import EngineTrial
+from graphopt.ir import Graph
 from graphopt.passmanager import Report
+
+if TYPE_CHECKING:
+    from graphopt.debugging import ErrorAttribution
+    from graphopt.html_report import Peaks
+    from graphopt.measure import Measurement
+
+FORMAT = 1
 
 
 @dataclass
 class CompileReport:
-    """What `graphopt.compile` did. `print` it, or take `to_dict()` and `to_json()`.
+    """What `graphopt.compile` did. `print` it, `save` it as a page, or take `to_dict()` and `to_json()`.
 
     passes: what each pass did (`graphopt.passmanager.Report`). engines: the candidates that were tried, with medians
-    in milliseconds. seconds: the time of each stage. compiled: of a model that was loaded from a file, the report
-    (as `to_dict` gives it) of the compilation that made it.
+    in milliseconds. seconds: the time of each stage. model: the name of its class. engine: what runs the result.
+    before, after: the graph as captured (without the numbers of its tensors), and as it runs.
+    measured, node_seconds, attribution, peaks: filled by `graphopt.html_report.measure`.
+    compiled: of a model that was loaded from a file, the report (as `to_dict` gives it) of how it was compiled.
     """
 
     target: str
@@ -25,20 +44,78 @@ class CompileReport:
     engines: Sequence[EngineTrial] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     compiled: dict[str, Any] | None = None
+    model: str = ""
+    engine: str = ""
+    before: Graph | None = field(default=None, repr=False)
+    after: Graph | None = field(default=None, repr=False)
+    measured: Sequence[Measurement] = ()
+    node_seconds: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
+    attribution: ErrorAttribution | None = field(default=None, repr=False)
+    peaks: Peaks | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        return {
+        """Return the report as JSON values; the module says what they mean."""
+        from graphopt import __version__
+
+        found: dict[str, Any] = {
+            "format": FORMAT,
+            "graphopt": __version__,
+            "torch": torch.__version__,
+            "model": self.model,
             "target": self.target,
+            "engine": self.engine,
             "engines": [trial.to_dict() for trial in self.engines],
             "seconds": self.seconds,
             "passes": self.passes.to_dict(),
-            **({} if self.compiled is None else {"compiled": self.compiled}),
+            "graphs": self._graphs(),
         }
+        if self.measured:
+            found["measured"] = [asdict(row) for row in self.measured]
+        if self.attribution is not None:
+            found["attribution"] = self.attribution.to_dict()
+        if self.peaks is not None:
+            found["peaks"] = self.peaks.to_dict()
+        return found if self.compiled is None else {**found, "compiled": self.compiled}
+
+    def _graphs(self) -> dict[str, Any]:
+        from graphopt.html_report import graph_facts
+
+        graphs = {}
+        for name, graph in (("before", self.before), ("after", self.after)):
+            if graph is not None:
+                graphs[name] = graph_facts(graph, self.passes.sizes)
+                if name in self.node_seconds:
+                    graphs[name]["seconds"] = list(self.node_seconds[name])
+        return graphs
 
     def to_json(self, indent: int | None = None) -> str:
         """Return the report as JSON."""
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def to_html(self) -> str:
+        """Return the report as one HTML page that needs no other file and no network.
+
+        The machine's peaks for the roofline are measured, which takes 0.3 s, unless the report has them.
+        """
+        from graphopt.html_report import html_page, with_peaks
+
+        return html_page(with_peaks(self.to_dict()))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report: as a page to a `.html` file, as JSON to a `.json` file. It is replaced only once all is written.
+
+        Raises:
+            GraphOptError: another suffix, or the file cannot be written.
+        """
+        from graphopt.html_report import write_report
+
+        write_report(self.to_dict(), path)
+
+    def rich(self) -> Any:
+        """Return the report as a renderable of the library rich."""
+        from graphopt.html_report.terminal import terminal_view
+
+        return terminal_view(self)
 
     def __str__(self) -> str:
         lines = [str(self.passes).rstrip()]

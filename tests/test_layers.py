@@ -32,6 +32,7 @@ LAYERS = {
     "graphopt.cli": 6,
     "graphopt.commands": 6,
     "graphopt.debugging": 6,
+    "graphopt.html_report": 6,
     "graphopt.testing": 6,
 }
 TOP = 6

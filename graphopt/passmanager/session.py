@@ -145,11 +145,12 @@ class Session:
         if changed:
             promise = self.promise = pass_.promise(result)
             record.promise = promise.label
-            outputs = checks.numbers(pass_, before, draft, promise, record)
+            step = Alignment(before, draft, tracker, pass_)
+            outputs = checks.numbers(pass_, step, promise, record)
             checks.profit(pass_, before, draft, record)
             checks.accept(draft, outputs, promise)
             self.loosest = max(self.loosest, promise)
-            self._keep(Alignment(before, draft, tracker, pass_), record)
+            self._keep(step, record)
         elif result.changed:
             record.notes.append("it says that it changed the graph, but left it as it was")
         update(self.properties, pass_)
