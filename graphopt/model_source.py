@@ -83,10 +83,16 @@ def resolve_model(text: str) -> ModelSource:
             f"{text!r} names no model; give a .gopt or .pt2 file, or module:function where the function returns "
             f"(model, args){hint}"
         )
-    return _from_function(_module(name), attribute, text)
+    function = _function(load_module(name), attribute, text)
+    return _checked(_called(function, text), text)
 
 
-def _module(name: str) -> ModuleType:
+def load_module(name: str) -> ModuleType:
+    """Import a module by its name, or run a file.
+
+    Raises:
+        GraphOptError: there is none, or it fails.
+    """
     if name.endswith(".py"):
         return _file_module(Path(name))
     if "" not in sys.path:
@@ -96,7 +102,7 @@ def _module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise GraphOptError(f"no module named {error.name!r}; run where it can be imported, or give a file") from error
     except Exception as error:
-        raise _user_error(f"importing {name}", error) from error
+        raise user_error(f"importing {name}", error) from error
 
 
 def _file_module(path: Path) -> ModuleType:
@@ -113,11 +119,23 @@ def _file_module(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise _user_error(f"running {path}", error) from error
+        raise user_error(f"running {path}", error) from error
     return module
 
 
-def _from_function(module: ModuleType, name: str, text: str) -> ModelSource:
+def load_function(text: str) -> Callable[..., Any]:
+    """Return the function that `module:function` or `file.py:function` names.
+
+    Raises:
+        GraphOptError: there is none, or its module fails.
+    """
+    name, separator, attribute = text.rpartition(":")
+    if not separator or not name or not attribute:
+        raise GraphOptError(f"{text!r} names no function; give module:function or file.py:function")
+    return _function(load_module(name), attribute, text)
+
+
+def _function(module: ModuleType, name: str, text: str) -> Callable[..., Any]:
     function = getattr(module, name, None)
     if function is None:
         functions = [n for n, f in vars(module).items() if not n.startswith("_") and _is_own(f, module)]
@@ -126,7 +144,7 @@ def _from_function(module: ModuleType, name: str, text: str) -> ModelSource:
     if isinstance(function, nn.Module | type) or not callable(function):
         kind = "class" if isinstance(function, type) else type(function).__name__
         raise GraphOptError(f"{text} is a {kind}, not a function; give a function that returns (model, args)")
-    return _checked(_called(function, text), text)
+    return function  # type: ignore[no-any-return]
 
 
 def _is_own(candidate: Any, module: ModuleType) -> bool:
@@ -141,7 +159,7 @@ def _called(function: Callable[[], Any], text: str) -> Any:
     try:
         return function()
     except Exception as error:
-        raise _user_error(f"calling {text}", error) from error
+        raise user_error(f"calling {text}", error) from error
 
 
 def _checked(result: Any, text: str) -> ModelSource:
@@ -156,8 +174,8 @@ def _checked(result: Any, text: str) -> ModelSource:
     raise GraphOptError(f"{text} must return (model, args) or (model, args, kwargs), got {shown}")
 
 
-def _user_error(doing: str, error: Exception) -> GraphOptError:
-    """What went wrong in the user's own code, and where."""
+def user_error(doing: str, error: Exception) -> GraphOptError:
+    """Say what went wrong in the user's own code, and where."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__ and f.filename[0] != "<"]
     where = f" (at {frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
     return GraphOptError(f"{doing} failed: {type(error).__name__}: {error}{where}")

@@ -3,7 +3,8 @@
 The default pipeline is lossless: every pass in it is bitwise, value-exact or reassociating. Its order:
 
 1. `canonicalize` first, since it is what removes most nodes, and later passes look for its normal forms.
-2. `fold-constants`, so that weights that are computed (transposed, reshaped, cast) are stored tensors.
+2. `fold-masks` and `fold-constants`, so that weights that are computed (masked, transposed, reshaped, cast) are stored
+   tensors. Masks stay where the result is to be trained.
 3. `fuse-linear`, `fold-batch-norm` and `fold-pad`, which need stored tensors and named layers. Batch norms stay where
    the result is to be trained.
 4. `fuse-attention`, before its parts are shared or renamed.
@@ -13,11 +14,15 @@ The default pipeline is lossless: every pass in it is bitwise, value-exact or re
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from graphopt.passes.canonicalize import Canonicalize
 from graphopt.passes.common_subexpressions import CommonSubexpressions
 from graphopt.passes.dead_code import DeadCode
 from graphopt.passes.fold_batch_norm import FoldBatchNorm
 from graphopt.passes.fold_constants import FoldConstants
+from graphopt.passes.fold_masks import FoldMasks
 from graphopt.passes.fold_pad import FoldPad
 from graphopt.passes.fuse_attention import FuseAttention
 from graphopt.passes.fuse_linear import FuseLinear
@@ -25,6 +30,8 @@ from graphopt.passes.legalize import Legalize
 from graphopt.passes.merge_constants import MergeConstants
 from graphopt.passmanager import Pass, Pipeline, as_pipeline
 from graphopt.passmanager.pipeline import PassLike
+
+_NAMED = re.compile(r"(?<![\w.=-])(default|canonical)(?![\w.{=-])")
 
 NAMES = ("default", "canonical", "none")
 """The names that `resolve_passes` knows."""
@@ -38,13 +45,16 @@ def default_pipeline(target: str = "cpu", trainable: bool = False) -> list[Pass]
     >>> [p.name for p in default_pipeline(trainable=True)][:3]
     ['canonicalize', 'fold-constants', 'fuse-linear']
     """
-    folds: list[Pass] = [FuseLinear(), FoldPad(), FuseAttention()]
-    if not trainable:
-        folds.insert(1, FoldBatchNorm())
+    masks: list[Pass] = [] if trainable else [FoldMasks()]
+    norms: list[Pass] = [] if trainable else [FoldBatchNorm()]
     return [
         Canonicalize(),
+        *masks,
         FoldConstants(),
-        *folds,
+        FuseLinear(),
+        *norms,
+        FoldPad(),
+        FuseAttention(),
         Canonicalize(),
         FoldConstants(),
         Legalize(target=target),
@@ -62,6 +72,8 @@ def canonical_pipeline() -> list[Pass]:
 def resolve_passes(passes: PassLike, target: str, trainable: bool) -> Pipeline:
     """Turn a name, pipeline text, a pass, or a sequence of passes into a pipeline.
 
+    In text, `default` and `canonical` stand for their passes: `default,my-pass`.
+
     Raises:
         GraphOptError: malformed text, or an unknown pass; the message underlines the token.
     """
@@ -71,4 +83,14 @@ def resolve_passes(passes: PassLike, target: str, trainable: bool) -> Pipeline:
         return as_pipeline(canonical_pipeline())
     if passes == "none":
         return as_pipeline([])
+    if isinstance(passes, str):
+        return as_pipeline(_expanded(passes, target, trainable))
+    if isinstance(passes, Sequence):
+        return as_pipeline([_expanded(p, target, trainable) if isinstance(p, str) else p for p in passes])
     return as_pipeline(passes)
+
+
+def _expanded(text: str, target: str, trainable: bool) -> str:
+    """Put passes in the place of the names of pipelines."""
+    named = {"default": lambda: default_pipeline(target, trainable), "canonical": canonical_pipeline}
+    return _NAMED.sub(lambda found: str(as_pipeline(named[found[0]]())), text)

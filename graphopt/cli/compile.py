@@ -12,6 +12,7 @@ from graphopt.cli.options import (
     DynamicOption,
     ModelArgument,
     PassesOption,
+    PluginOption,
     ReportOption,
     TargetOption,
     TrustOption,
@@ -44,6 +45,7 @@ def compile_command(
     reproducers: Annotated[
         Path | None, typer.Option(help="A folder for a file for each pass that fails; `graphopt opt` runs it again.")
     ] = None,
+    plugin: PluginOption = None,
     trust: TrustOption = False,
 ) -> None:
     """Optimize a model and write it to a file.

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
+from graphopt.cli.bisect import CheckOption, EngineOption
 from graphopt.cli.options import (
     ChangesOption,
     PipelineOption,
+    PluginOption,
     ReportOption,
-    TargetOption,
     ValidateOption,
     make_instruments,
 )
@@ -25,19 +26,27 @@ def opt(
         Path, typer.Argument(help="A reproducer that a failure wrote, a graph in text form, or a `.gopt`.")
     ],
     passes: PipelineOption = None,
-    target: TargetOption = "onnxruntime",
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", help="What to compile for (default: what the file says, else onnxruntime)."),
+    ] = None,
     validate: ValidateOption = True,
+    check: CheckOption = None,
+    engine: EngineOption = None,
     print_changes: ChangesOption = False,
     report: ReportOption = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Run passes over a graph and print the result. This is how a reproducer is run again.
 
     Example: `graphopt opt graph.txt --passes canonicalize,dead-code`
     """
     from graphopt.commands.files import write_text
+    from graphopt.commands.judges import Judge
     from graphopt.commands.opt import run_reproducer
 
-    graph, done = run_reproducer(file, passes, target, validate, make_instruments(print_changes, None))
+    judge = Judge(check, engine)
+    graph, done = run_reproducer(file, passes, target, validate, make_instruments(print_changes, None), judge)
     print(graph)
     print(done, file=sys.stderr)
     if report is not None:

@@ -8,6 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
+
+def _load_plugins(plugins: list[str] | None) -> list[str] | None:
+    if plugins:
+        from graphopt.plugins import load_plugin
+
+        for plugin in plugins:
+            load_plugin(plugin)
+    return plugins
+
+
 ModelArgument = Annotated[
     str,
     typer.Argument(
@@ -33,7 +43,16 @@ DynamicOption = Annotated[
 TrustOption = Annotated[bool, typer.Option("--trust", help="Read a .pt2 file even where PyTorch's loader unpickles.")]
 ValidateOption = Annotated[bool, typer.Option(help="Check the numbers after each pass.")]
 ChangesOption = Annotated[bool, typer.Option("--print-changes", help="Print a diff after each pass.")]
+PluginOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        callback=_load_plugins,
+        help="A file or module of passes and rules to import, so that pipelines can name them. Repeat for several.",
+    ),
+]
 ReportOption = Annotated[Path | None, typer.Option(help="Also write the report, as JSON, to this file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON in place of text.")]
 
 
 def make_instruments(print_changes: bool, dump: Path | None) -> list[Any]:
@@ -46,3 +65,15 @@ def make_instruments(print_changes: bool, dump: Path | None) -> list[Any]:
     if dump is not None:
         chosen.append(DumpDirectory(dump))
     return chosen
+
+
+def show_found(found: Any, json: bool) -> None:
+    """Print what a command found: in full as JSON, as tables on a terminal, else as plain text."""
+    if json:
+        print(found.to_json(indent=1))
+    elif sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(found.rich())
+    else:
+        print(found)

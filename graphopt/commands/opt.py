@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from graphopt.errors import GraphOptError
+from graphopt.commands.judges import Judge
+from graphopt.errors import GraphOptError, ValidationError
 from graphopt.passmanager import Outcome, PassContext, PassManager, read_reproducer
 from graphopt.passmanager.reproducer import Reproducer
 from graphopt.pipelines import resolve_passes
@@ -14,22 +15,40 @@ from graphopt.serialization import load_graph
 from graphopt.targets import get_target
 
 
-def run_reproducer(file: Path, passes: str | None, target: str, validate: bool, instruments: Sequence[Any]) -> Outcome:
+def run_reproducer(
+    file: Path,
+    passes: str | None,
+    target: str | None,
+    validate: bool,
+    instruments: Sequence[Any],
+    judge: Judge = Judge(),  # noqa: B008 (it is frozen)
+) -> Outcome:
     """Run the pipeline of a reproducer, or `passes`, over a graph in text form or in the saved form.
+
+    target: by default what the file says.
 
     Raises:
         GraphOptError: no pipeline is named; whatever reading the file or running a pass raises.
+        ValidationError: the judge finds fault with the result.
     """
     recorded = Reproducer(load_graph(file)[0], "", []) if file.suffix == ".gopt" else read_reproducer(file)
     text = passes or recorded.pipeline
-    if not text:
+    if not text and not judge.given:
         raise GraphOptError(f"{file} names no pipeline; give one with --passes")
-    chosen = get_target(target)
+    chosen = get_target(target or recorded.target or "onnxruntime")
+    trainable = recorded.trainable or chosen.trainable
     manager = PassManager(
-        resolve_passes(text, chosen.name, chosen.trainable),
+        resolve_passes(text or "none", chosen.name, trainable),
         validate="each" if validate else False,
         on_failure="raise",
+        budget=recorded.budget if validate else None,
         instruments=instruments,
     )
-    context = PassContext(target=chosen.name, trainable=chosen.trainable, samples=recorded.samples)
-    return manager.run(recorded.graph, context)
+    samples = recorded.samples
+    context = PassContext(target=chosen.name, trainable=trainable, samples=samples, properties=set(recorded.properties))
+    outcome = manager.run(recorded.graph, context)
+    if judge.given:
+        complaint = judge.complaints(recorded.graph, samples[0] if samples else None)(outcome.graph)
+        if complaint is not None:
+            raise ValidationError(complaint)
+    return outcome

@@ -37,11 +37,12 @@ class Culprit:
     pass_: its name and options. step: its number, among the passes that changed the graph.
     number: of the first application that did harm, counted from 1 within the pass; 0 if the pass applies no rules.
     application: its number in the whole pipeline.
-    rule, node, location: what was applied, where, and the model's source line. For a pass without rules, `rule` is empty
-        and `node` names the mutation after which the graph was bad, if there is one; `note` says what more is known.
+    rule, node, location: what was applied, where, and the model's source line. For a pass without rules, `rule` is
+        empty and `node` names the mutation after which the graph was bad, if there is one; `note` says what more is
+        known.
     before, after: the graph around the application; around the pass, if no application is known.
     roots: the node of `before` (or the nodes) that was rewritten.
-    applications: how many there were, up to the end of this pass. runs: how often a pass ran to find this.
+    candidates: among how many applications (or mutations) it was found. runs: how often a pass ran to find it.
     """
 
     pass_: str
@@ -55,13 +56,13 @@ class Culprit:
     note: str = ""
     step: int = 0
     application: int = 0
-    applications: int = 0
+    candidates: int = 0
     runs: int = 0
 
     @property
     def limit(self) -> int:
-        """The most runs that the search may take: 2·log₂(applications) + 4."""
-        return run_limit(self.applications)
+        """The most runs that the search may take."""
+        return run_limit(max(self.candidates, self.step))
 
     @property
     def place(self) -> str:
@@ -82,13 +83,13 @@ class Culprit:
         return f"pass {self.pass_!r}, {place}" if place else f"pass {self.pass_!r}"
 
 
-def run_limit(applications: int) -> int:
+def run_limit(candidates: int) -> int:
     """The most runs of a search among so many applications: 2·log₂(applications) + 4.
 
     >>> [run_limit(n) for n in (0, 1, 2, 100)]
     [4, 4, 6, 18]
     """
-    return 2 * math.ceil(math.log2(max(applications, 1))) + 4
+    return 2 * math.ceil(math.log2(max(candidates, 1))) + 4
 
 
 class _Steps(BaseInstrument):
@@ -168,17 +169,19 @@ def within(reruns: Reruns, is_bad: Callable[[Rerun], bool], offset: int = 0) -> 
     def culprit(note: str = "") -> Culprit:
         return Culprit(text, 0, "", "", "", reruns.before, whole.graph, note=note)
 
-    def counted(found: Culprit) -> Culprit:
-        return replace(found, applications=offset + total, runs=reruns.runs)
+    def counted(found: Culprit, candidates: int) -> Culprit:
+        return replace(found, candidates=candidates, runs=reruns.runs)
 
     if not is_bad(whole):
-        return counted(culprit("it did no harm when it ran again: it may depend on chance, or on what ran before it"))
-    good = reruns.run(0)
+        note = "it did no harm when it ran again: it may depend on chance, or on what ran before it"
+        return counted(culprit(note), total)
+    good = reruns.run(0) if total else whole
     if total == 0 or is_bad(good):
-        found = first_bad_mutation(reruns, is_bad)
+        found, count = first_bad_mutation(reruns, is_bad)
         if found is None:
-            return counted(culprit())
-        return counted(replace(culprit(found.note), node=found.node, location=found.location, roots=found.roots))
+            return counted(culprit(), count)
+        named = replace(culprit(found.note), node=found.node, location=found.location, roots=found.roots)
+        return counted(named, count)
     bad, low, high = whole, 0, total
     while high - low > 1:
         middle = (low + high) // 2
@@ -191,7 +194,7 @@ def within(reruns: Reruns, is_bad: Callable[[Rerun], bool], offset: int = 0) -> 
     rule, node, location = good.denied
     roots = (good.denied_node,) if good.denied_node is not None and good.denied_node.graph is good.graph else ()
     named = Culprit(text, high, rule, node, location, good.graph, bad.graph, roots, application=offset + high)
-    return counted(named)
+    return counted(named, offset + total)
 
 
 def first(count: int, holds: Callable[[int], bool]) -> int:

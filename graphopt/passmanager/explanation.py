@@ -53,15 +53,11 @@ class Finding:
     command: str = ""
 
     @property
-    def details(self) -> str:
-        """All but the message, as indented lines, each of which begins with a line break."""
+    def fault(self) -> str:
+        """What is wrong, and who is to blame."""
+        # The message of a rule that raised names rule and node already.
         place = self.culprit.place if self.culprit is not None and self.check != "raised" else ""
-        lines = place.split("\n  ") if place else []
-        if self.shrunk is not None:
-            lines += [*self._cost(), *self._graph()]
-        if self.command:
-            lines.append(f"run again: {self.command}")
-        return "".join(f"\n  {line}" for line in lines)
+        return f"{self.message}\n  {place}" if place else self.message
 
     def _cost(self) -> list[str]:
         culprit, shrunk = self.culprit, self.shrunk
@@ -81,7 +77,12 @@ class Finding:
         return [f"  {line}" for line in print_graph(graph).splitlines()[1:-1]]
 
     def __str__(self) -> str:
-        return self.message + self.details
+        lines = [self.fault]
+        if self.shrunk is not None:
+            lines += [*self._cost(), *self._graph()]
+        if self.command:
+            lines.append(f"run again: {self.command}")
+        return "\n  ".join(lines)
 
 
 def explain(pass_: Pass, failure: Failure, graph: Graph, where: Surroundings) -> Finding:
@@ -143,6 +144,5 @@ def _written(
 ) -> Finding:
     settings, context = where.settings, where.context
     recipe = Recipe(pass_, context.target, context.trainable, settings.budget, frozenset(context.properties))
-    message = where.message + found.details
-    path = write_reproducer(settings.reproducers or FOLDER, graph, recipe, samples, message)
+    path = write_reproducer(settings.reproducers or FOLDER, graph, recipe, samples, found.fault)
     return Finding(found.message, found.check, found.culprit, found.shrunk, path, opt_command(path, pass_))

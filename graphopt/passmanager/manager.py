@@ -20,7 +20,6 @@ from graphopt.passmanager.report import Report
 from graphopt.passmanager.session import Session
 from graphopt.passmanager.settings import Settings
 
-
 OnError = Literal["bisect", "locate", "no"] | None
 
 

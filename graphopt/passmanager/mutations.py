@@ -1,12 +1,13 @@
 """Looking into a pass that applies no rules: the mutation of the graph after which it was bad.
 
 Such a pass cannot be told to leave a rewrite out, but it can be halted: listeners hear each mutation, and one that
-raises stops the pass there. A graph is whole where a node has just been inserted, or is about to be replaced or removed;
-these places are numbered. What lies between two of them (an attribute that is set, an operand that is replaced) is one
-unit, which is told by the nodes that it changed.
+raises stops the pass there. A graph is whole where a node has just been inserted, or is about to be replaced or
+removed; these places are numbered. What lies between two of them (an attribute that is set, an operand that is
+replaced) is one unit, which is told by the nodes that it changed.
 
-The answer is sound if the graph stays bad once it is bad. A pass may also do a thing in two halves (scale a weight here,
-undo it there); so later places are tried, too, and if the graph is good again at one of them, only the pass is named.
+The answer is sound if the graph stays bad once it is bad. A pass may also do a thing in two halves (scale a weight
+here, undo it there); so later places are tried, too, and if the graph is good again at one of them, only the pass is
+named.
 """
 
 from __future__ import annotations
@@ -66,16 +67,15 @@ class _Places(Listener):
         self.units[-1].modified[node] = None
 
 
-def first_bad_mutation(reruns: Reruns, is_bad: Callable[[Rerun], bool]) -> Mutation | None:
-    """Return the mutation after which the graph of a pass is bad; None if no listener heard of one.
-
-    Costs at most 2·log₂(mutations) + 1 runs.
+def first_bad_mutation(reruns: Reruns, is_bad: Callable[[Rerun], bool]) -> tuple[Mutation | None, int]:
+    """Return the mutation after which the graph of a pass is bad (None if no listener heard of it), and how many there
+    are. Costs at most 2·log₂(mutations) + 1 runs.
     """
     places = _Places()
     whole = reruns.run(listeners=[places])
     units = places.units
     if len(units) == 1 and not units[0].modified:
-        return None
+        return None, 0
 
     def bad_at(place: int) -> bool:
         return is_bad(reruns.run(listeners=[_Places(place)]))
@@ -87,9 +87,9 @@ def first_bad_mutation(reruns: Reruns, is_bad: Callable[[Rerun], bool]) -> Mutat
     step = 1
     while high + step < len(units) - 1:
         if not bad_at(high + step):
-            return Mutation("", "", HALVES, ())
+            return Mutation("", "", HALVES, ()), len(units)
         step *= 2
-    return _mutation(units, high, whole)
+    return _mutation(units, high, whole), len(units)
 
 
 def _mutation(units: Sequence[_Unit], number: int, whole: Rerun) -> Mutation | None:

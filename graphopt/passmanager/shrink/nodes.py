@@ -53,9 +53,9 @@ def _bypass(search: Search) -> bool:
     """Put an operand in the place of a result of its own type."""
     for number, node in enumerate(search.best.graph.nodes):
         for position, operand in enumerate(node.operands):
-            if operand is not None and len(node.results) == 1 and operand.type == node.result.type:
-                if search.accept(_without(search.best, number, position)):
-                    return True
+            fits = operand is not None and len(node.results) == 1 and operand.type == node.result.type
+            if fits and search.accept(_without(search.best, number, position)):
+                return True
     return False
 
 

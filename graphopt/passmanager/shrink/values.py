@@ -1,4 +1,4 @@
-"""Plainer values: attributes at their defaults, numbers of few digits, inputs that anyone can make up."""
+"""Plainer values: attributes at their defaults, numbers of one digit, inputs that anyone can make up."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from graphopt.ir.printer import printed_attributes
 from graphopt.passmanager.shrink.case import Case, rebuilt
 from graphopt.passmanager.shrink.search import Search
 
-QUARTER = 4.0
-
 
 def reduce_values(search: Search) -> None:
-    """Put attributes to their defaults, round numbers to quarters, and leave the inputs to be made up."""
+    """Put attributes to their defaults, round numbers, and leave the inputs to be made up."""
     tried: set[tuple[int, str]] = set()
     while (move := next((m for m in _defaults(search.best) if m not in tried), None)) is not None:
         tried.add(move)
@@ -46,11 +44,13 @@ def _defaulted(case: Case, number: int, name: str) -> Case | None:
 
 
 def _rounded(case: Case) -> Case | None:
-    """Numbers that read well: multiples of a quarter, unless one is finer than that."""
+    """Numbers that read well: one significant digit each."""
 
     def plain(tensor: torch.Tensor, old: Type, new: Type) -> torch.Tensor:
         if not tensor.is_floating_point() or tensor.element_size() == 1:
             return tensor
-        return torch.round(tensor * QUARTER) / QUARTER
+        wide = tensor.double()
+        step = 10.0 ** wide.abs().clamp_min(1e-300).log10().floor()
+        return torch.where(wide.isfinite(), torch.round(wide / step) * step, wide).to(tensor.dtype)
 
     return rebuilt(case, lambda value: value.type, lambda node: node.attributes, plain)
