@@ -67,21 +67,26 @@ def observed_run(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | No
         if options:
             raise GraphOptError(f"the model is compiled already; {next(iter(options))!r} comes too late")
         return _run_of(model, _kept(model), arguments)
+    if isinstance(model, Graph):
+        return pipeline_run(model, arguments, **options)
     history = Provenance()
     instruments = [*options.pop("instruments", ()), history]
-    if isinstance(model, Graph):
-        return _run_on_graph(model, history, arguments, instruments=instruments, **options)
     return _run_of(compile(model, *arguments, instruments=instruments, **options), history, arguments)
 
 
+def kept_history(model: CompiledModel) -> Provenance | None:
+    """The history of a model that was compiled with `instruments=[Provenance()]`."""
+    return next((i for i in model._options.instruments if isinstance(i, Provenance)), None)
+
+
 def _kept(model: CompiledModel) -> Provenance:
-    for instrument in model._options.instruments:
-        if isinstance(instrument, Provenance):
-            return instrument
-    raise GraphOptError(
-        "the model was compiled without its history; give the original model, or compile it with "
-        "instruments=[graphopt.passmanager.Provenance()]"
-    )
+    history = kept_history(model)
+    if history is None:
+        raise GraphOptError(
+            "the model was compiled without its history; give the original model, or compile it with "
+            "instruments=[graphopt.passmanager.Provenance()]"
+        )
+    return history
 
 
 def _run_of(model: CompiledModel, history: Provenance, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Run:
@@ -94,21 +99,29 @@ def _run_of(model: CompiledModel, history: Provenance, arguments: tuple[tuple[An
     return Run(original, final, history, program.report.passes, program, inputs)
 
 
-def _run_on_graph(
+def pipeline_run(
     graph: Graph,
-    history: Provenance,
-    arguments: tuple[tuple[Any, ...], dict[str, Any]],
+    arguments: tuple[tuple[Any, ...], dict[str, Any]] | None,
     *,
-    instruments: Sequence[Any],
+    instruments: Sequence[Any] = (),
     target: str = "cpu",
     passes: Any = "default",
     trainable: bool | None = None,
     **options: Any,
 ) -> Run:
+    """Run a pipeline on a graph, and keep what it did.
+
+    arguments: inputs to validate on; None leaves it to the manager. options: of `PassManager`.
+
+    Raises:
+        GraphOptError: whatever the passes raise.
+    """
     chosen = get_target(target)
     trains = chosen.trainable if trainable is None else trainable
-    inputs = CallingConvention(graph).flatten(*arguments)
-    manager = PassManager(resolve_passes(passes, chosen.name, trains), instruments=instruments, **options)
-    context = PassContext(target=chosen.name, trainable=trains, samples=[inputs])
-    report = manager.run(graph, context).report
+    inputs = [] if arguments is None else CallingConvention(graph).flatten(*arguments)
+    history = Provenance()
+    pipeline = resolve_passes(passes, chosen.name, trains)
+    manager = PassManager(pipeline, instruments=[*instruments, history], **options)
+    samples = [] if arguments is None else [inputs]
+    report = manager.run(graph, PassContext(target=chosen.name, trainable=trains, samples=samples)).report
     return Run(graph, history.steps[-1].after if history.steps else graph, history, report, None, inputs)

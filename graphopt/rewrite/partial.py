@@ -298,6 +298,8 @@ def wanted_text(pattern: Pattern) -> str:
 
 
 def _listed(names: list[str]) -> str:
+    if len(names) > 4:
+        names = [*names[:3], f"one of {len(names) - 3} others"]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
