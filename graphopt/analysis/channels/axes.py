@@ -40,10 +40,8 @@ class Factor:
     sources: tuple[tuple[Value, int], ...] = ()
 
     def with_state(self, state: State) -> Factor:
-        """The factor of a computed value."""
-        if self.atoms is None or (state is self.state and not self.sources):
-            return self
-        return replace(self, state=state, sources=())
+        """The factor with other contents in its removed slots."""
+        return self if self.atoms is None or state is self.state else replace(self, state=state)
 
 
 Axis = tuple[Factor, ...]
@@ -70,7 +68,7 @@ def axis_size(axis: Axis) -> Dim:
 
 
 def with_state(axis: Axis, state: State) -> Axis:
-    """The dim of a computed value."""
+    """The dim with other contents in its removed slots."""
     return tuple([f.with_state(state) for f in axis])
 
 

@@ -29,19 +29,21 @@ class Regrouper:
         assert isinstance(outer, int) and isinstance(inner, int)
         rows: list[Ids] = []
         columns: list[Ids] = []
-        resolved = self.atoms.resolve(factor.atoms)
-        for k in range(resolved.shape[1]):
-            grid = resolved[:, k].reshape(outer, inner)
+        mixed: list[Ids] = []
+        for atoms in self.atoms.resolve(factor.atoms).T:
+            grid = atoms.reshape(outer, inner)
             if (grid == grid[:, :1]).all():
                 rows.append(grid[:, 0])
             elif (grid == grid[:1]).all():
                 columns.append(grid[0])
             else:
-                row, column = self.fresh(outer), self.fresh(inner)
-                pairs = np.stack([np.repeat(row, inner), np.tile(column, outer)], axis=1)
-                self.atoms.equate(resolved[:, k], pairs, self.reason)
-                rows.append(row)
-                columns.append(column)
+                mixed.append(atoms)
+        if mixed:
+            row, column = self.fresh(outer), self.fresh(inner)
+            pairs = np.stack([np.repeat(row, inner), np.tile(column, outer)], axis=1)
+            self.atoms.equate(np.stack(mixed, axis=1), pairs, self.reason)
+            rows.append(row)
+            columns.append(column)
         why = self._why(factor)
         return _factor(factor, outer, rows, why), _factor(factor, inner, columns, why)
 

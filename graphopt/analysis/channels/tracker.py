@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
 
-import numpy as np
 import torch
 
 from graphopt.analysis.channels.atoms import Atoms, Ids
-from graphopt.analysis.channels.axes import (
-    Axis,
-    Factor,
-    State,
-    axis_state,
-    is_tracked,
-    opaque,
-    with_state,
-)
+from graphopt.analysis.channels.axes import Axis, Factor, State, axis_state, opaque
 from graphopt.analysis.channels.regroup import Regrouper
 from graphopt.ir import ConstantKind, Dim, Graph, Node, TensorType, Trait, Value
 
@@ -90,7 +80,7 @@ class Tracker:
         self.cares: list[Care] = []
         self.constant_values: set[Value] = set()
         self.node: Node | None = None
-        self.arguments: dict[str, Any] = {}
+        self._played: set[tuple[Value, int]] = set()
 
     # ------------------------------------------------------------------ reading
 
@@ -206,13 +196,34 @@ class Tracker:
             for source in factor.sources:
                 constant = source[0].constant
                 assert constant is not None
+                self._played.add(source)
                 stored = constant.kind is ConstantKind.PARAMETER or role is Role.IN
                 self.roles.setdefault(source, {}).setdefault(role if stored else Role.SLICE, self.node)
 
-    def produce(self, axis: Axis, role: Role = Role.OUT) -> Axis:
-        """The dim of a result that a parameter's dim makes: zero where the parameter is."""
-        self.play(axis, role)
-        return with_state(axis, State.ZERO)
+    def visit(self, node: Node, apply: Callable[[Tracker, Node], None]) -> None:
+        """Apply a rule to a node; what it says nothing about is opaque, and constants that it mixes in are summands."""
+        self.node = node
+        self._played.clear()
+        apply(self, node)
+        for index, result in enumerate(node.results):
+            if result not in self.values:
+                self.opaque_result(index, f"result of {node.op.base}")
+        if all(self.is_constant(v) for v in node.inputs) and not node.op.has(Trait.RANDOM):
+            self.constant_values.update(node.results)
+        else:
+            self._mix(node)
+
+    def _mix(self, node: Node) -> None:
+        """The results are no views of constants any more; the dims that the rule gave no role are summands."""
+        for value in self.operands():
+            if self.is_constant(value):
+                for axis in self.axes(value):
+                    sources = tuple([s for f in axis for s in f.sources if s not in self._played])
+                    self.play((Factor(1, None, 0, State.ZERO, sources),), Role.SHIFT)
+        for result in node.results:
+            axes = self.values.get(result, ())
+            if any(f.sources for axis in axes for f in axis):
+                self.values[result] = tuple([tuple([replace(f, sources=()) for f in axis]) for axis in axes])
 
     def care(self, kind: str, value: Value, dim: int) -> None:
         """Note that this node counts the slots of a dim."""
@@ -230,35 +241,21 @@ def constant_state(tensor: torch.Tensor, dim: int) -> State:
     return State.CONSTANT if bool((flat == flat[:, :1]).all()) else State.VARYING
 
 
-def run(tracker: Tracker, rules: Any) -> None:
+def run(tracker: Tracker, apply: Callable[[Tracker, Node], None]) -> None:
     """Visit all nodes, then freeze what the graph returns."""
-    from graphopt.analysis.channels.rules import apply
-
-    graph = tracker.graph
-    for value in graph.inputs:
+    for value in tracker.graph.inputs:
         if isinstance(value.type, TensorType):
             tracker.values[value] = tuple([tracker.opaque(d, f"input {value.name!r}") for d in value.type.shape])
-    for node in graph:
-        tracker.node = node
-        apply(tracker, node)
-        if all(tracker.is_constant(v) for v in node.inputs) and not node.op.has(Trait.RANDOM):
-            tracker.constant_values.update(node.results)
+    for node in tracker.graph:
+        tracker.visit(node, apply)
     tracker.node = None
     freeze_returned(tracker)
 
 
 def freeze_returned(tracker: Tracker) -> None:
     """The caller sees the outputs, and what is written back must keep its shape."""
-    outputs = len(tracker.graph.outputs)
-    for index, value in enumerate(tracker.graph.returned):
+    names = [f"output {index}" for index in range(len(tracker.graph.outputs))]
+    names += [f"written back to {name!r}" for name in tracker.graph.mutations]
+    for name, value in zip(names, tracker.graph.returned):
         if isinstance(value.type, TensorType):
-            name = (
-                f"output {index}"
-                if index < outputs
-                else f"written back to {tracker.graph.mutations[index - outputs]!r}"
-            )
             tracker.freeze_all(value, name)
-
-
-__all__ = ["Block", "Care", "Coupling", "Role", "Tracker", "run"]
-_ = (np, Sequence, is_tracked)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from graphopt.analysis.channels.rules import (
+    attention,
     convolution,
+    creation,
+    einsum,
     elementwise,
+    embedding,
     joining,
     linear,
     normalization,
     pooling,
+    recurrent,
+    reductions,
     views,
 )
 from graphopt.analysis.channels.rules.table import RULES, find_rule, rule
 from graphopt.analysis.channels.tracker import Tracker
-from graphopt.ir import Node, TensorType, Trait
+from graphopt.ir import Node, Trait
 
 
 def apply(tracker: Tracker, node: Node) -> None:
@@ -21,13 +27,7 @@ def apply(tracker: Tracker, node: Node) -> None:
     found = find_rule(node)
     if found is None and node.op.has(Trait.ELEMENTWISE) and len(node.results) == 1:
         found = elementwise.elementwise
-    if found is None:
-        barrier(tracker, node)
-    else:
-        found(tracker, node)
-    for index, result in enumerate(node.results):
-        if result not in tracker.values and isinstance(result.type, TensorType):
-            tracker.opaque_result(index, f"result of {node.op.base}")
+    (found or barrier)(tracker, node)
 
 
 def barrier(tracker: Tracker, node: Node) -> None:
@@ -41,14 +41,20 @@ def barrier(tracker: Tracker, node: Node) -> None:
 __all__ = [
     "RULES",
     "apply",
+    "attention",
     "barrier",
     "convolution",
+    "creation",
+    "einsum",
     "elementwise",
+    "embedding",
     "find_rule",
     "joining",
     "linear",
     "normalization",
     "pooling",
+    "recurrent",
+    "reductions",
     "rule",
     "views",
 ]

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from graphopt.analysis.channels.axes import Axis, Factor, axis_size, axis_state, is_static, is_tracked, merged
+from graphopt.analysis.channels.axes import Axis, Factor, State, axis_state, is_static, is_tracked, merged, with_state
 from graphopt.analysis.channels.rules.table import rule
 from graphopt.analysis.channels.tracker import Tracker
-from graphopt.ir import Dim, Node, TensorType
+from graphopt.ir import Dim, Node
 
 
 @rule("cat concat concatenate")
@@ -17,7 +17,7 @@ def cat(t: Tracker, node: Node) -> None:
     """The atoms of the parts one after the other; the other dims are coupled."""
     parts = [v for v in t.operands() if v.shape != (0,)]
     rank = len(parts[0].shape)
-    place = node.attributes.get("dim", 0) % rank
+    place = node.attr("dim") % rank
     axes: list[Axis] = []
     for dim in range(rank):
         owns = [t.axes(v)[dim] for v in parts]
@@ -70,4 +70,82 @@ def take(t: Tracker, axis: Axis, index: np.ndarray, text: str) -> Axis:
     return (replace(factor, size=len(index), atoms=factor.atoms[index]),)
 
 
-_ = (TensorType, axis_size)
+@rule("stack")
+def stack(t: Tracker, node: Node) -> None:
+    """A new dim of as many slots as operands, which all stay; the other dims are coupled."""
+    parts = list(t.operands())
+    axes = list(t.axes(parts[0]))
+    for part in parts[1:]:
+        axes = [t.equate(a, b, "stacked") if a and b else a or b for a, b in zip(axes, t.axes(part))]
+    axes.insert(node.attr("dim") % (len(axes) + 1), t.opaque(len(parts), "stacked"))
+    t.set(axes)
+
+
+@rule("pad constant_pad_nd")
+def pad(t: Tracker, node: Node) -> None:
+    """Slots added before and after, which stay."""
+    x = next(t.operands())
+    arguments = node.arguments()
+    value = arguments.get("value")
+    constant = arguments.get("mode", "constant") == "constant"
+    axes = list(t.axes(x))
+    amounts = arguments["pad"]
+    padded = {len(axes) - 1 - i // 2 for i, amount in enumerate(amounts) if amount != 0}
+    for dim, axis in enumerate(axes):
+        if dim in padded:
+            before, after = amounts[2 * (len(axes) - 1 - dim) : 2 * (len(axes) - dim)]
+            axes[dim] = _padded(t, axis, x.shape[dim], before, after, constant, node.result.shape[dim])
+        if constant and padded - {dim} and (value not in (None, 0) or axis_state(axis) is not State.ZERO):
+            axes[dim] = with_state(axes[dim], State.VARYING)
+    t.set(axes)
+
+
+def _padded(t: Tracker, axis: Axis, size: Dim, before: Dim, after: Dim, constant: bool, result: Dim) -> Axis:
+    static = all(isinstance(d, int) for d in (size, before, after)) and is_static(axis)
+    if not is_tracked(axis) or not static or not constant:
+        t.freeze(axis, "padded")
+        return t.opaque(result, "padded")
+    low, high, length = int(before), int(after), int(size)  # type: ignore[call-overload]
+    if low < 0 or high < 0:
+        axis = take(t, axis, np.arange(max(-low, 0), length - max(-high, 0)), "pad")
+        low, high, length = max(low, 0), max(high, 0), length + min(low, 0) + min(high, 0)
+    edges = [t.opaque(n, "padding") if n else () for n in (low, high)]
+    parts = [(a, n) for a, n in ((edges[0], low), (axis, length), (edges[1], high)) if n]
+    return join(t, [a for a, _ in parts], [n for _, n in parts], result)
+
+
+@rule("flip")
+def flip(t: Tracker, node: Node) -> None:
+    """The slots in reverse."""
+    x = next(t.operands())
+    axes = list(t.axes(x))
+    for dim in node.attr("dims"):
+        dim %= len(axes)
+        if is_tracked(axes[dim]):
+            if isinstance(x.shape[dim], int) and is_static(axes[dim]):
+                axes[dim] = take(t, axes[dim], np.arange(x.shape[dim])[::-1], "flip")
+            else:
+                t.freeze(axes[dim], "flip of a dim of symbolic size")
+    t.set(axes)
+
+
+@rule("select_scatter slice_scatter diagonal_scatter")
+def scatter_slice(t: Tracker, node: Node) -> None:
+    """Some slots of one dim are overwritten: all of it stays; the other dims are coupled."""
+    x, source = t.operands()
+    if node.op.base == "aten.diagonal_scatter":
+        t.freeze_all(x, "its diagonal is overwritten")
+        t.freeze_all(source, "written to a diagonal")
+        return
+    axes, written = list(t.axes(x)), list(t.axes(source))
+    dim = node.attr("dim") % len(axes)
+    if node.op.base == "aten.select_scatter":
+        written.insert(dim, ())
+    for axis in (axes[dim], written[dim]):
+        t.freeze(axis, "partly overwritten")
+    for place, (own, new) in enumerate(zip(axes, written)):
+        if place == dim:
+            axes[dim] = t.opaque(node.result.shape[dim], "partly overwritten")
+        else:
+            axes[place] = t.equate(own, new, "overwritten")
+    t.set(axes)

@@ -62,13 +62,11 @@ def product(
 
 
 def _contract(t: Tracker, name: str, a: Axis, b: Axis, left: Value, right: Value) -> None:
-    constant = t.is_constant(left), t.is_constant(right)
-    if constant == (True, True):
-        t.freeze(a, f"{name} of two stored tensors")
-        t.freeze(b, f"{name} of two stored tensors")
-    elif constant == (False, True):
+    """A dim that is summed over. What multiplies a stored tensor may hold any constant, which folds into a bias."""
+    if t.is_constant(right):
+        t.play(a, Role.OUT)
         t.contract(a, b, name)
-    elif constant == (True, False):
+    elif t.is_constant(left):
         t.contract(b, a, name)
     else:
         if min(axis_state(a), axis_state(b)) is not State.ZERO:

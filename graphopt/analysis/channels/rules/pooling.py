@@ -40,5 +40,5 @@ def pool(t: Tracker, node: Node) -> None:
 
 
 def _padding(node: Node) -> tuple[object, ...]:
-    padding = node.attributes.get("padding", 0)
+    padding = node.arguments().get("padding", 0)
     return padding if isinstance(padding, tuple) else (padding,)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.analysis.channels.axes import Axis, is_static, is_tracked
+from graphopt.analysis.channels.axes import Axis, State, axis_state, is_static, is_tracked, with_state
+from graphopt.analysis.channels.rules.convolution import split_axis
 from graphopt.analysis.channels.rules.joining import take
 from graphopt.analysis.channels.rules.table import rule
 from graphopt.analysis.channels.tracker import Tracker
-from graphopt.ir import Node, TensorType
+from graphopt.ir import Node
 
 
 @rule("reshape view _unsafe_view flatten unflatten view_as reshape_as")
@@ -49,7 +50,7 @@ def squeeze(t: Tracker, node: Node) -> None:
     x = node.operands[0]
     assert x is not None
     axes = t.axes(x)
-    dropped = node.attributes.get("dim")
+    dropped = node.arguments().get("dim")
     if dropped is None:
         kept = [d for d in range(len(axes)) if x.shape[d] != 1]
     else:
@@ -125,6 +126,107 @@ def select(t: Tracker, node: Node) -> None:
     t.set(axes)
 
 
+@rule("movedim moveaxis")
+def movedim(t: Tracker, node: Node) -> None:
+    """Some dims moved; the others keep their order."""
+    axes = t.axes(node.operands[0])  # type: ignore[arg-type]
+    source, target = ([d % len(axes) for d in _tuple(node.attr(n))] for n in ("source", "destination"))
+    placed = dict(zip(target, source))
+    others = iter([d for d in range(len(axes)) if d not in source])
+    t.set([axes[placed[i] if i in placed else next(others)] for i in range(len(axes))])
+
+
+def _tuple(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+@rule("repeat tile")
+def repeat(t: Tracker, node: Node) -> None:
+    """Whole copies one after the other: (copies, slots)."""
+    axes = t.axes(node.operands[0])  # type: ignore[arg-type]
+    counts = node.attr("repeats" if node.op.base == "aten.repeat" else "dims")
+    rank = max(len(axes), len(counts))
+    axes = ((),) * (rank - len(axes)) + axes
+    counts = (1,) * (rank - len(counts)) + tuple(counts)
+    t.set([(*t.opaque(n, "copies"), *axis) for n, axis in zip(counts, axes)])
+
+
+@rule("repeat_interleave.self_int")
+def repeat_interleave(t: Tracker, node: Node) -> None:
+    """Copies of each slot side by side: (slots, copies)."""
+    axes = list(t.axes(node.operands[0]))  # type: ignore[arg-type]
+    dim, copies = node.attr("dim"), t.opaque(node.attr("repeats"), "copies")
+    if dim is None:
+        t.set([(*[f for axis in axes for f in axis], *copies)])
+        return
+    axes[dim] = (*axes[dim], *copies)
+    t.set(axes)
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(t: Tracker, node: Node) -> None:
+    """[…, (C, r, r), H, W] → […, C, H·r, W·r]."""
+    axes = t.axes(node.operands[0])  # type: ignore[arg-type]
+    channels, rest = split_axis(t, axes[-3], node.result.shape[-3], "pixel_shuffle")
+    t.freeze(rest, "places of a pixel shuffle")
+    for axis in axes[-2:]:
+        t.freeze(axis, "spatial dim of a pixel shuffle")
+    t.set([*axes[:-3], channels, *[t.opaque(d, "spatial dim of a pixel shuffle") for d in node.result.shape[-2:]]])
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(t: Tracker, node: Node) -> None:
+    """[…, C, H·r, W·r] → […, (C, r, r), H, W]."""
+    axes = t.axes(node.operands[0])  # type: ignore[arg-type]
+    factor = node.attr("downscale_factor")
+    for axis in axes[-2:]:
+        t.freeze(axis, "spatial dim of a pixel shuffle")
+    channels = (*axes[-3], *t.opaque(factor * factor, "places of a pixel shuffle"))
+    t.set([*axes[:-3], channels, *[t.opaque(d, "spatial dim of a pixel shuffle") for d in node.result.shape[-2:]]])
+
+
+@rule("channel_shuffle native_channel_shuffle")
+def channel_shuffle(t: Tracker, node: Node) -> None:
+    """[N, (G, C/G), …] → [N, (C/G, G), …]."""
+    axes = list(t.axes(node.operands[0]))  # type: ignore[arg-type]
+    rows, columns = split_axis(t, axes[1], node.attr("groups"), "channel_shuffle")
+    axes[1] = (*columns, *rows)
+    t.set(axes)
+
+
+@rule("im2col")
+def im2col(t: Tracker, node: Node) -> None:
+    """[N, C, H, W] → [N, (C, window), places]."""
+    x = next(t.operands())
+    axes = t.axes(x)
+    for axis in axes[-2:]:
+        t.freeze(axis, "spatial dim of im2col")
+    height, width = node.attr("kernel_size")
+    state = axis_state(axes[-3])
+    pads = any(node.attr("padding")) and state is not State.ZERO
+    channels = (*with_state(axes[-3], State.VARYING if pads else state), *t.opaque(height * width, "window"))
+    t.set([*axes[:-3], channels, t.opaque(node.result.shape[-1], "places of windows")])
+
+
+@rule("tril triu")
+def triangle(t: Tracker, node: Node) -> None:
+    """One side of the diagonal of the last two dims is zero."""
+    axes = t.axes(node.operands[0])  # type: ignore[arg-type]
+    for axis in axes[-2:]:
+        t.freeze(axis, "rows and columns of a triangle")
+    t.set([with_state(a, State.ZERO if axis_state(a) is State.ZERO else State.VARYING) for a in axes])
+
+
+@rule("roll")
+def roll(t: Tracker, node: Node) -> None:
+    """Slots shifted around: a number of slots to shift by holds for the old width alone."""
+    axes = list(t.axes(node.operands[0]))  # type: ignore[arg-type]
+    dims = node.attr("dims")
+    for dim in dims or range(len(axes)):
+        t.freeze(axes[dim], "roll along it")
+    t.set(axes)
+
+
 @rule("expand broadcast_to expand_as")
 def expand(t: Tracker, node: Node) -> None:
     """Copies along new dims and dims of size 1: these stay as they are."""
@@ -138,6 +240,3 @@ def expand(t: Tracker, node: Node) -> None:
         axis = own[dim - offset] if dim >= offset else ()
         axes.append(axis if axis else t.opaque(size, "expanded dim"))
     t.set(axes)
-
-
-_ = TensorType

@@ -1,0 +1,31 @@
+"""Tensors made from sizes: every slot holds the same, or its own number."""
+
+from __future__ import annotations
+
+from graphopt.analysis.channels.axes import Axis, Factor, State
+from graphopt.analysis.channels.rules.table import rule
+from graphopt.analysis.channels.tracker import Tracker
+from graphopt.ir import Node, TensorType, Trait
+
+
+@rule(
+    "zeros ones full empty arange linspace scalar_tensor rand randn randint eye new_zeros new_ones new_full new_empty"
+)
+def create(t: Tracker, node: Node) -> None:
+    """Slots that go with whatever they are coupled to; by themselves no channels."""
+    for value in t.operands():
+        if node.op.base == "aten.full":
+            t.freeze_all(value, "a number to fill with")
+    name = node.op.base.removeprefix("aten.").removeprefix("new_")
+    result = node.result
+    assert isinstance(result.type, TensorType)
+    state = State.ZERO if name == "zeros" else State.CONSTANT
+    if node.op.has(Trait.RANDOM) or name == "eye":
+        state = State.VARYING
+    axes: list[Axis] = []
+    for size in result.type.shape:
+        if isinstance(size, int) and size > 1:
+            axes.append((Factor(size, t.atoms.fresh(size)[:, None], 0, state),))
+        else:
+            axes.append(t.opaque(size, f"size of {name}"))
+    t.set(axes)
