@@ -1,22 +1,19 @@
 """Budgets: how much to remove for a given share of the multiply-adds, of the parameters, or of the latency.
 
-What remains falls with the share of channels that go, so bisection finds the least share that meets a budget. The costs
-of a pruned graph are computed before it is made, from its shapes. Latency is measured: multiply-adds predict where to
-look, and each measurement corrects the prediction.
+What remains falls with the share of channels that go, so bisection finds the least share that meets a budget. Latency
+is measured: multiply-adds predict where to look, and each measurement corrects the prediction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from math import log, prod
+from dataclasses import dataclass
+from math import log
 from typing import NamedTuple
 
-from graphopt.analysis import CostModel
-from graphopt.analysis.channels import ChannelAnalysis
 from graphopt.errors import GraphOptError
-from graphopt.ir import ConstantKind, Graph, TensorType, Value, clone_graph
 from graphopt.passes.pruning.selection import Plan, Selection
+from graphopt.passes.pruning.size import Costs
 
 TOLERANCE = 0.05
 """How near a measured speed-up must come to the one asked for; the search goes on until it does, or is at its end."""
@@ -25,45 +22,6 @@ ACCEPTED = 0.10
 """What is accepted at the end of the search."""
 
 MEASUREMENTS = 10
-
-
-class Size(NamedTuple):
-    """Multiply-adds and parameters."""
-
-    macs: int
-    parameters: int
-
-
-class Costs:
-    """The size of a graph with channels removed, exact, from shapes alone. O(nodes) a question; no weight is touched.
-
-    sizes: of the symbols.
-    """
-
-    def __init__(self, graph: Graph, analysis: ChannelAnalysis, sizes: dict[str, int]) -> None:
-        self.analysis = analysis
-        self._model = CostModel(sizes)
-        self._images: dict[Value, Value] = {}
-        self._copy = clone_graph(graph, self._images)
-        self._types = {image: image.type for image in self._images.values()}
-
-    def size(self, selection: Selection) -> Size:
-        """Return the size that the graph has once a selection is removed."""
-        for value, shape in self.analysis.removed(selection).shapes.items():
-            image = self._images[value]
-            assert isinstance(image.type, TensorType)
-            image.type = replace(image.type, shape=shape)
-        macs = self._model.graph(self._copy, peak=False).macs
-        parameters = sum(
-            prod(d for d in value.type.shape if isinstance(d, int))
-            for value in self._copy.constants.values()
-            if value.constant is not None
-            and value.constant.kind is ConstantKind.PARAMETER
-            and isinstance(value.type, TensorType)
-        )
-        for image, original in self._types.items():
-            image.type = original
-        return Size(macs, parameters)
 
 
 @dataclass(frozen=True)
@@ -78,8 +36,10 @@ class Unreachable(GraphOptError):
     """A budget that no selection within the limits meets; the message names the best that one does."""
 
 
-def for_size(plan: Plan, costs: Costs, name: str, target: float) -> Found:
+def for_size(plan: Plan, costs: Costs, name: str, target: float, besides: Selection) -> Found:
     """Return the least share whose pruned graph has at most `target` of the original's `name` (a field of `Size`).
+
+    besides: what goes in any case.
 
     Raises:
         Unreachable: none does.
@@ -89,7 +49,7 @@ def for_size(plan: Plan, costs: Costs, name: str, target: float) -> Found:
         raise GraphOptError(f"the graph has no {name}, so there is no share of them to keep")
 
     def left(share: float) -> float:
-        return getattr(costs.size(plan.select(share)), name) / whole
+        return getattr(costs.size({**plan.select(share), **besides}), name) / whole
 
     best = left(1.0)
     if best > target:
@@ -101,15 +61,17 @@ def for_size(plan: Plan, costs: Costs, name: str, target: float) -> Found:
     return Found(share, left(share))
 
 
-def for_speed(plan: Plan, costs: Costs, target: float, measure: Callable[[Selection], float]) -> Found:
+def for_speed(
+    plan: Plan, costs: Costs, target: float, measure: Callable[[Selection], float], besides: Selection
+) -> Found:
     """Return a share whose pruned graph is `target` times as fast as the original, within `ACCEPTED`.
 
-    measure: gives the speed-up of a selection.
+    measure: gives the speed-up of a selection. besides: what goes in any case.
 
     Raises:
         Unreachable: not even the smallest graph is that fast, or none comes near enough.
     """
-    curve = _Work(plan, costs)
+    curve = _Work(plan, costs, besides)
     slow, fast = Point(0.0, 0.0), None
     tried: dict[tuple[int, ...], Found] = {}
     for _ in range(MEASUREMENTS):
@@ -117,7 +79,7 @@ def for_speed(plan: Plan, costs: Costs, target: float, measure: Callable[[Select
         counts = tuple(plan.counts(share).values())
         if counts in tried:
             break
-        found = tried[counts] = Found(share, measure(plan.select(share)))
+        found = tried[counts] = Found(share, measure({**plan.select(share), **besides}))
         if abs(found.given / target - 1) <= TOLERANCE:
             return found
         point = Point(curve.saved(share), log(max(found.given, 1e-9)))
@@ -155,16 +117,17 @@ def _aim(slow: Point, fast: Point | None, wanted: float, most: float) -> float:
 class _Work:
     """The logarithm of the multiply-adds before over those after, as a function of the share that goes."""
 
-    def __init__(self, plan: Plan, costs: Costs) -> None:
+    def __init__(self, plan: Plan, costs: Costs, besides: Selection) -> None:
         self.plan = plan
         self.costs = costs
+        self.besides = besides
         self.whole = costs.size({}).macs
         if not self.whole:
             raise GraphOptError("the graph has no multiply-adds, so channels do not decide its speed")
         self.most = self.saved(1.0)
 
     def saved(self, share: float) -> float:
-        return log(self.whole / max(self.costs.size(self.plan.select(share)).macs, 1))
+        return log(self.whole / max(self.costs.size({**self.plan.select(share), **self.besides}).macs, 1))
 
     def share(self, saved: float) -> float:
         """The least share that saves so much."""

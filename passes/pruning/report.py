@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
-from graphopt.passes.pruning.budget import Size
+from graphopt.passes.pruning.size import LayerRow, Size
 
 BAR = 32
 """Characters of the widest bar in the plot of widths."""
@@ -34,21 +32,6 @@ class GroupRow:
     kept_least: float | None = None
     removed_most: float | None = None
     removed: tuple[int, ...] = ()
-    parameters: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class LayerRow:
-    """A layer: the shape of its weight, its multiply-adds and parameters, before and after."""
-
-    name: str
-    operator: str
-    shape: tuple[int, ...]
-    pruned_shape: tuple[int, ...]
-    macs: int
-    pruned_macs: int
-    parameters: int
-    pruned_parameters: int
 
 
 @dataclass(frozen=True)
@@ -117,17 +100,18 @@ class PruningReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        return {
+        found = {
             **{name: getattr(self, name) for name in ("asked", "criterion", "scope", "speedup", "masked_error")},
             "before": self.before._asdict(),
             "after": self.after._asdict(),
             "groups": [asdict(row) for row in self.groups],
-            "layers": [asdict(row) for row in self.layers],
+            "layers": [_row(row) for row in self.layers],
             "refused": [asdict(row) for row in self.refused],
             "sweep": [asdict(curve) for curve in self.sweep],
             "widths": self.widths(),
             "notes": list(self.notes),
         }
+        return _finite(found)
 
     def to_json(self, indent: int | None = None) -> str:
         """Return the report as JSON."""
@@ -147,6 +131,10 @@ class PruningReport:
             parts.append(f"pruned = masked: {self.masked_error:.1e}")
         return ", ".join(parts)
 
+    def lines(self) -> list[str]:
+        """Return the summary, and why channels were left, for the report of a pipeline."""
+        return [self.summary(), *(f"not pruned: {_refusal_line(one)}" for one in self.refused)]
+
     def __str__(self) -> str:
         lines = [f"pruned by {self.criterion}, {self.scope}, asked: {self.asked}", self.summary(), ""]
         lines += _bars(self.groups)
@@ -159,27 +147,22 @@ class PruningReport:
         return "\n".join([*lines, *self.notes])
 
 
-def group_rows(
-    entries: Iterable[tuple[str, int, np.ndarray | None, np.ndarray | None, Sequence[str]]],
-) -> list[GroupRow]:
-    """Return rows from name, size, scores (None where there are none), removed channels (None: none) and parameters."""
-    rows = []
-    for name, size, scores, removed, parameters in entries:
-        gone = np.zeros(size, dtype=bool) if removed is None else removed
-        known = scores is not None and scores.size > 0
-        rows.append(
-            GroupRow(
-                name,
-                size,
-                size - int(gone.sum()),
-                float(scores.mean()) if known and scores is not None else None,
-                float(scores[~gone].min()) if known and scores is not None and not gone.all() else None,
-                float(scores[gone].max()) if known and scores is not None and gone.any() else None,
-                tuple(np.flatnonzero(gone).tolist()),
-                tuple(parameters),
-            )
-        )
-    return rows
+def _row(layer: LayerRow) -> dict[str, Any]:
+    """A layer as JSON values; sizes that are symbols as text."""
+    shapes = {name: [d if isinstance(d, int) else str(d) for d in getattr(layer, name)] for name in _SHAPES}
+    return {**asdict(layer), **shapes}
+
+
+_SHAPES = ("shape", "pruned_shape")
+
+
+def _finite(value: Any) -> Any:
+    """JSON values, with infinities and NaN as strings."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _share(before: int, after: int) -> str:
