@@ -21,6 +21,7 @@ try:
     from graphopt.ir import Graph, Node, Value
     from graphopt.ops import parse
     from graphopt.passmanager import Pass, PassContext, PassManager, PassResult, RulePass, pass_, register_pass, rewrite
+    from graphopt.pruning import prune
     from graphopt.rewrite import Algebra, Contract, Rewriter, Rule
     from graphopt.targets import Target
     from graphopt.training import finetune
@@ -51,6 +52,7 @@ __all__ = [
     "load",
     "parse",
     "pass_",
+    "prune",
     "register_pass",
     "rewrite",
     "trace",

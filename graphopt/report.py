@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graphopt.engine_choice import EngineTrial
+from graphopt.errors import GraphOptError
 from graphopt.ir import Graph
 from graphopt.passmanager import Report
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from graphopt.debugging import ErrorAttribution
     from graphopt.html_report import Peaks
     from graphopt.measure import Measurement
+    from graphopt.passes.pruning.report import PruningReport
 
 FORMAT = 1
 
@@ -52,6 +54,20 @@ class CompileReport:
     node_seconds: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
     attribution: ErrorAttribution | None = field(default=None, repr=False)
     peaks: Peaks | None = None
+
+    @property
+    def pruning(self) -> PruningReport:
+        """What was pruned, all steps together.
+
+        Raises:
+            GraphOptError: nothing was: `prune-channels` did not run, or found no channels.
+        """
+        from graphopt.passes.pruning.report import PruningReport
+
+        found = [r.details for r in self.passes.records if isinstance(r.details, PruningReport)]
+        if not found:
+            raise GraphOptError("nothing was pruned: prune-channels did not run, or found no channels to prune")
+        return PruningReport.merged(found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values; the module says what they mean."""
@@ -102,7 +118,7 @@ class CompileReport:
         return html_page(with_peaks(self.to_dict()))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the report: as a page to a `.html` file, as JSON to a `.json` file. It is replaced only once all is written.
+        """Write the report: as a page to a `.html` file, as JSON to a `.json` file, replaced only once all is written.
 
         Raises:
             GraphOptError: another suffix, or the file cannot be written.

@@ -68,6 +68,8 @@ class PruneChannels(Pass):
         folds what they contribute into the next bias, which errs at padded borders.
     norms: `rescale` keeps the statistics of norms over pruned dims those of the full width; `refuse` leaves such dims.
     sweep: also measure the sensitivity of each group at these shares, for the report.
+    widths: of groups that earlier steps have pruned, the channels that they had, which ratios count against.
+    title: what is asked for over all steps, for the report.
     """
 
     contract = Contract.LOSSY
@@ -93,6 +95,8 @@ class PruneChannels(Pass):
     constants: Literal["zero", "keep"] = "zero"
     norms: Literal["rescale", "refuse"] = "rescale"
     sweep: tuple[float, ...] = ()
+    widths: Mapping[str, int] = field(default_factory=dict, repr=False)
+    title: str = field(default="", repr=False)
 
     BUDGETS: ClassVar[tuple[str, ...]] = ("ratio", "macs", "parameters", "speedup")
 
@@ -137,7 +141,7 @@ class PruneChannels(Pass):
     def asked(self) -> str:
         """What is asked for, as text."""
         given = [f"{name}={getattr(self, name):g}" for name in self.BUDGETS if getattr(self, name) is not None]
-        return given[0] if given else f"ratio={DEFAULT_RATIO:g}"
+        return self.title or (given[0] if given else f"ratio={DEFAULT_RATIO:g}")
 
     def options(self) -> dict[str, Any]:
         """The options that differ from their defaults, functions by their names."""
@@ -153,9 +157,6 @@ class PruneChannels(Pass):
             chooser = Chooser(self, graph, context)
             choice = chooser.choose()
             curves = self._sweep(chooser, choice)
-        if choice is None:
-            reasons = [f"{one.name}: {one.reason}" for one in chooser.refused[:3]]
-            return PassResult(False, notes=["there are no channels to prune", *reasons])
         report = make_report(self, chooser, choice)
         report.sweep = curves
         samples = context.samples[0] if context.samples and not any(map(draws_random, walk(graph))) else None
@@ -165,8 +166,8 @@ class PruneChannels(Pass):
             report.masked_error = masked_error(masked, graph, samples)
         return PassResult(bool(choice.pruning.selection), notes=report.lines(), details=report)
 
-    def _sweep(self, chooser: Chooser, choice: Choice | None) -> list[Curve]:
-        if choice is None or not self.sweep:
+    def _sweep(self, chooser: Chooser, choice: Choice) -> list[Curve]:
+        if not self.sweep:
             return []
         candidates = chooser.candidates(choice.scores, {})
         return sweep(chooser.graph, chooser.analysis, candidates, self.sweep, chooser.evidence)

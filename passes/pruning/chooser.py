@@ -81,8 +81,8 @@ class Chooser:
         objective = None if self.asked.loss is None else Objective(self.asked.loss)
         return Evidence(self.analysis, self._batches if has_data else None, objective)
 
-    def choose(self) -> Choice | None:
-        """Return what goes, or None if there is nothing that could.
+    def choose(self) -> Choice:
+        """Return what goes.
 
         Raises:
             GraphOptError: what is asked cannot be had; the message says why, and what can.
@@ -92,8 +92,6 @@ class Chooser:
         free = [group for group in groups if group.name not in by_hand]
         scores = self._scores(free)
         scored = [group for group in free if group.name in scores]
-        if not scored and not by_hand:
-            return None
         choice = self._settled(scored, scores, by_hand)
         choice.refused = self.refused + _refusals(choice.pruning)
         return choice
@@ -102,7 +100,13 @@ class Chooser:
         """The groups that have scores. kept: channels that must stay."""
         limits = self.asked.limits(self.context.target)
         return [
-            Candidate(group, scores[group.name], limits, kept.get(group.name))
+            Candidate(
+                group,
+                scores[group.name],
+                limits,
+                kept.get(group.name),
+                max(self.asked.widths.get(group.name, group.size) - group.size, 0),
+            )
             for group in self.analysis.groups
             if group.name in scores
         ]

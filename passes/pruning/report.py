@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from graphopt.passes.pruning.size import LayerRow, Size
@@ -89,6 +89,27 @@ class PruningReport:
     masked_error: float | None = None
     notes: list[str] = field(default_factory=list)
 
+    @classmethod
+    def merged(cls, reports: Sequence[PruningReport]) -> PruningReport:
+        """One report of several steps, from before the first to after the last. Scores are those of the last."""
+        first, last = reports[0], reports[-1]
+        if first is last:
+            return first
+        rows = {row.name: row for row in first.groups}
+        for report in reports[1:]:
+            rows.update({row.name: _continued(rows[row.name], row) for row in report.groups if row.name in rows})
+        layers = {row.name: row for row in last.layers}
+        return replace(
+            last,
+            asked=f"{last.asked}, in {len(reports)} steps",
+            before=first.before,
+            groups=list(rows.values()),
+            layers=[_through(row, layers[row.name]) for row in first.layers if row.name in layers],
+            sweep=first.sweep,
+            speedup=math.prod(r.speedup for r in reports if r.speedup) if last.speedup is not None else None,
+            masked_error=max((r.masked_error for r in reports if r.masked_error is not None), default=None),
+        )
+
     @property
     def removed(self) -> int:
         """The number of channels that went."""
@@ -145,6 +166,23 @@ class PruningReport:
         if self.refused:
             lines += ["", "not pruned", *(f"  {_refusal_line(one)}" for one in self.refused)]
         return "\n".join([*lines, *self.notes])
+
+
+def _continued(first: GroupRow, then: GroupRow) -> GroupRow:
+    """A group over two steps; channels are numbered as before the first."""
+    before = set(first.removed)
+    left = [channel for channel in range(first.before) if channel not in before]
+    gone = sorted({*first.removed, *(left[channel] for channel in then.removed)})
+    return replace(then, before=first.before, removed=tuple(gone))
+
+
+def _through(first: LayerRow, last: LayerRow) -> LayerRow:
+    return replace(
+        first,
+        pruned_shape=last.pruned_shape,
+        pruned_macs=last.pruned_macs,
+        pruned_parameters=last.pruned_parameters,
+    )
 
 
 def _row(layer: LayerRow) -> dict[str, Any]:

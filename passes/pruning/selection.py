@@ -39,12 +39,22 @@ class Limits:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A group that may be pruned. scores: of its channels. kept: channels that must stay, whatever their scores."""
+    """A group that may be pruned.
+
+    scores: of its channels. kept: channels that must stay, whatever their scores. gone: how many channels it has lost
+    in earlier steps; shares count against the width that it had before them.
+    """
 
     group: Group
     scores: np.ndarray
     limits: Limits
     kept: np.ndarray | None = None
+    gone: int = 0
+
+    @property
+    def width(self) -> int:
+        """The number of channels that shares count against."""
+        return self.group.size + self.gone
 
     @cached_property
     def order(self) -> np.ndarray:
@@ -114,7 +124,7 @@ class Plan:
 
     def counts(self, share: float) -> dict[str, int]:
         """The number of channels of each group that go, rounded and within the limits."""
-        wanted = {c.group.name: round(self.fixed.get(c.group.name, 0.0) * c.group.size) for c in self.candidates}
+        wanted = {c.group.name: round(self.fixed.get(c.group.name, 0.0) * c.width) - c.gone for c in self.candidates}
         for pool in self._pools:
             wanted.update(pool.counts(share))
         return {c.group.name: min(c.rounded(wanted[c.group.name]), c.limit) for c in self.candidates}
@@ -126,7 +136,7 @@ class Plan:
 
     def steps(self) -> int:
         """The number of channels that a share counts against: shares closer than its inverse select the same."""
-        return sum(c.group.size for c in self.candidates)
+        return sum(c.width for c in self.candidates)
 
 
 class _Pool:
@@ -134,7 +144,8 @@ class _Pool:
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.candidates = candidates
-        self.total = sum(c.group.size for c in candidates)
+        self.total = sum(c.width for c in candidates)
+        self.gone = sum(c.gone for c in candidates)
         owners = [np.full(c.group.size, i) for i, c in enumerate(candidates)]
         # A channel that must stay counts, but never goes: it ranks behind all others.
         ranks = [np.where(c._must_stay, np.inf, c.scores) for c in candidates]
@@ -142,7 +153,8 @@ class _Pool:
         self.owners = np.concatenate(owners)[order] if candidates else order
 
     def counts(self, share: float) -> dict[str, int]:
-        found = np.bincount(self.owners[: round(share * self.total)], minlength=len(self.candidates))
+        count = max(round(share * self.total) - self.gone, 0)
+        found = np.bincount(self.owners[:count], minlength=len(self.candidates))
         return {c.group.name: int(n) for c, n in zip(self.candidates, found)}
 
 
