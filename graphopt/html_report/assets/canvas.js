@@ -79,10 +79,10 @@ class Painter {
   }
 
   header(item) {
-    this.text(item.label, item.x + 26, item.y + 20, "title", css["--text"], item.w - 80);
+    this.text(item.label, item.x + 26, item.y + 20, "title", css["--text"], item.w - 110);
     this.sign("−", item.x + 13, item.y + 16);
     this.context.textAlign = "right";
-    this.text(plural(item.count, "node"), item.x + item.w - 10, item.y + 20, "small", css["--muted"], 70);
+    this.text(plural(item.count, "node"), item.x + item.w - 10, item.y + 20, "small", css["--muted"], 90);
     this.context.textAlign = "left";
   }
 

@@ -192,7 +192,7 @@ class Layout {
       ]);
     for (const edge of this.forward) edge.points = through(edge.bends);
     for (const cell of this.cells) cell.item.way = { in: through(cell.way.in), out: through(cell.way.out) };
-    this.group.w = Math.max(right - left + 2 * PAD, textWidth(this.group.label, "title") + 60);
+    this.group.w = Math.max(right - left + 2 * PAD, textWidth(this.group.label, "title") + 120);
     this.group.h = Math.max(y - GAP_Y, 0) + 2 * PAD + HEADER;
   }
 }

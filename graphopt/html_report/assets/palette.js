@@ -120,6 +120,10 @@ class Colouring {
   }
 
   legend() {
+    return this.legendParts().map((part) => (typeof part === "string" ? el("span", {}, part) : part));
+  }
+
+  legendParts() {
     const swatch = (colour, text) => {
       const dot = el("i", {});
       dot.style.background = colour;

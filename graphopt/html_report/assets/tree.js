@@ -4,9 +4,10 @@
 const MOST_CHILDREN = 240;
 
 class Item {
-  constructor(kind, label, parent) {
+  constructor(kind, part, parent) {
     this.kind = kind; // "group", "node", "input" or "output"
-    this.label = label;
+    this.part = part; // of the path
+    this.label = /^\d+$/.test(part) && parent?.parent ? `${parent.label}.${part}` : part;
     this.parent = parent;
     this.children = [];
     this.expanded = false;
@@ -20,7 +21,7 @@ class Item {
   }
   get path() {
     const parts = [];
-    for (let item = this; item.parent; item = item.parent) if (!item.isRun) parts.unshift(item.label);
+    for (let item = this; item.parent; item = item.parent) if (!item.isRun) parts.unshift(item.part);
     return parts.join(".");
   }
 }
@@ -99,8 +100,8 @@ class Tree {
       this.tidy(child);
       if (child.children.length !== 1) return child;
       const only = child.children[0];
-      if (only.isGroup) only.label = `${child.label}.${only.label}`;
-      else only.module = only.module ? `${child.label}.${only.module}` : child.label;
+      if (only.isGroup) [only.part, only.label] = [`${child.part}.${only.part}`, `${child.part}.${only.part}`];
+      else only.module = only.module ? `${child.part}.${only.module}` : child.part;
       only.parent = group;
       return only;
     });
@@ -198,17 +199,15 @@ class Tree {
     this.edges.push({ source, target, level: edge });
   }
 
-  // Expand groups from the top as long as no more than so many items show.
+  // Expand level after level as long as no more than so many items show.
   open(most) {
     let shown = this.root.children.length;
-    let level = [this.root];
+    let level = this.root.children.filter((child) => child.isGroup);
     while (level.length) {
-      const next = level.flatMap((group) => group.children.filter((child) => child.isGroup));
-      for (const group of next) {
-        group.expanded = shown + group.children.length - 1 <= most;
-        if (group.expanded) shown += group.children.length - 1;
-      }
-      level = next.filter((group) => group.expanded);
+      shown += level.reduce((sum, group) => sum + group.children.length, 0);
+      if (shown > most) return;
+      for (const group of level) group.expanded = true;
+      level = level.flatMap((group) => group.children.filter((child) => child.isGroup));
     }
   }
 
