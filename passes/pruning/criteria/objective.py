@@ -55,7 +55,7 @@ class Objective:
             shown = f"shape {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
             raise InputError(f"the loss must return a tensor with one number, got {shown}")
         if not bool(torch.isfinite(value)):
-            raise GraphOptError(f"the loss is {float(value):g}; scores would mean nothing")
+            raise GraphOptError(f"the loss is {float(value.detach()):g}; scores would mean nothing")
         return value.reshape(())
 
 
