@@ -40,7 +40,7 @@ def skeleton(graph: Graph) -> Graph:
     A report holds one, and so keeps no weights alive.
     """
     copy = clone_graph(graph)
-    for node_graph in (copy, *(region for node, _ in _nodes(copy) for region in node.regions)):
+    for node_graph in (copy, *(region for node, _ in node_owners(copy) for region in node.regions)):
         for value in node_graph.constants.values():
             assert value.constant is not None
             value.constant = _without_numbers(value.constant)
@@ -79,7 +79,7 @@ class _Collector:
     def collect(self, graph: Graph) -> Facts:
         for value in graph.inputs:
             self._outer(value)
-        for number, (node, parent) in enumerate(_nodes(graph)):
+        for number, (node, parent) in enumerate(node_owners(graph)):
             self._add(node, number, parent)
         return {
             "graph": graph.name,
@@ -137,7 +137,7 @@ _COLUMNS = (
 )
 
 
-def _nodes(graph: Graph, parent: int = -1, start: int = 0) -> Iterator[tuple[Node, int]]:
+def node_owners(graph: Graph, parent: int = -1, start: int = 0) -> Iterator[tuple[Node, int]]:
     """Each node, and after it those of its regions, with the index of the node that owns the region."""
     number = start
     for node in graph:
@@ -145,7 +145,7 @@ def _nodes(graph: Graph, parent: int = -1, start: int = 0) -> Iterator[tuple[Nod
         own = number
         number += 1
         for region in node.regions:
-            for inner in _nodes(region, own, number):
+            for inner in node_owners(region, own, number):
                 yield inner
                 number += 1
 
