@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import gcd, lcm
+from math import ceil, gcd, lcm
 from typing import Literal
 
 import numpy as np
@@ -73,7 +73,7 @@ class Candidate:
         if count <= 0:
             return 0
         least = -(-int(self._must_stay.sum()) // step) * step
-        kept = max(round((size - count) / step) * step, least, step)
+        kept = max(int((size - count) / step + 0.5) * step, least, step)
         return max(size - kept, 0)
 
     def removed(self, count: int) -> np.ndarray:
@@ -86,13 +86,11 @@ class Candidate:
     def _must_stay(self) -> np.ndarray:
         """The best channels of each dim, as many as its minimum width needs."""
         stay = np.zeros(self.group.size, dtype=bool) if self.kept is None else self.kept.copy()
-        best_first = np.argsort(-self.scores, kind="stable")
         least = -(-self.limits.min_width // min(self._slots))
-        present = np.zeros(self.group.size, dtype=bool)
         for axis in self.group.axes:
-            present[:] = False
-            present[axis.channels] = True
-            stay[best_first[present[best_first]][:least]] = True
+            # What stays anyway is counted first.
+            best_first = axis.channels[np.lexsort((-self.scores[axis.channels], ~stay[axis.channels]))]
+            stay[best_first[:least]] = True
         return stay
 
     @cached_property
@@ -124,7 +122,7 @@ class Plan:
 
     def counts(self, share: float) -> dict[str, int]:
         """The number of channels of each group that go, rounded and within the limits."""
-        wanted = {c.group.name: round(self.fixed.get(c.group.name, 0.0) * c.width) - c.gone for c in self.candidates}
+        wanted = {c.group.name: nearest(self.fixed.get(c.group.name, 0.0) * c.width) - c.gone for c in self.candidates}
         for pool in self._pools:
             wanted.update(pool.counts(share))
         return {c.group.name: min(c.rounded(wanted[c.group.name]), c.limit) for c in self.candidates}
@@ -153,7 +151,7 @@ class _Pool:
         self.owners = np.concatenate(owners)[order] if candidates else order
 
     def counts(self, share: float) -> dict[str, int]:
-        count = max(round(share * self.total) - self.gone, 0)
+        count = max(nearest(share * self.total) - self.gone, 0)
         found = np.bincount(self.owners[:count], minlength=len(self.candidates))
         return {c.group.name: int(n) for c, n in zip(self.candidates, found)}
 
@@ -167,6 +165,11 @@ def _pools(candidates: Sequence[Candidate], scope: Scope) -> list[list[Candidate
     for candidate in candidates:
         alike.setdefault(candidate.group.fingerprint, []).append(candidate)
     return list(alike.values())
+
+
+def nearest(count: float) -> int:
+    """The whole number nearest to a number of channels to remove; of two, the one that removes less."""
+    return ceil(count - 0.5)
 
 
 def _first_run(channels: np.ndarray) -> int:

@@ -14,7 +14,7 @@ from graphopt.ir import Graph
 from graphopt.passes.pruning.criteria import Evidence
 from graphopt.passes.pruning.fidelity import MaskedModel
 from graphopt.passes.pruning.report import Curve
-from graphopt.passes.pruning.selection import Candidate
+from graphopt.passes.pruning.selection import Candidate, nearest
 
 
 def sweep(
@@ -37,7 +37,7 @@ def sweep(
         known = {0: _judge(graph, baseline, baseline, evidence)}
         values = []
         for share in shares:
-            count = min(candidate.rounded(round(share * candidate.group.size)), candidate.limit)
+            count = min(candidate.rounded(nearest(share * candidate.group.size)), candidate.limit)
             if count not in known:
                 masked = MaskedModel(graph, analysis, {candidate.group.name: candidate.removed(count)})
                 outputs = [masked.run(batch.inputs) for batch in evidence.batches]

@@ -71,6 +71,8 @@ class Parted(OneOperand):
         operand = node.operands[0]
         assert operand is not None
         axis = axis_of(node, len(operand.shape))
+        if x.values.shape[axis] > 1 and node.attributes.symbols:
+            x = x.collapsed([axis])
         if x.values.shape[axis] == 1:
             return self.whole(node, x, axis)
         x = x.expanded(axis, size(operand, axis))

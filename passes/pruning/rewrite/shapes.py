@@ -89,7 +89,8 @@ class Reshaped(OneOperand):
             return editor.again(node).results
         if node.op.base == "aten.unflatten":
             return editor.again(node, sizes=_unflattened(node, editor)).results
-        return editor.again(node, size=editor.size(result, node.attributes["size"])).results
+        name = "shape" if "shape" in node.attributes else "size"
+        return editor.again(node, **{name: editor.size(result, node.attributes[name])}).results
 
 
 def _unflattened(node: Node, editor: Editor) -> tuple[Dim, ...]:
