@@ -2,9 +2,9 @@
 
 The default pipeline is lossless: every pass in it is bitwise, value-exact or reassociating. Its order:
 
-1. `canonicalize` first, since it is what removes most nodes, and later passes look for its normal forms.
-2. `fold-masks` and `fold-constants`, so that weights that are computed (masked, transposed, reshaped, cast) are stored
-   tensors. Masks stay where the result is to be trained.
+1. `fold-masks`, before a mask of ones is taken for a product with 1; masks stay where the result is to be trained. Then
+   `canonicalize`, since it is what removes most nodes, and later passes look for its normal forms.
+2. `fold-constants`, so that weights that are computed (transposed, reshaped, cast) are stored tensors.
 3. `fuse-linear`, `fold-batch-norm` and `fold-pad`, which need stored tensors and named layers. Batch norms stay where
    the result is to be trained.
 4. `fuse-attention`, before its parts are shared or renamed.
@@ -48,8 +48,8 @@ def default_pipeline(target: str = "cpu", trainable: bool = False) -> list[Pass]
     masks: list[Pass] = [] if trainable else [FoldMasks()]
     norms: list[Pass] = [] if trainable else [FoldBatchNorm()]
     return [
-        Canonicalize(),
         *masks,
+        Canonicalize(),
         FoldConstants(),
         FuseLinear(),
         *norms,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from graphopt.ir import ConstantKind, Graph, Node, Value
+from graphopt.passes.support.constants import drop_unused, take_name
 from graphopt.passes.support.evaluation import stored_tensor
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
@@ -77,7 +78,7 @@ def _fold(node: Node, weight: Value, mask: Value, rewriter: Rewriter) -> str:
     product = stored_tensor(weight) * stored_tensor(mask)
     folded = rewriter.constant(
         product,
-        names[0] if names else weight.name,
+        weight.name,
         constant.kind,
         names=names if alone else (),
         requires_grad=constant.requires_grad,
@@ -86,9 +87,8 @@ def _fold(node: Node, weight: Value, mask: Value, rewriter: Rewriter) -> str:
         kept=constant.kept,
     )
     rewriter.replace(node, [folded])
-    for value in (weight, mask):
-        if not value.num_uses and value.name in rewriter.graph.constants:
-            rewriter.drop_constant(value)
+    drop_unused(rewriter, weight, mask)
+    take_name(rewriter, folded, weight.name.removesuffix(ORIGINAL) if names != constant.names else weight.name)
     return f"{folded.name}: {share_of_zeros(product):.1%} zeros"
 
 

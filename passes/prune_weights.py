@@ -22,6 +22,7 @@ from graphopt.ir import ConstantKind, Graph, Value
 from graphopt.passes.fold_masks import MASK
 from graphopt.passes.pruning.criteria.batches import Batch, read_batches
 from graphopt.passes.pruning.criteria.objective import Loss, Objective
+from graphopt.passes.support.constants import drop_unused, take_name
 from graphopt.passes.weight_pruning.evidence import gradients
 from graphopt.passes.weight_pruning.layers import Layer, find_layers
 from graphopt.passes.weight_pruning.methods import SPARSEGPT, Evidence, Method, checked, get_method
@@ -101,7 +102,7 @@ class PruneWeights(Pass):
         rewriter = Rewriter(graph, context.listeners)
         apart = context.trainable if self.masks is None else self.masks
         for layer, (weight, kept) in pruned.items():
-            if not bool(kept[layer.mask_tensor != 0].all()):
+            if _differs(layer, weight, kept, apart):
                 _store(layer, weight, kept, apart, rewriter)
                 notes.append(f"{layer.name} {list(layer.shape)}: {share(kept):.1%} zeros ({self._title})")
         return PassResult(rewriter.changed, notes=notes)
@@ -218,6 +219,12 @@ _Pruned = Mapping[Layer, tuple[torch.Tensor, torch.Tensor]]
 """The new weight of each layer, and the marks of what stays, in the weight's shape."""
 
 
+def _differs(layer: Layer, weight: torch.Tensor, kept: torch.Tensor, apart: bool) -> bool:
+    if layer.mask is not None or apart:
+        return not torch.equal(kept, layer.mask_tensor != 0) or not torch.equal(weight, layer.tensor)
+    return not torch.equal(weight, layer.tensor)
+
+
 def _output_error(layer: Layer, weight: torch.Tensor, moment: Moments) -> float:
     """‖ΔW X‖ / ‖W X‖."""
     assert moment.gram is not None
@@ -229,7 +236,8 @@ def _output_error(layer: Layer, weight: torch.Tensor, moment: Moments) -> float:
 
 def _store(layer: Layer, weight: torch.Tensor, kept: torch.Tensor, apart: bool, rewriter: Rewriter) -> None:
     """Put the new weight, and its mask if it stays apart, in the place of the old ones, for all that read it."""
-    new = _weight_like(layer, weight, rewriter)
+    new = stored = _weight_like(layer, weight, rewriter)
+    mask: Value | None = None
     if apart or layer.mask is not None:
         mask = _mask_like(layer, kept, rewriter)
         users = layer.weight.users
@@ -238,9 +246,10 @@ def _store(layer: Layer, weight: torch.Tensor, kept: torch.Tensor, apart: bool, 
     if layer.product is not None:
         rewriter.replace(layer.product, [new])
     rewriter.replace_value(layer.weight, new)
-    for value in (layer.weight, layer.mask):
-        if value is not None and not value.num_uses:
-            rewriter.drop_constant(value)
+    drop_unused(rewriter, layer.weight, layer.mask)
+    take_name(rewriter, stored, layer.weight.name)
+    if mask is not None and layer.mask is not None:
+        take_name(rewriter, mask, layer.mask.name)
 
 
 def _weight_like(layer: Layer, weight: torch.Tensor, rewriter: Rewriter) -> Value:

@@ -176,8 +176,8 @@ def _weights(node: Node) -> Iterator[tuple[str, int, Value, Value | None]]:
     elif base in _PRODUCTS:
         yield from _product(node, *_PRODUCTS[base])
     elif base in _RECURRENT:
-        for value in operands:
-            if value is not None and value.is_constant and len(value.shape) == 2:
+        for value in node.operand("params"):
+            if len(value.shape) == 2:
                 yield "recurrent", 1, value, None
 
 

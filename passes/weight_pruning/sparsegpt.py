@@ -12,6 +12,10 @@ and the columns to the right take up the least-squares share of it:
 U_jj² is [H⁻¹]_jj of the problem in which the columns before j are fixed already, so one factorization serves all
 columns. Which weights go is decided once for each block of columns (n:m: for each window) from the weights as they are
 by then. Updates inside a block are applied at once, those to later blocks together at its end.
+
+The last columns have little behind them that could make up for them, so a few steps of conjugate gradients follow that
+minimize the same error over all weights that stay: from there it only falls, and never ends above that of the zeros
+without any compensation.
 """
 
 from __future__ import annotations
@@ -33,10 +37,7 @@ def inverse_factor(gram: torch.Tensor, damping: float) -> torch.Tensor:
     Raises:
         GraphOptError: the matrix is not positive definite in floating point; more damping helps.
     """
-    hessian = gram.double().clone()
-    diagonal = hessian.diagonal()
-    diagonal += damping * diagonal.mean()
-    diagonal[diagonal == 0] = 1.0
+    hessian = _damped(gram, damping)
     lower, failed = torch.linalg.cholesky_ex(hessian)
     if failed:
         raise GraphOptError("X X^T is singular: give more calibration data, or more damping")
@@ -44,6 +45,14 @@ def inverse_factor(gram: torch.Tensor, damping: float) -> torch.Tensor:
     if failed:
         raise GraphOptError("X X^T is nearly singular: give more calibration data, or more damping")
     return upper
+
+
+def _damped(gram: torch.Tensor, damping: float) -> torch.Tensor:
+    hessian = gram.double().clone()
+    diagonal = hessian.diagonal()
+    diagonal += damping * diagonal.mean()
+    diagonal[diagonal == 0] = 1.0
+    return hessian
 
 
 def sparsegpt(
@@ -54,12 +63,13 @@ def sparsegpt(
     sparsity: float,
     pattern: Pattern,
     damping: float = 0.01,
+    refine: int = 16,
     given: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the compensated weight [rows, columns] and the marks of what stays.
 
     weight: [rows, columns]. gram: X X^T, [columns, columns]. channels: how many columns stand side by side.
-    given: marks of what is still there; the rest is gone already.
+    refine: how many steps of conjugate gradients follow. given: marks of what is still there; the rest is gone already.
 
     Raises:
         GraphOptError: X X^T cannot be factorized.
@@ -78,7 +88,39 @@ def sparsegpt(
             )
             _compensate(work, upper, kept, errors, (start, first, last, stop))
         work[:, stop:] -= errors @ upper[start:stop, stop:]
-    return (work * kept).to(weight.dtype), kept
+    found = work * kept
+    if refine:
+        found = refined(found, weight.double(), _damped(gram, damping), kept, refine)
+    return found.to(weight.dtype), kept
+
+
+def refined(
+    start: torch.Tensor, weight: torch.Tensor, hessian: torch.Tensor, kept: torch.Tensor, steps: int
+) -> torch.Tensor:
+    """Minimize (v − w)^T H (v − w) for each row v over what is kept, by conjugate gradients with the diagonal of H.
+
+    A row starts from `start`, or from `weight` with its zeros where that is better.
+    """
+    plain = weight * kept
+    better = _cost(plain - weight, hessian) < _cost(start - weight, hessian)
+    found = torch.where(better[:, None], plain, start)
+    scale = kept / hessian.diagonal()
+    residual = ((weight - found) @ hessian) * kept
+    step = scaled = residual * scale
+    power = (residual * scaled).sum(1, keepdim=True)
+    for _ in range(steps):
+        product = (step @ hessian) * kept
+        curvature = (step * product).sum(1, keepdim=True)
+        length = torch.where(curvature > 0, power / curvature, 0.0)
+        found, residual = found + length * step, residual - length * product
+        scaled = residual * scale
+        before, power = power, (residual * scaled).sum(1, keepdim=True)
+        step = scaled + torch.where(before > 0, power / before, 0.0) * step
+    return found
+
+
+def _cost(change: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
+    return ((change @ hessian) * change).sum(1)
 
 
 def _compensate(
