@@ -42,6 +42,9 @@ def compile_command(
     print_changes: ChangesOption = False,
     dump: Annotated[Path | None, typer.Option(help="A folder for numbered before/after files.")] = None,
     report: ReportOption = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure for the report: latency, and the time and error of each node.")
+    ] = False,
     reproducers: Annotated[
         Path | None, typer.Option(help="A folder for a file for each pass that fails; `graphopt opt` runs it again.")
     ] = None,
@@ -50,14 +53,18 @@ def compile_command(
 ) -> None:
     """Optimize a model and write it to a file.
 
-    Example: `graphopt compile examples/lenet.py:build -o lenet.onnx --dynamic batch`
+    Example: `graphopt compile examples/lenet.py:build -o lenet.onnx --dynamic batch --report lenet.html --measure`
     """
+    from graphopt.cli.options import show_found
     from graphopt.commands.compile import compile_to_file
-    from graphopt.commands.files import write_text
+    from graphopt.html_report import check_suffix
 
+    if report is not None:
+        check_suffix(report)
     compiled = compile_to_file(
         model,
         output,
+        measured=measure,
         target=target,
         passes=passes,
         dynamic_shapes=dynamic,
@@ -68,7 +75,8 @@ def compile_command(
         reproducers=reproducers,
         trust=trust,
     )
-    print(compiled.report)
+    show_found(compiled.report, json=False)
     if report is not None:
-        write_text(report, compiled.report.to_json(indent=1))
+        compiled.report.save(report)
+        print(f"\nwrote {report}")
     print(f"\nwrote {output}")

@@ -41,13 +41,15 @@ def opt(
 
     Example: `graphopt opt graph.txt --passes canonicalize,dead-code`
     """
-    from graphopt.commands.files import write_text
     from graphopt.commands.judges import Judge
-    from graphopt.commands.opt import run_reproducer
+    from graphopt.commands.opt import opt_report, run_reproducer
+    from graphopt.html_report import check_suffix
 
     judge = Judge(check, engine)
-    graph, done = run_reproducer(file, passes, target, validate, make_instruments(print_changes, None), judge)
-    print(graph)
-    print(done, file=sys.stderr)
     if report is not None:
-        write_text(report, done.to_json(indent=1))
+        check_suffix(report)
+    done = run_reproducer(file, passes, target, validate, make_instruments(print_changes, None), judge)
+    print(done.graph)
+    print(done.report, file=sys.stderr)
+    if report is not None:
+        opt_report(done).save(report)

@@ -51,7 +51,9 @@ PluginOption = Annotated[
         help="A file or module of passes and rules to import, so that pipelines can name them. Repeat for several.",
     ),
 ]
-ReportOption = Annotated[Path | None, typer.Option(help="Also write the report, as JSON, to this file.")]
+ReportOption = Annotated[
+    Path | None, typer.Option(help="Also write the report to this file: a page (`.html`) or JSON (`.json`).")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON in place of text.")]
 
 

@@ -10,14 +10,17 @@ from graphopt.commands.files import write_graph
 from graphopt.compiled import CompiledModel
 from graphopt.errors import GraphOptError
 from graphopt.ir.files import replaceable
-from graphopt.model_source import resolve_model
+from graphopt.model_source import ModelSource, resolve_model
 from graphopt.options import make_options
+from graphopt.passmanager import Provenance
 
 SUFFIXES = (".gopt", ".onnx", ".txt")
 
 
-def compile_to_file(text: str, output: Path, **options: Any) -> CompiledModel:
+def compile_to_file(text: str, output: Path, *, measured: bool = False, **options: Any) -> CompiledModel:
     """Compile the model that `text` names and write it to `output`; the suffix says in what form.
+
+    measured: put latencies, and the time and error of each node, into the report.
 
     Raises:
         GraphOptError: an unknown suffix, or whatever compiling or writing raises.
@@ -32,11 +35,23 @@ def compile_to_file(text: str, output: Path, **options: Any) -> CompiledModel:
     source = resolve_model(text)
     if source.is_saved:
         raise GraphOptError(f"{text} is compiled already; load it with graphopt.load")
-    compiled = compile(source.model, source.args, source.kwargs, **options)
+    compiled = _measured(source, options) if measured else compile(source.model, source.args, source.kwargs, **options)
     if output.suffix == ".gopt":
         compiled.save(output)
     elif output.suffix == ".onnx":
         compiled.to_onnx(output)
     else:
         write_graph(output, compiled.graph)
+    return compiled
+
+
+def _measured(source: ModelSource, options: dict[str, Any]) -> CompiledModel:
+    """Compile with the history that attributing errors needs, and measure."""
+    from graphopt.html_report.measured import measure
+
+    source = source.opened(options.get("trust", False))
+    assert not isinstance(source.model, Path)
+    instruments = [*options.pop("instruments", ()), Provenance()]
+    compiled = compile(source.model, source.args, source.kwargs, instruments=instruments, **options)
+    measure(compiled, source.model, source.args, source.kwargs)
     return compiled

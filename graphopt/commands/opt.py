@@ -11,8 +11,14 @@ from graphopt.errors import GraphOptError, ValidationError
 from graphopt.passmanager import Outcome, PassContext, PassManager, read_reproducer
 from graphopt.passmanager.reproducer import Reproducer
 from graphopt.pipelines import resolve_passes
+from graphopt.report import CompileReport
 from graphopt.serialization import load_graph
 from graphopt.targets import get_target
+
+
+def opt_report(outcome: Outcome) -> CompileReport:
+    """The report of a run of passes alone, to be saved as a page."""
+    return CompileReport(outcome.report.target, outcome.report, model=outcome.graph.name, after=outcome.graph)
 
 
 def run_reproducer(

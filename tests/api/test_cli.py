@@ -106,7 +106,7 @@ def test_compile_to_text_and_back(folder: Path) -> None:
     result = run("opt", "net.txt", "-p", "canonicalize,dead-code", "--report", "opt.json")
     assert "aten.add" in (folder / "net.txt").read_text() and "aten.add" not in result.stdout
     assert "canonicalize" in result.stderr
-    assert json.loads((folder / "opt.json").read_text())["pipeline"] == "canonicalize,dead-code"
+    assert json.loads((folder / "opt.json").read_text())["passes"]["pipeline"] == "canonicalize,dead-code"
 
 
 def test_a_saved_model_is_optimized_again() -> None:

@@ -159,7 +159,7 @@ function roofline(report, graph, onChoose) {
       grid,
       svg("path", { class: "roof", d: roof }),
       svg("text", { class: "label", x: x(highX) - 4, y: y(peaks.flops) - 8, "text-anchor": "end" }, `${quantity(peaks.flops)}FLOP/s`),
-      svg("text", { class: "label", x: x(ridge) - 12, y: y(peaks.flops) + 4, "text-anchor": "end" }, `${bytes(peaks.bandwidth)}/s`),
+      svg("text", { class: "label", x: x(Math.sqrt(lowX * ridge)) - 14, y: y(peaks.bandwidth * Math.sqrt(lowX * ridge)) - 8, "text-anchor": "end" }, `${bytes(peaks.bandwidth)}/s`),
       dots,
       svg("text", { class: "axis", x: (left + width) / 2, y: height - 8, "text-anchor": "middle" }, "FLOP per byte moved"),
       svg("text", { class: "axis", transform: `translate(14 ${height / 2 - 10}) rotate(-90)`, "text-anchor": "middle" }, "FLOP/s"),
