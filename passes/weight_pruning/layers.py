@@ -24,6 +24,8 @@ from graphopt.passes.weight_pruning.patches import patches
 
 _CONVS = frozenset({"aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution"})
 _TRANSPOSED = frozenset({"aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d"})
+READING = frozenset({"aten.linear"}) | _CONVS | _TRANSPOSED
+"""Operators that sum over the channels of their first operand by a stored weight."""
 _PRODUCTS = {"aten.mm": (0, 1), "aten.matmul": (0, 1), "aten.bmm": (0, 1), "aten.addmm": (1, 2)}
 _RECURRENT = frozenset({"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"})
 

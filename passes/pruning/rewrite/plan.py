@@ -64,6 +64,7 @@ def plan_pruning(
     *,
     constants: Constants = "zero",
     norms: Norms = "rescale",
+    zeroed: Collection[tuple[Value, int]] | None = None,
 ) -> Plan:
     """Take from a selection what cannot go, until all that is left can.
 
@@ -74,11 +75,14 @@ def plan_pruning(
     constants: "zero" zeroes weights, scales and shifts; "keep" leaves shifts (biases) as they are, and folds constants
         also where zero padding makes them wrong at the border.
     norms: whether norms over removed channels are rescaled to the statistics of the full width, or refuse them.
+    zeroed: the axes of parameters that are zero in what goes, if they are not to be those of the masked model: with what
+        is zero already, the pruned graph equals the original.
 
     Cost: linear in nodes and slots for each round.
     """
     wanted = {name: np.array(chosen, dtype=bool) for name, chosen in selection.items() if np.any(chosen)}
-    zeroed = zeroed_axes(analysis, shifts=constants == "zero")
+    if zeroed is None:
+        zeroed = zeroed_axes(analysis, shifts=constants == "zero")
     owners = _Owners(analysis)
     refused: list[Refused] = []
     round_ = 0
