@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
-from graphopt.errors import GraphOptError, requested
+from graphopt.errors import GraphOptError, requested, unknown_name
 from graphopt.ir import Graph, walk
 from graphopt.passes.pruning.account import make_report
 from graphopt.passes.pruning.chooser import Choice, Chooser
@@ -119,6 +119,10 @@ class PruneChannels(Pass):
         given = [name for name in self.BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise GraphOptError(f"give one of {', '.join(self.BUDGETS)}, got {' and '.join(given)}")
+        if self.scope not in get_args(Scope):
+            raise unknown_name("scope", self.scope, get_args(Scope), f"There are {', '.join(get_args(Scope))}.")
+        if isinstance(self.round_to, str) and self.round_to != "target":
+            raise unknown_name("value of round_to", self.round_to, ["target"], "It takes a number or 'target'.")
         if self.batches < 1:
             raise GraphOptError(f"batches must be at least 1, got {self.batches}")
         get_criterion(self.criterion)

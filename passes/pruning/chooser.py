@@ -28,7 +28,7 @@ from graphopt.passes.pruning.latency import Stopwatch
 from graphopt.passes.pruning.names import by_pattern, matching, of_type
 from graphopt.passes.pruning.report import Refusal
 from graphopt.passes.pruning.rewrite.plan import Plan as Pruning
-from graphopt.passes.pruning.rewrite.plan import plan_pruning
+from graphopt.passes.pruning.rewrite.plan import Refused, plan_pruning
 from graphopt.passes.pruning.rewrite.prune import apply_plan
 from graphopt.passes.pruning.selection import Candidate, Plan, Selection
 from graphopt.passmanager import PassContext
@@ -93,7 +93,7 @@ class Chooser:
         scores = self._scores(free)
         scored = [group for group in free if group.name in scores]
         choice = self._settled(scored, scores, by_hand)
-        choice.refused = self.refused + _refusals(choice.pruning)
+        choice.refused = self.refused
         return choice
 
     def candidates(self, scores: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray]) -> list[Candidate]:
@@ -175,22 +175,24 @@ class Chooser:
         asked = self.asked
         fixed = by_pattern(self.graph, groups, asked.ratios, "ratios")
         kept: dict[str, np.ndarray] = {}
+        refused: list[Refused] = []
         for round_ in range(ROUNDS):
             plan = Plan(self.candidates(scores, kept), asked.scope, fixed)
-            found = self._share(plan, by_hand)
+            found = self._share(plan, by_hand, refused)
             share = asked.share if found is None else found.share
             pruning = self._prunable({**plan.select(share), **by_hand})
-            refused = [one for one in pruning.refused if one.group in scores]
-            if not refused or asked.speedup is not None or round_ == ROUNDS - 1:
+            self.refused += _refusals(pruning)
+            refused += pruning.refused
+            if not pruning.refused or asked.speedup is not None or round_ == ROUNDS - 1:
                 break  # a measured speed-up is that of what could go
-            for one in refused:
+            for one in (r for r in pruning.refused if r.group in scores):
                 stay = kept.setdefault(one.group, np.zeros(len(scores[one.group]), dtype=bool))
                 stay[one.channels] = True
                 if one.group not in pruning.selection:
                     stay[:] = True  # nothing that was asked for can go: the others are not better
-        return Choice(pruning, scores, self._checked(found, pruning))
+        return Choice(pruning, scores, self._checked(found, pruning, refused))
 
-    def _checked(self, found: Found | None, pruning: Pruning) -> Found | None:
+    def _checked(self, found: Found | None, pruning: Pruning, refused: Sequence[Refused]) -> Found | None:
         """What a budget of size came to, refusals included.
 
         Raises:
@@ -201,19 +203,20 @@ class Chooser:
             if found is not None and target is not None:
                 given = getattr(self.costs.size(pruning.selection), name) / getattr(self.costs.size({}), name)
                 if given > target:
-                    raise Unreachable(
-                        f"{name}={target:g} cannot be reached: the best found is {name}={given:.3g}, since channels "
-                        f"that would go cannot, as {pruning.refused[0]}"
-                    )
+                    best = f"the best found is {name}={given:.3g}"
+                    raise Unreachable(f"{name}={target:g} cannot be reached: {best}{_because(refused)}")
                 return Found(found.share, given)
         return found
 
-    def _share(self, plan: Plan, by_hand: Selection) -> Found | None:
+    def _share(self, plan: Plan, by_hand: Selection, refused: Sequence[Refused]) -> Found | None:
         asked = self.asked
         for name in ("macs", "parameters"):
             target = getattr(asked, name)
             if target is not None:
-                return for_size(plan, self.costs, name, target, by_hand)
+                try:
+                    return for_size(plan, self.costs, name, target, by_hand)
+                except Unreachable as error:
+                    raise Unreachable(f"{error}{_because(refused)}") from None
         if asked.speedup is None:
             return None
         watch = Stopwatch(self._engine(), self.graph, self.context.samples[0] if self.context.samples else None)
@@ -255,6 +258,10 @@ def _chosen(group: Group, channels: Sequence[int]) -> np.ndarray:
                 f"{axis.value.name!r} has; leave at least one of {', '.join(map(str, axis.channels[:8].tolist()))}"
             )
     return gone
+
+
+def _because(refused: Sequence[Refused]) -> str:
+    return f"; some channels cannot go: {refused[0]}" if refused else ""
 
 
 def _refusals(pruning: Pruning) -> list[Refusal]:
