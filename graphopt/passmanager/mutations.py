@@ -39,7 +39,7 @@ class _Unit:
     event: str = ""
     node: Node | None = None
     text: str = ""
-    modified: dict[Node, None] = field(default_factory=dict)
+    modified: dict[Node, str] = field(default_factory=dict)
 
 
 class _Places(Listener):
@@ -64,7 +64,7 @@ class _Places(Listener):
         self._place("removed", node)
 
     def modified(self, node: Node) -> None:
-        self.units[-1].modified[node] = None
+        self.units[-1].modified.setdefault(node, repr(node))
 
 
 def first_bad_mutation(reruns: Reruns, is_bad: Callable[[Rerun], bool]) -> tuple[Mutation | None, int]:
@@ -97,12 +97,14 @@ def _mutation(units: Sequence[_Unit], number: int, whole: Rerun) -> Mutation | N
     unit = units[number]
     if unit.event != "replaced" and not unit.modified:
         return None
-    in_place = unit.event != "replaced" and bool(unit.modified)
-    nodes = list(unit.modified) if in_place else [unit.node] if unit.node is not None else []
-    event = "changed in place" if in_place else unit.event
-    others = f" and {len(nodes) - 1} other nodes" if len(nodes) > 1 else ""
-    text = repr(nodes[0]) if in_place else unit.text
+    in_place = unit.event != "replaced"
+    nodes = list(unit.modified) if in_place or unit.node is None else [unit.node]
+    text = unit.modified[nodes[0]] if in_place else unit.text
+    others = len(nodes) - 1
+    if others:
+        text += f" and {others} other node{'s' if others > 1 else ''}"
     known = {image: value for value, image in whole.images.items()}
     sources = [known[r].producer for node in nodes for r in node.results if r in known]
-    note = f"the pass applies no rules; {event} by its mutation {number} of {len(units) - 1}"
-    return Mutation(text + others, str(nodes[0].location), note, tuple(n for n in sources if n is not None))
+    what = "changed in place" if in_place else "replaced"
+    note = f"the pass applies no rules; this was {what} by its change {number + 1} of {len(units)}"
+    return Mutation(text, str(nodes[0].location), note, tuple(n for n in sources if n is not None))

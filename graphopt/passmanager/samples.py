@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from graphopt.analysis import bind_sizes
 from graphopt.ir import Graph, ScalarType, Symbol, TensorType, Value
-from graphopt.ir.dims import Dim, UnboundSymbolError, evaluate
+from graphopt.ir.dims import Dim, UnboundSymbolError, evaluate, symbols_of
 
 SEED = 0x9E3779B9
 Preference = Callable[[int, int], Iterator[int]]
@@ -60,9 +61,10 @@ def variations(graph: Graph, inputs: Sequence[Any]) -> Iterator[tuple[list[Any],
     given = bind_sizes(graph.inputs, inputs)
     generator = torch.Generator().manual_seed(SEED)
     symbols = [s for s in graph.symbols() if s.name in given]
+    derived = _derived(graph) if symbols else {}
     tried: list[dict[str, int]] = []
     for prefer in (_near, _doubled, _halved) if symbols else ():
-        sizes = other_sizes(symbols, given, prefer)
+        sizes = other_sizes(symbols, given, prefer, derived)
         if sizes is not None and sizes != given and sizes not in tried:
             tried.append(sizes)
             made = [resize(value, x, {**given, **sizes}, generator) for value, x in zip(graph.inputs, inputs)]
@@ -71,19 +73,42 @@ def variations(graph: Graph, inputs: Sequence[Any]) -> Iterator[tuple[list[Any],
         yield [resize(value, x, given, generator) for value, x in zip(graph.inputs, inputs)], given
 
 
-def other_sizes(symbols: Sequence[Symbol], given: Mapping[str, int], prefer: Preference) -> dict[str, int] | None:
-    """Return another size for each symbol, distinct among themselves and from all given ones; None if none is free."""
+def other_sizes(
+    symbols: Sequence[Symbol],
+    given: Mapping[str, int],
+    prefer: Preference,
+    derived: Mapping[str, Collection[Dim]] = MappingProxyType({}),
+) -> dict[str, int] | None:
+    """Return another size for each symbol, distinct among themselves and from all given ones; None if none is free.
+
+    derived: the dims that depend on each symbol alone. A size at which all of them differ is preferred: `(s + 3)//4` is
+    the same at 127 and at 128, and so would be what a rewrite makes of it.
+    """
     taken = set(given.values())
     found: dict[str, int] = {}
     for symbol in symbols:
-        old, step = given[symbol.name], symbol.multiple_of
-        wanted = _allowed(symbol, chain(prefer(old, step), _near(old, step)))
-        size = next((candidate for candidate in wanted if candidate not in taken), None)
+        old, step, name = given[symbol.name], symbol.multiple_of, symbol.name
+        choices = chain(prefer(old, step), _near(old, step), _halved(old, step), _doubled(old, step))
+        wanted = [candidate for candidate in _allowed(symbol, choices) if candidate not in taken]
+        dims = derived.get(name, ())
+        telling = (s for s in wanted if all(evaluate(d, {name: s}) != evaluate(d, {name: old}) for d in dims))
+        size = next(chain(telling, wanted), None)
         if size is None:
             size = old  # its range allows no other
         taken.add(size)
         found[symbol.name] = size
     return found if any(found[name] != given[name] for name in found) else None
+
+
+def _derived(graph: Graph) -> dict[str, set[Dim]]:
+    """The dims of a graph's values that depend on one symbol alone, by its name."""
+    found: dict[str, set[Dim]] = {}
+    for type_ in {value.type for node in graph for value in node.results if isinstance(value.type, TensorType)}:
+        for dim in type_.shape:
+            symbols = symbols_of(dim)
+            if len(symbols) == 1:
+                found.setdefault(symbols[0].name, set()).add(dim)
+    return found
 
 
 def _near(size: int, step: int) -> Iterator[int]:

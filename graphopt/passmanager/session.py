@@ -209,6 +209,8 @@ class Session:
             message += f"\n  it also {written}"
             final |= not self.checks.guard.recoverable
         finding = explain(pass_, failure, self.current, self._surroundings(record, message))
+        # The search ran the pass again, and what that wrote was put back: no later pass is to blame for it.
+        self.checks.guard.written()
         message = record.reason = str(finding)
         record.check = failure.check
         record.finding = None if failure.benign else finding

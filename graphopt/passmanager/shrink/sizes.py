@@ -13,13 +13,16 @@ from typing import Any
 
 import torch
 
-from graphopt.ir import Node, TensorType, Type, Value
+from graphopt.ir import Node, TensorType, Type, Value, walk
 from graphopt.ir.attributes import Attributes
 from graphopt.ir.dims import Expr, substitute
 from graphopt.ir.types import substitute_type
 from graphopt.passmanager.samples import resize
 from graphopt.passmanager.shrink.case import Case, rebuilt, tidied
 from graphopt.passmanager.shrink.search import Search
+
+UNCHECKED = ("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
+"""Operators whose kernels read past the end of weights that don't fit: their sizes are left alone."""
 
 Number = Callable[[int], int]
 """A size in place of a size."""
@@ -30,6 +33,8 @@ def reduce_sizes(search: Search) -> None:
     for symbol in search.best.graph.symbols():
         if not search.accept(specialized(search.best, symbol.name)):
             search.accept(cropped(search.best, symbol.name))
+    if any(node.op.base in UNCHECKED for node in walk(search.best.graph)):
+        return
     tried: set[tuple[int, int]] = set()
     while (move := next((m for m in _moves(search.best) if m not in tried), None)) is not None:
         tried.add(move)
