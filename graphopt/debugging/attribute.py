@@ -112,7 +112,8 @@ def _engines(run: Run, given: str | Mapping[str, Engine] | None) -> dict[str, En
 def _pass_steps(run: Run) -> list[StepOutputs]:
     steps = [StepOutputs("original", "original", "", flat(observe(run.original, run.inputs, _ignore)))]
     for step in run.provenance.steps:
-        assert step.pass_ is not None
+        if step.pass_ is None:  # a mere copy: no pass changed anything
+            continue
         outputs = flat(observe(step.after, run.inputs, _ignore))
         steps.append(StepOutputs("pass", step.pass_.name, print_pipeline(step.pass_), outputs))
     return steps
