@@ -11,6 +11,11 @@ True
 from __future__ import annotations
 
 import gc as _gc
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+if _TYPE_CHECKING:
+    from graphopt.debugging import attribute_error, diff, explain
 
 _collecting = _gc.isenabled()
 _gc.disable()  # the modules below set off a collection that scans all of PyTorch and frees nothing: a third of the time
@@ -47,7 +52,10 @@ __all__ = [
     "RulePass",
     "Target",
     "Value",
+    "attribute_error",
     "compile",
+    "diff",
+    "explain",
     "finetune",
     "load",
     "parse",
@@ -57,3 +65,12 @@ __all__ = [
     "rewrite",
     "trace",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """What few programs need, and takes all passes to import, is imported at its first use."""
+    if name in ("attribute_error", "diff", "explain"):
+        from graphopt import debugging
+
+        return getattr(debugging, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

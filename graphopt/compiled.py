@@ -25,6 +25,9 @@ from graphopt.state_map import StateMap
 if TYPE_CHECKING:
     import onnx
 
+    from graphopt.debugging import Explanation
+    from graphopt.passmanager.pipeline import PassLike
+
 
 class CompiledModel(nn.Module):
     """A compiled model. Call it as you called the original: same arguments, same results.
@@ -100,6 +103,20 @@ class CompiledModel(nn.Module):
     def engine(self) -> str:
         """The name of the engine that runs the model (`"fx"` for an FX module)."""
         return self._require("engine").engine_name
+
+    def explain(self, pass_: PassLike, node: str | None = None) -> Explanation:
+        """Say what a pass did here, which nodes it left alone and why, and where nodes came from.
+
+        pass_, node: see `graphopt.explain`. Compiled with `instruments=[graphopt.passmanager.Provenance()]`, the whole
+        pipeline is explained; else what the pass makes of the optimized graph.
+
+        Raises:
+            UnknownNameError: no such pass or node.
+        """
+        from graphopt.debugging import explain
+
+        target, trainable = self._options.target.name, self._options.trainable
+        return explain(self, pass_, node, target=target, trainable=trainable)
 
     # Files
 

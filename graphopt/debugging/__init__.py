@@ -2,7 +2,9 @@
 
 from graphopt.debugging.attribute import attribute_error
 from graphopt.debugging.attribution import EngineError, ErrorAttribution, ErrorStep, NodeError, OutputStep
+from graphopt.debugging.comparing import diff
 from graphopt.debugging.deviation import Deviation, Tolerance
+from graphopt.debugging.difference import Difference, NodeDifference, ValueDifference
 from graphopt.debugging.explainer import explain
 from graphopt.debugging.explanation import Applied, Candidate, Explanation, NodeHistory, RuleCount
 from graphopt.debugging.turns import rule_counts
@@ -11,16 +13,20 @@ __all__ = [
     "Applied",
     "Candidate",
     "Deviation",
+    "Difference",
     "EngineError",
     "ErrorAttribution",
     "ErrorStep",
     "Explanation",
+    "NodeDifference",
     "NodeError",
     "NodeHistory",
     "OutputStep",
     "RuleCount",
     "Tolerance",
+    "ValueDifference",
     "attribute_error",
+    "diff",
     "explain",
     "rule_counts",
 ]
