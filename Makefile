@@ -7,13 +7,14 @@ WORKERS ?= 2
 
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help setup demo test test-cuda lint format typecheck bench clean
+.PHONY: help setup demo test test-cuda test-browser lint format typecheck bench clean
 
 help:
 	@echo "make setup      create .venv and install graphopt with everything the tests need"
 	@echo "make demo       set up, then optimize a trained model and print a before/after table"
 	@echo "make test       set up, then run the tests"
 	@echo "make test-cuda  the tests that need a CUDA device, with the python on the path"
+	@echo "make test-browser  the report page in a headless browser"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      every benchmark, JSON under build/benchmarks"
 
@@ -31,11 +32,15 @@ demo: $(STAMP)
 
 test: export OMP_NUM_THREADS := 1
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not cuda and not slow" tests
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not cuda and not slow and not browser" tests
 
 # Run where torch has CUDA; uses the python on the path, since .venv holds the CPU build.
 test-cuda:
 	$(PYTHON) -m pytest -q -m cuda tests
+
+# The report page in a headless Chromium or Chrome (apt-get install chromium).
+test-browser: $(STAMP)
+	$(BIN)/python -m pytest -q -s -m browser tests/report
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

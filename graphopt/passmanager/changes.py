@@ -23,8 +23,8 @@ Line = tuple[str, Node, "_Names"]
 
 
 def changed_lines(step: Alignment, limit: int = LIMIT) -> list[str]:
-    """Return the differing nodes of the graphs before and after a step, in order, each line with its sign (`-`, `+`, or
-    a space for context). `…` stands for unchanged lines that are left out, and for those beyond `limit`.
+    """Return the stored tensors and the nodes that differ before and after a step, in order, each line with its sign
+    (`-`, `+`, or a space for context). `…` stands for unchanged lines that are left out, and for those beyond `limit`.
 
     >>> from graphopt.ops import parse
     >>> from graphopt.passmanager import PassManager, Provenance
@@ -41,12 +41,12 @@ def changed_lines(step: Alignment, limit: int = LIMIT) -> list[str]:
     - %c: f32[2] = aten.relu(%b)
     + %c: f32[2] = aten.relu(%x)
     """
-    lines: list[str] = []
+    lines = _constants(step)
     gap: list[Line] = []
     followed = CONTEXT
     for sign, node, names in _merged(step):
         if sign == " ":
-            if lines and followed < CONTEXT:
+            if followed < CONTEXT:
                 lines.append(names.line(" ", node))
                 followed += 1
             else:
@@ -60,6 +60,14 @@ def changed_lines(step: Alignment, limit: int = LIMIT) -> list[str]:
         gap, followed = [], 0
         lines.append(names.line(sign, node))
     return [*lines, "…"] if lines and gap else lines
+
+
+def _constants(step: Alignment) -> list[str]:
+    """The stored tensors that one of the graphs has, and the other has not."""
+    old, new = step.before.constants, step.after.constants
+    gone = [("-", value) for name, value in old.items() if name not in new]
+    come = [("+", value) for name, value in new.items() if name not in old]
+    return [f"{sign} {v.constant.kind.value} {v!r}" for sign, v in gone + come if v.constant is not None]
 
 
 def _merged(step: Alignment) -> Iterator[Line]:

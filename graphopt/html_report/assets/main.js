@@ -72,7 +72,7 @@ function graphSection() {
     { id: "colour", "aria-label": "Colour by", onchange: () => setColour(colours.value) },
     modesAtHand().map(([mode, text]) => el("option", { value: mode }, text)),
   );
-  const search = new Search(() => active, (view, node) => view.goTo(node));
+  const search = new Search(views, () => active, (view, node) => view.goTo(node));
   const button = (text, label, act) => el("button", { type: "button", title: label, "aria-label": label, onclick: act }, text);
   const each = (act) => () => views.filter((view) => !view.element.hidden).forEach(act);
   const board = el("div", { class: "board" }, el("div", { class: "views" }, views.map((view) => view.element)), details.element);

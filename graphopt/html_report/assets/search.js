@@ -3,7 +3,8 @@
 const MOST_RESULTS = 40;
 
 class Search {
-  constructor(getView, onFound) {
+  constructor(views, getView, onFound) {
+    this.views = views;
     this.getView = getView;
     this.onFound = onFound;
     this.found = [];
@@ -32,7 +33,7 @@ class Search {
       if (words.every((word) => text.includes(word))) this.found.push(node);
     }
     this.count.textContent = words.length ? String(this.found.length) : "";
-    view.setHits(this.found);
+    for (const each of this.views) each.setHits(each === view ? this.found : []);
     this.fill(view);
   }
 
