@@ -20,7 +20,8 @@ from graphopt.errors import CaptureError, GraphOptError, unknown_name
 from graphopt.ir import Graph
 from graphopt.lazy import CaptureCache
 from graphopt.options import CompileOptions, OnError, OnFailure, Validate, check_arguments, check_dynamic, make_options
-from graphopt.passmanager import Budget, Pass
+from graphopt.passmanager import Budget, Pass, Progress
+from graphopt.passmanager.progress import stage
 from graphopt.program import Program, build_program, load_program, saved_options
 from graphopt.rewrite import Contract
 from graphopt.serialization import load_graph
@@ -89,6 +90,7 @@ def compile(
     opset: int | None = None,
     share_weights: bool = False,
     instruments: Iterable[Any] = (),
+    progress: bool = False,
     reproducers: str | os.PathLike[str] | None = None,
     trust: bool = False,
     **unknown: Any,
@@ -115,6 +117,7 @@ def compile(
     opset: the ONNX opset to emit.
     share_weights: let the FX module share the model's tensors in place of copying them once.
     instruments: `graphopt.passmanager` instruments, such as timing or printing.
+    progress: show progress bars for capture, passes, validation, calibration and engines on standard error.
     reproducers: a folder for a file for each pass that fails; `graphopt opt FILE` runs it again. By default none is
         written, but for `on_error="bisect"`, which writes to `graphopt-reproducers`.
     trust: read a `.pt2` file even where PyTorch's loader would unpickle.
@@ -149,7 +152,7 @@ def compile(
         calibration=calibration,
         opset=opset,
         share_weights=share_weights,
-        instruments=instruments,
+        instruments=(*instruments, Progress()) if progress else instruments,
         reproducers=reproducers,
         trust=trust,
     )
@@ -191,7 +194,7 @@ def _build(
     if not (args or kwargs):
         args, kwargs = _example_inputs(model)
     # An engine carries no gradients, so the model is captured as it runs without them.
-    with torch.no_grad() if options.engines else nullcontext():
+    with torch.no_grad() if options.engines else nullcontext(), stage(options.instruments, "capture"):
         graph = trace(model, args, kwargs, dynamic_shapes=dynamic_shapes, trust=options.trust)
     given = (args, kwargs) if args or kwargs or not graph.inputs else None
     if state is None:

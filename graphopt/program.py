@@ -22,6 +22,7 @@ from graphopt.next_step import next_step
 from graphopt.options import CompileOptions, make_options
 from graphopt.passmanager import Outcome, PassContext, PassManager, Report
 from graphopt.passmanager.explanation import Finding
+from graphopt.passmanager.progress import stage
 from graphopt.passmanager.samples import synthesize, variations
 from graphopt.report import CompileReport
 from graphopt.rewrite import Contract
@@ -123,7 +124,7 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -
     if not options.engines:
         with _stage(seconds, "emission"):
             return _fx_program(optimized, options, report)
-    with _stage(seconds, "engines"):
+    with _stage(seconds, "engines"), stage(options.instruments, "engines"):
         engines = [get_engine(name) for name in options.engines]
         # What a lossy pass changed on purpose is no fault of an engine.
         asked = optimized if any(r.promise == Contract.LOSSY.label for r in passes.kept) else graph

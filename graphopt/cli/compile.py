@@ -13,6 +13,7 @@ from graphopt.cli.options import (
     ModelArgument,
     PassesOption,
     PluginOption,
+    ProgressOption,
     ReportOption,
     TargetOption,
     TrustOption,
@@ -48,6 +49,7 @@ def compile_command(
     reproducers: Annotated[
         Path | None, typer.Option(help="A folder for a file for each pass that fails; `graphopt opt` runs it again.")
     ] = None,
+    progress: ProgressOption = None,
     plugin: PluginOption = None,
     trust: TrustOption = False,
 ) -> None:
@@ -71,7 +73,7 @@ def compile_command(
         opset=opset,
         validate="each" if validate else False,
         on_failure="raise" if strict else "rollback",
-        instruments=make_instruments(print_changes, dump),
+        instruments=make_instruments(print_changes, dump, progress),
         reproducers=reproducers,
         trust=trust,
     )

@@ -54,14 +54,18 @@ PluginOption = Annotated[
 ReportOption = Annotated[
     Path | None, typer.Option(help="Also write the report to this file: a page (`.html`) or JSON (`.json`).")
 ]
+ProgressOption = Annotated[
+    bool | None, typer.Option("--progress/--no-progress", help="Show progress bars (default: on a terminal).")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON in place of text.")]
 
 
-def make_instruments(print_changes: bool, dump: Path | None) -> list[Any]:
-    """Return the instruments that options ask for, and a progress line where there is a terminal."""
-    from graphopt.passmanager.instruments import DumpDirectory, PrintAfterChange, Progress
+def make_instruments(print_changes: bool, dump: Path | None, progress: bool | None = None) -> list[Any]:
+    """Return the instruments that options ask for; progress bars by default where there is a terminal."""
+    from graphopt.passmanager import DumpDirectory, PrintAfterChange, Progress
 
-    chosen: list[Any] = [Progress()] if sys.stderr.isatty() else []
+    shown = sys.stderr.isatty() if progress is None else progress
+    chosen: list[Any] = [Progress()] if shown else []
     if print_changes:
         chosen.append(PrintAfterChange())
     if dump is not None:

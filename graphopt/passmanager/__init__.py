@@ -12,13 +12,13 @@ from graphopt.passmanager.instruments import (
     Instrument,
     Journal,
     PrintAfterChange,
-    Progress,
     Statistics,
     Timing,
 )
 from graphopt.passmanager.manager import Outcome, PassManager
 from graphopt.passmanager.pipeline import Fixpoint, Pipeline, as_pipeline, fixpoint
 from graphopt.passmanager.pipeline_text import parse_pipeline, print_pipeline
+from graphopt.passmanager.progress import Progress
 from graphopt.passmanager.provenance import Alignment, Application, History, Provenance
 from graphopt.passmanager.registry import get_pass, pass_names, register_pass
 from graphopt.passmanager.report import ErrorSummary, PassRecord, Report, Status

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO, runtime_checkable
 
@@ -32,6 +32,12 @@ class Instrument(Protocol):
 
     def before_pass(self, pass_: Pass, graph: Graph) -> None:
         """A pass is about to run on (a copy of) `graph`."""
+
+    def before_validation(self, pass_: Pass, graph: Graph) -> None:
+        """A pass made `graph`, whose numbers are about to be validated."""
+
+    def watch_calibration(self, inputs: Iterable[Any]) -> Iterable[Any]:
+        """What a pass gets as calibration inputs; `inputs` itself, or something that yields the same."""
 
     def after_pass(self, record: PassRecord, before: Graph, after: Graph) -> None:
         """A pass has run; `after` is the graph that was kept (`before` itself, unless it was changed)."""
@@ -54,6 +60,13 @@ class BaseInstrument:
 
     def before_pass(self, pass_: Pass, graph: Graph) -> None:
         """A pass is about to run."""
+
+    def before_validation(self, pass_: Pass, graph: Graph) -> None:
+        """A pass made `graph`, whose numbers are about to be validated."""
+
+    def watch_calibration(self, inputs: Iterable[Any]) -> Iterable[Any]:
+        """What a pass gets as calibration inputs."""
+        return inputs
 
     def after_pass(self, record: PassRecord, before: Graph, after: Graph) -> None:
         """A pass has run."""
@@ -151,34 +164,6 @@ class Statistics(BaseInstrument):
         for name, r in sorted(self.rules.items(), key=lambda item: -item[1].seconds):
             lines.append(f"{name:<40} {r.attempts:>9} {r.matches:>9} {r.applied:>9} {1e3 * r.seconds:>8.1f} ms")
         return "\n".join(lines)
-
-
-class Progress(BaseInstrument):
-    """Shows a progress bar (by the library rich) with the pass at work."""
-
-    def __init__(self, **options: Any) -> None:
-        self.options = options
-        self._bar: Any = None
-        self._task: Any = None
-
-    def start(self, pipeline: Pipeline, graph: Graph) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bar
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Bar(*columns, **self.options)
-        self._task = self._bar.add_task("optimizing", total=sum(1 for _ in pipeline.leaves()))
-        self._bar.start()
-
-    def before_pass(self, pass_: Pass, graph: Graph) -> None:
-        self._bar.update(self._task, description=pass_.name)
-
-    def after_pass(self, record: PassRecord, before: Graph, after: Graph) -> None:
-        self._bar.advance(self._task)
-
-    def finish(self, report: Report) -> None:
-        self._bar.update(self._task, description="optimized")
-        self._bar.stop()
 
 
 class Journal(BaseInstrument):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -146,6 +146,8 @@ class Session:
             promise = self.promise = pass_.promise(result)
             record.promise = promise.label
             step = Alignment(before, draft, tracker, pass_)
+            for instrument in self.instruments:
+                instrument.before_validation(pass_, draft)
             outputs = checks.numbers(pass_, step, promise, record)
             checks.profit(pass_, before, draft, record)
             checks.accept(draft, outputs, promise)
@@ -163,6 +165,7 @@ class Session:
             # Counted last, so that what another gate forbids has no number.
             gate=gate_of(self.instruments, self.context.gate, watch[1].allow),
             properties=set(self.properties),
+            calibration=self._calibration(),
         )
         start = perf_counter()
         try:
@@ -227,6 +230,12 @@ class Session:
         return Surroundings(self.checks, context, self.settings, self.promise, offset, message)
 
     # Drafts and samples
+
+    def _calibration(self) -> Iterable[Any] | None:
+        inputs = self.context.calibration
+        for instrument in self.instruments if inputs is not None else ():
+            inputs = instrument.watch_calibration(inputs)
+        return inputs
 
     def _take_draft(self) -> tuple[Graph, dict[Value, Value]]:
         """A copy of the current graph to work on. A pass that changed nothing leaves its draft to the next."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,37 @@ def test_the_journal_logs_passes_rollbacks_and_mutations(caplog: pytest.LogCaptu
 def test_progress_draws_nothing_when_disabled_and_stops() -> None:
     progress = Progress(disable=True)
     PassManager([nothing, relu_once], instruments=[progress]).run(mlp(), context())
+
+
+def test_progress_shows_passes_validation_and_calibration() -> None:
+    from rich.console import Console
+
+    @pass_(contract=Contract.BITWISE)
+    def calibrated(graph, rewriter, context):
+        assert [list(context.calibration), list(context.calibration)] == [[1, 2, 3]] * 2
+        return False
+
+    console = Console(file=io.StringIO(), record=True, width=120, force_terminal=True)
+    progress = Progress(console=console)
+    PassManager([nothing, calibrated, relu_once], instruments=[progress]).run(
+        mlp(), replace(context(), calibration=[1, 2, 3])
+    )
+    with progress.stage("capture"):
+        pass
+    text = console.export_text()
+    assert "passes " in text and "3/3" in text and "passes: relu-once" in text
+    assert "validation, model runs" in text and text.count("calibration") >= 2 and "capture" in text
+
+
+def test_calibration_is_left_as_it_is_without_progress() -> None:
+    given = iter([1])
+
+    @pass_(contract=Contract.BITWISE)
+    def looks(graph, rewriter, context):
+        assert context.calibration is given
+        return False
+
+    PassManager(looks, on_failure="raise").run(mlp(), replace(context(), calibration=given))
 
 
 def test_instruments_from_the_environment(tmp_path: Path) -> None:
