@@ -11,7 +11,7 @@ VARIABLE = "GRAPHOPT_ON_ERROR=bisect"
 CALL = 'graphopt.compile(..., on_error="bisect")'
 OTHERS = ("--output", "-o", "--opset", "--dump", "--report")
 """Options of `graphopt compile`, with a value, that `graphopt bisect` does not take."""
-FLAGS = ("--strict", "--print-changes", "--validate", "--no-validate")
+FLAGS = ("--strict", "--print-changes", "--validate", "--no-validate", "--measure", "--progress", "--no-progress")
 
 
 def next_step(argv: Sequence[str] | None = None) -> str:
