@@ -74,7 +74,7 @@ class Atoms:
         atoms: of shape (slots,) or (slots, k). Columns without any free atom are left out.
         """
         columns: list[Ids] = []
-        for column in atoms.reshape(len(atoms), -1).T:
+        for column in _rows(atoms).T:
             self._expand(column, columns)
         kept = [c for c in columns if c.any()]
         return np.stack(kept, axis=1) if kept else np.zeros((len(atoms), 0), np.int64)
@@ -91,7 +91,7 @@ class Atoms:
 
     def reason_of(self, atoms: Ids) -> Ids:
         """Return for each slot the number of the reason why one of its atoms is frozen, or 0."""
-        rows = atoms.reshape(len(atoms), -1)
+        rows = _rows(atoms)
         found = np.zeros(len(rows), np.int64)
         pending = list(rows.T)
         while pending:
@@ -170,7 +170,7 @@ class Atoms:
         return done
 
     def _settle_products(self, u: Ids, v: Ids, reason: int) -> None:
-        """Slots with several atoms on a side: bind a single atom to the others, or unite columns of the same pattern."""
+        """Slots of several atoms: bind a single atom to the others, or unite columns of the same pattern."""
         u_count, v_count = (u > 0).sum(1), (v > 0).sum(1)
         one_u, one_v = u_count == 1, v_count == 1
         if one_u.any() or one_v.any():
@@ -225,6 +225,10 @@ class Atoms:
             self._left[joint], self._right[joint] = parts[:, column], tail
             tail = joint
         self._left[heads], self._right[heads] = parts[:, 0], tail
+
+
+def _rows(atoms: Ids) -> Ids:
+    return atoms if atoms.ndim == 2 else atoms[:, None]
 
 
 def _compact(rows: Ids) -> Ids:

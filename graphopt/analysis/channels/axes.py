@@ -62,6 +62,39 @@ def axis_state(axis: Axis) -> State:
     return max((f.state for f in axis if f.atoms is not None), default=State.ZERO)
 
 
+def factor_states(axis: Axis, finer: Axis) -> list[State]:
+    """The states of a dim for each factor of its structure after coupling."""
+    if len(axis) == len(finer) and all(same(f.size, g.size) for f, g in zip(axis, finer)):
+        return [f.state if f.atoms is not None else State.ZERO for f in axis]
+    return [axis_state(axis)] * len(finer)
+
+
+def varying(axis: Axis) -> Axis:
+    """The factors whose removed slots vary over the other dims."""
+    return tuple([f for f in axis if f.atoms is not None and f.state is State.VARYING])
+
+
+def not_zero(axis: Axis) -> Axis:
+    """The factors whose removed slots may hold something else than zero."""
+    return tuple([f for f in axis if f.atoms is not None and f.state is not State.ZERO])
+
+
+def zero_or_varying(axis: Axis) -> Axis:
+    """What products with other values make of a dim: zero stays zero, anything else varies."""
+    return tuple([f.with_state(State.ZERO if f.state is State.ZERO else State.VARYING) for f in axis])
+
+
+def zero_if_any(axis: Axis, parts: Sequence[Axis]) -> Axis:
+    """The dim of a product, coupled from those of its operands: zero where one of them is."""
+    states = [factor_states(part, axis) for part in parts]
+    return tuple(
+        [
+            f.with_state(State.ZERO if any(s[i] is State.ZERO for s in states) else State.VARYING)
+            for i, f in enumerate(axis)
+        ]
+    )
+
+
 def axis_size(axis: Axis) -> Dim:
     """The number of slots."""
     return product(f.size for f in axis)

@@ -9,7 +9,7 @@ from enum import Enum
 import torch
 
 from graphopt.analysis.channels.atoms import Atoms, Ids
-from graphopt.analysis.channels.axes import Axis, Factor, State, axis_state, opaque
+from graphopt.analysis.channels.axes import Axis, Factor, State, opaque, varying
 from graphopt.analysis.channels.regroup import Regrouper
 from graphopt.ir import ConstantKind, Dim, Graph, Node, TensorType, Trait, Value
 
@@ -68,7 +68,7 @@ class Block:
 
 
 class Tracker:
-    """Walks the nodes in order. A rule reads the axes of operands, couples or freezes them, and sets those of results."""
+    """Walks the nodes in order. A rule reads the axes of operands, couples or freezes them, and sets the results'."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -151,6 +151,12 @@ class Tracker:
         assert len(axes) == len(value.type.shape), (self.node, axes)  # type: ignore[union-attr]
         self.values[value] = axes
 
+    def copies(self, size: Dim, state: State = State.VARYING) -> Axis:
+        """A dim whose slots go with what they are coupled to; by themselves they are no channels."""
+        if not isinstance(size, int) or size < 2:
+            return self.opaque(size, f"size {size}")
+        return (Factor(size, self.atoms.fresh(size)[:, None], 0, state),)
+
     # ------------------------------------------------------------------ relating
 
     def regrouper(self, text: str) -> Regrouper:
@@ -184,8 +190,7 @@ class Tracker:
 
     def contract(self, activation: Axis, weight: Axis, text: str) -> Axis:
         """Sum over a dim of an activation times a stored tensor: the constants of removed slots fold into the bias."""
-        if axis_state(activation) is State.VARYING:
-            self.freeze(activation, f"{text}: its removed slots would not be constant")
+        self.freeze(varying(activation), f"{text}: its removed slots would not be constant")
         self.play(weight, Role.IN)
         return self.equate(activation, weight, text)
 

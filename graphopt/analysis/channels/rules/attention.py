@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from graphopt.analysis.channels.axes import Axis, Factor, State, axis_state, is_tracked, with_state
+from graphopt.analysis.channels.axes import Axis, Factor, zero_if_any, zero_or_varying
+from graphopt.analysis.channels.rules.linear import contract_activations
 from graphopt.analysis.channels.rules.table import rule
 from graphopt.analysis.channels.tracker import Tracker
 from graphopt.ir import Node
@@ -15,10 +16,8 @@ def attention(t: Tracker, node: Node) -> None:
     query, key, value, mask = (arguments[n] for n in ("query", "key", "value", "attn_mask"))
     q, k, v = t.axes(query), t.axes(key), t.axes(value)
     text = "attention"
-    if axis_state(q[-1]) is not State.ZERO and axis_state(k[-1]) is not State.ZERO:
-        t.freeze(q[-1], "attention: removed slots of queries and keys would not be zero")
-    width = t.equate(q[-1], k[-1], "queries meet keys")
-    if is_tracked(width) and arguments.get("scale") is None:
+    contract_activations(t, "attention", q[-1], k[-1])
+    if arguments.get("scale") is None:
         t.care("attention", query, len(q) - 1)
     for axis in (q[-2], k[-2], v[-2]):
         t.freeze(axis, "attention over it")
@@ -33,14 +32,12 @@ def attention(t: Tracker, node: Node) -> None:
         axis: Axis = ()
         for part in parts:
             axis = t.equate(axis, part, f"heads of {text}") if axis and part else axis or part
-        value_axis = v[place - rank - 2] if len(v) - 2 >= rank - place else ()
-        zero = value_axis and axis_state(value_axis) is State.ZERO
-        batch.append(with_state(axis, State.ZERO if zero else State.VARYING))
+        values = v[place - rank - 2] if len(v) - 2 >= rank - place else ()
+        batch.append(zero_if_any(axis, [values] if values else []))
     if mask is not None:
         _couple_mask(t, t.axes(mask), batch)
     rows = t.opaque(node.result.shape[-2], "attention over it")
-    columns = with_state(v[-1], State.ZERO if axis_state(v[-1]) is State.ZERO else State.VARYING)
-    t.set([*batch, rows, columns])
+    t.set([*batch, rows, zero_or_varying(v[-1])])
 
 
 def _grouped_heads(t: Tracker, q: Axis, k: Axis, v: Axis, heads: int, groups: int) -> Axis:
@@ -48,7 +45,7 @@ def _grouped_heads(t: Tracker, q: Axis, k: Axis, v: Axis, heads: int, groups: in
     shared = t.equate(k, v, "heads of keys and values") if k and v else k or v
     repeated = (Factor(heads // groups, None, t.reason("query heads that share keys and values")),)
     axis = t.equate(q, (*shared, *repeated), "grouped-query attention")
-    return with_state(axis, State.ZERO if axis_state(v) is State.ZERO else State.VARYING)
+    return zero_if_any(axis, [(*zero_or_varying(v), *repeated)] if v else [])
 
 
 def _couple_mask(t: Tracker, mask: tuple[Axis, ...], batch: list[Axis]) -> None:

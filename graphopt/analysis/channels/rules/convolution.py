@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphopt.analysis.channels.axes import Axis, State, axis_size, axis_state, with_state
+from graphopt.analysis.channels.axes import Axis, State, axis_size, axis_state, varying, with_state
 from graphopt.analysis.channels.rules.table import rule
 from graphopt.analysis.channels.tracker import Role, Tracker
 from graphopt.ir import Node, Value
@@ -51,8 +51,7 @@ def _grouped(t: Tracker, node: Node, channels: Axis, kernel: tuple[Axis, ...], g
     name = f"{node.op.base} with {groups} groups"
     transposed = "transpose" in node.op.base
     group, inner = split_axis(t, channels, groups, name)
-    if axis_state(inner) is State.VARYING:
-        t.freeze(inner, f"{name}: its removed slots would not be constant")
+    t.freeze(varying(inner), f"{name}: its removed slots would not be constant")
     rows, columns = split_axis(t, kernel[0], groups, name)
     # Rows of the weight are [G, O/G] of the output; if it is transposed, [G, C/G] of the input.
     weight_inner, out = (columns, kernel[1]) if transposed else (kernel[1], columns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphopt.analysis.channels.axes import Axis, Factor, State
+from graphopt.analysis.channels.axes import State
 from graphopt.analysis.channels.rules.table import rule
 from graphopt.analysis.channels.tracker import Tracker
 from graphopt.ir import Node, TensorType, Trait
@@ -22,10 +22,4 @@ def create(t: Tracker, node: Node) -> None:
     state = State.ZERO if name == "zeros" else State.CONSTANT
     if node.op.has(Trait.RANDOM) or name == "eye":
         state = State.VARYING
-    axes: list[Axis] = []
-    for size in result.type.shape:
-        if isinstance(size, int) and size > 1:
-            axes.append((Factor(size, t.atoms.fresh(size)[:, None], 0, state),))
-        else:
-            axes.append(t.opaque(size, f"size of {name}"))
-    t.set(axes)
+    t.set(t.copies(size, state) for size in result.type.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphopt.analysis.channels.axes import Axis, State, axis_state, with_state
+from graphopt.analysis.channels.axes import Axis, State, axis_state, zero_if_any
 from graphopt.analysis.channels.rules.embedding import freeze_operands
 from graphopt.analysis.channels.rules.table import rule
 from graphopt.analysis.channels.tracker import Role, Tracker
@@ -26,8 +26,7 @@ def einsum(t: Tracker, node: Node) -> None:
         axis: Axis = ()
         for _, other in places:
             axis = t.equate(axis, other, "einsum") if axis and other else axis or other
-        zero = any(axis_state(a) is State.ZERO for _, a in places if a)
-        found[letter] = with_state(axis, State.ZERO if zero else State.VARYING)
+        found[letter] = zero_if_any(axis, [a for _, a in places if a])
     t.set([found[letter] for letter in output])
 
 

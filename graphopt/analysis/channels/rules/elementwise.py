@@ -6,68 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graphopt.analysis.channels.axes import Axis, State, axis_state, is_tracked, with_state
+from graphopt.analysis.channels.axes import Axis, State, axis_state, factor_states, is_tracked, with_state
 from graphopt.analysis.channels.rules.table import rule
 from graphopt.analysis.channels.tracker import Role, Tracker
 from graphopt.ir import Node, TensorType, Trait, Value
 
-KEEP_ZERO = frozenset(
-    [
-        "relu",
-        "gelu",
-        "silu",
-        "tanh",
-        "neg",
-        "positive",
-        "abs",
-        "absolute",
-        "sqrt",
-        "square",
-        "sin",
-        "sinh",
-        "tan",
-        "asin",
-        "asinh",
-        "atan",
-        "atanh",
-        "erf",
-        "erfinv",
-        "expm1",
-        "log1p",
-        "hardswish",
-        "leaky_relu",
-        "elu",
-        "selu",
-        "celu",
-        "mish",
-        "softshrink",
-        "hardshrink",
-        "relu6",
-        "sign",
-        "sgn",
-        "floor",
-        "ceil",
-        "round",
-        "trunc",
-        "frac",
-        "dropout",
-        "alpha_dropout",
-        "feature_dropout",
-        "feature_alpha_dropout",
-        "native_dropout",
-        "_to_copy",
-        "to",
-        "deg2rad",
-        "rad2deg",
-        "nan_to_num",
-        "detach",
-        "clone",
-        "contiguous",
-        "alias",
-        "lift_fresh_copy",
-        "tanhshrink",
-    ]
-)
+_NAMES = """
+relu gelu silu tanh neg positive abs absolute sqrt square sin sinh tan asin asinh atan atanh erf erfinv expm1
+log1p hardswish leaky_relu elu selu celu mish softshrink hardshrink relu6 sign sgn floor ceil round trunc frac
+dropout alpha_dropout feature_dropout feature_alpha_dropout native_dropout _to_copy to deg2rad rad2deg
+nan_to_num detach clone contiguous alias lift_fresh_copy tanhshrink
+"""
+KEEP_ZERO = frozenset(_NAMES.split())
 """f(0) = 0."""
 
 INFINITE_AT_ZERO = frozenset(["reciprocal", "rsqrt", "log", "log2", "log10", "logit", "lgamma", "digamma"])
@@ -76,7 +26,7 @@ ZERO_AT_ZERO_AND_NUMBER = frozenset(["mul", "div", "true_divide", "remainder", "
 """f(0, number) = 0."""
 
 
-@rule(" ".join(sorted(KEEP_ZERO)))
+@rule(_NAMES)
 def elementwise(t: Tracker, node: Node) -> None:
     """Couple the dims that broadcast together; derive what removed slots hold from the operator."""
     couple(t, node, list(t.operands()))
@@ -115,43 +65,67 @@ def like(t: Tracker, node: Node) -> None:
     t.set(with_state(axis, state) for axis in t.axes(x))
 
 
+@rule("__and__ __or__ __xor__ __iand__ __ior__ where")
+def broadcasting(t: Tracker, node: Node) -> None:
+    """Elementwise operators that PyTorch does not tag."""
+    couple(t, node, list(t.operands()))
+
+
 def couple(t: Tracker, node: Node, operands: Sequence[Value]) -> None:
     """Set the result to the broadcast of the operands."""
     shape = node.results[0].type.shape  # type: ignore[union-attr]
+    arguments = node.arguments()
+    mixes = not all(map(t.is_constant, operands))
     axes: list[Axis] = []
     for dim in range(len(shape)):
-        meeting = _meet(t, node, operands, len(shape) - dim)
-        axis: Axis = ()
-        if meeting.present:
-            own = [t.axes(v)[len(v.shape) - len(shape) + dim] for v in meeting.present]
-            axis = own[0]
-            if any(map(is_tracked, own)):
-                _note_roles(t, node, operands, own)
-                for other in own[1:]:
-                    axis = t.equate(axis, other, node.op.base)
-                axis = with_state(axis, meeting.state())
+        places = [(v, t.axes(v)[len(v.shape) - len(shape) + dim]) for v in operands if len(v.shape) >= len(shape) - dim]
+        present = [(v, axis) for v, axis in places if axis]
+        axis: Axis = present[0][1] if present else ()
+        if any(is_tracked(own) for _, own in present):
+            if mixes:
+                _note_roles(t, node, present)
+            for _, other in present[1:]:
+                axis = t.equate(axis, other, node.op.base)
+            axis = _with_states(t, node, arguments, operands, present, axis)
         axes.append(axis)
     t.set(axes)
 
 
-def _note_roles(t: Tracker, node: Node, operands: Sequence[Value], axes: Sequence[Axis]) -> None:
-    if all(map(t.is_constant, operands)):
-        return
+def _with_states(
+    t: Tracker,
+    node: Node,
+    arguments: dict[str, Any],
+    operands: Sequence[Value],
+    present: Sequence[tuple[Value, Axis]],
+    axis: Axis,
+) -> Axis:
+    here = {id(v) for v, _ in present}
+    absent = [v for v in operands if id(v) not in here]
+    numbers = sum(_is_number(t, v) for v in absent)
+    by_operand = [(id(v), factor_states(own, axis)) for v, own in present]
+    result = []
+    for place, factor in enumerate(axis):
+        states = {key: found[place] for key, found in by_operand}
+        meeting = Meeting(node, arguments, states, numbers < len(absent), numbers > 0)
+        result.append(factor.with_state(meeting.state()))
+    return tuple(result)
+
+
+def _note_roles(t: Tracker, node: Node, present: Sequence[tuple[Value, Axis]]) -> None:
     role = Role.SCALE if node.op.base in ("aten.mul", "aten.div") else Role.SHIFT
-    for axis in axes:
+    for _, axis in present:
         t.play(axis, role)
 
 
 @dataclass(frozen=True)
 class Meeting:
-    """The operands of a node at one dim. present: those with slots there. live: something else is broadcast to them.
+    """The operands of a node at one dim, those with slots there by their id.
 
-    numbers: a stored number is. states: what removed slots of the present ones hold.
+    states: what removed slots of them hold. live: a tensor is broadcast to them. numbers: a stored number is.
     """
 
     node: Node
     arguments: dict[str, Any]
-    present: list[Value]
     states: dict[int, State]
     live: bool
     numbers: bool
@@ -159,9 +133,11 @@ class Meeting:
     def state(self) -> State:
         """What a removed slot of the result holds."""
         name = self.node.op.base.removeprefix("aten.")
-        if name in INFINITE_AT_ZERO or self.node.op.has(Trait.RANDOM):
-            return State.VARYING
         states = list(self.states.values())
+        if name in INFINITE_AT_ZERO and min(states) is State.ZERO:
+            return State.VARYING
+        if self.node.op.has(Trait.RANDOM) and name not in KEEP_ZERO:
+            return State.VARYING
         if name == "mul" and min(states) is State.ZERO:
             return State.ZERO
         if name in ("div", "true_divide"):
@@ -214,16 +190,6 @@ class Meeting:
 
 def _at_most(low: Any, high: Any) -> bool:
     return low is None or (not isinstance(low, Value) and not isinstance(high, Value) and low <= high)
-
-
-def _meet(t: Tracker, node: Node, operands: Sequence[Value], place: int) -> Meeting:
-    """The operands at a dim counted from the right."""
-    present = [v for v in operands if len(v.shape) >= place and t.axes(v)[len(v.shape) - place]]
-    here = {id(v) for v in present}
-    absent = [v for v in operands if id(v) not in here]
-    numbers = [v for v in absent if _is_number(t, v)]
-    states = {id(v): axis_state(t.axes(v)[len(v.shape) - place]) for v in present}
-    return Meeting(node, node.arguments(), present, states, len(numbers) < len(absent), bool(numbers))
 
 
 def _is_number(t: Tracker, value: Value) -> bool:

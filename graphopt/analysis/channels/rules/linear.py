@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from graphopt.analysis.channels.axes import Axis, State, axis_state, with_state
+from graphopt.analysis.channels.axes import (
+    Axis,
+    State,
+    axis_state,
+    factor_states,
+    with_state,
+    zero_if_any,
+    zero_or_varying,
+)
 from graphopt.analysis.channels.rules.table import rule
 from graphopt.analysis.channels.tracker import Role, Tracker
 from graphopt.ir import Node, Value
@@ -69,15 +77,21 @@ def _contract(t: Tracker, name: str, a: Axis, b: Axis, left: Value, right: Value
     elif t.is_constant(left):
         t.contract(b, a, name)
     else:
-        if min(axis_state(a), axis_state(b)) is not State.ZERO:
-            t.freeze(a, f"{name}: its removed slots would not be zero on either side")
-        t.equate(a, b, name)
+        contract_activations(t, name, a, b)
+
+
+def contract_activations(t: Tracker, name: str, a: Axis, b: Axis) -> None:
+    """A dim of two computed values that is summed over: one of them must hold zeros where slots go."""
+    joint = t.equate(a, b, name)
+    for factor, x, y in zip(joint, factor_states(a, joint), factor_states(b, joint)):
+        if min(x, y) is not State.ZERO:
+            t.freeze((factor,), f"{name}: its removed slots would not be zero on either side")
 
 
 def _through(t: Tracker, axis: Axis, value: Value) -> Axis:
     """A dim of one operand that the product keeps: zero stays zero, anything else varies along the other operand."""
     t.play(axis, Role.OUT)
-    return with_state(axis, State.ZERO if axis_state(axis) is State.ZERO else State.VARYING)
+    return zero_or_varying(axis)
 
 
 def _batch(t: Tracker, name: str, a: tuple[Axis, ...], b: tuple[Axis, ...], left: Value, right: Value) -> list[Axis]:
@@ -87,9 +101,8 @@ def _batch(t: Tracker, name: str, a: tuple[Axis, ...], b: tuple[Axis, ...], left
     for x, y in zip(a, b):
         for axis in (x, y):
             t.play(axis, Role.OUT)
-        zero = (x and axis_state(x) is State.ZERO) or (y and axis_state(y) is State.ZERO)
         axis = t.equate(x, y, f"batch of {name}") if x and y else x or y
-        result.append(with_state(axis, State.ZERO if zero else State.VARYING))
+        result.append(zero_if_any(axis, [own for own in (x, y) if own]))
     return result
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphopt.analysis.channels.axes import Axis, State, axis_state, is_tracked, with_state
+from graphopt.analysis.channels.axes import Axis, State, axis_state, is_tracked, not_zero, with_state
 from graphopt.analysis.channels.rules.table import rule
 from graphopt.analysis.channels.tracker import Role, Tracker
 from graphopt.ir import Node, Value
@@ -23,7 +23,7 @@ def batch_norm(t: Tracker, node: Node) -> None:
     affine = arguments["weight"] is not None
     if affine:
         state = State.ZERO
-    elif node.op.base == "aten.batch_norm" and state is State.ZERO:
+    elif node.op.base == "aten.batch_norm" and state is State.ZERO and arguments["training"] is not True:
         state = State.CONSTANT
     axes[1] = with_state(axis, state)
     for dim in (0, *range(2, len(axes))):
@@ -54,8 +54,7 @@ def layer_norm(t: Tracker, node: Node) -> None:
             continue
         t.care(kind, x, dim)
         state = State.VARYING if kind == "layer_norm" or axis_state(axes[dim]) is not State.ZERO else State.ZERO
-        if is_tracked(axes[dim]) and axis_state(axes[dim]) is not State.ZERO:
-            t.freeze(axes[dim], f"{kind}: its removed slots would not be zero in the statistics")
+        t.freeze(not_zero(axes[dim]), f"{kind}: its removed slots would not be zero in the statistics")
         for value, role in ((weight, Role.SCALE), (bias, Role.SHIFT)):
             if value is not None:
                 own = t.axes(value)[dim - first]
@@ -80,8 +79,7 @@ def group_norm(t: Tracker, node: Node) -> None:
     if is_tracked(axis):
         t.care("group_norm", x, 1)
     state = State.VARYING
-    if axis_state(axis) is not State.ZERO:
-        t.freeze(axis, "group_norm: its removed slots would not be zero in the statistics")
+    t.freeze(not_zero(axis), "group_norm: its removed slots would not be zero in the statistics")
     for name, role in (("weight", Role.SCALE), ("bias", Role.SHIFT)):
         value = arguments[name]
         if value is not None:
@@ -92,3 +90,10 @@ def group_norm(t: Tracker, node: Node) -> None:
     for dim in (0, *range(2, len(axes))):
         t.freeze(axes[dim], "group_norm takes statistics over it")
     t.set(axes)
+
+
+@rule("_weight_norm")
+def weight_norm(t: Tracker, node: Node) -> None:
+    """g · v / |v|: rows of zeros have no direction, so a parametrized weight stays as it is."""
+    for value in t.operands():
+        t.freeze_all(value, "weight norm, which rows of zeros don't have")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.analysis.channels.axes import Axis, State, axis_state, is_tracked, with_state
+from graphopt.analysis.channels.axes import Axis, State, axis_state, is_tracked, not_zero, with_state
 from graphopt.analysis.channels.rules.elementwise import couple
 from graphopt.analysis.channels.rules.joining import take
 from graphopt.analysis.channels.rules.table import rule
@@ -65,8 +65,8 @@ def _reduce_dim(t: Tracker, node: Node, name: str, x: Value, dim: int) -> None:
         t.freeze(axis, f"{name} over it")
     elif t.is_constant(x) and any(f.sources for f in axis):
         t.freeze(axis, f"{name} of a stored tensor over it")
-    elif axis_state(axis) is not State.ZERO:
-        t.freeze(axis, f"{name} over it: its removed slots would not be zero")
+    else:
+        t.freeze(not_zero(axis), f"{name} over it: its removed slots would not be zero")
     if name == "mean":
         t.care("mean", x, dim)
 

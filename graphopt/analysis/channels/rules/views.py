@@ -12,12 +12,22 @@ from graphopt.analysis.channels.tracker import Tracker
 from graphopt.ir import Node
 
 
-@rule("reshape view _unsafe_view flatten unflatten view_as reshape_as")
+@rule("reshape view _unsafe_view flatten unflatten")
 def reshape(t: Tracker, node: Node) -> None:
     """The factors of all dims, regrouped."""
-    axes = t.axes(node.operands[0])  # type: ignore[arg-type]
-    factors = [f for axis in axes for f in axis]
-    t.set(t.regrouper(f"{node.op.base} into parts that don't fit").reshape(factors, node.result.shape))
+    t.set(_reshaped(t, node))
+
+
+@rule("view_as reshape_as")
+def reshape_as(t: Tracker, node: Node) -> None:
+    """The shape of another tensor, which it keeps."""
+    other = list(t.operands())[1]
+    t.set([with_state(t.equate(a, b, "same shape"), axis_state(a)) for a, b in zip(_reshaped(t, node), t.axes(other))])
+
+
+def _reshaped(t: Tracker, node: Node) -> list[Axis]:
+    factors = [f for axis in t.axes(next(t.operands())) for f in axis]
+    return t.regrouper(f"{node.op.base} into parts that don't fit").reshape(factors, node.result.shape)
 
 
 @rule("permute")
@@ -229,14 +239,17 @@ def roll(t: Tracker, node: Node) -> None:
 
 @rule("expand broadcast_to expand_as")
 def expand(t: Tracker, node: Node) -> None:
-    """Copies along new dims and dims of size 1: these stay as they are."""
-    x = node.operands[0]
-    assert x is not None
+    """Copies along new dims and dims of size 1: as many as their users want, and no channels by themselves."""
+    x, *others = t.operands()
     own = t.axes(x)
     shape = node.result.shape
     offset = len(shape) - len(own)
-    axes = []
+    axes: list[Axis] = []
     for dim, size in enumerate(shape):
         axis = own[dim - offset] if dim >= offset else ()
-        axes.append(axis if axis else t.opaque(size, "expanded dim"))
+        if not axis:
+            axis = with_state(t.axes(others[0])[dim], State.VARYING) if others else t.copies(size)
+        elif others:
+            axis = with_state(t.equate(axis, t.axes(others[0])[dim], "same shape"), axis_state(axis))
+        axes.append(axis)
     t.set(axes)
