@@ -17,8 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
+import torch
+
 from graphopt.errors import GraphOptError, requested, unknown_name
-from graphopt.ir import Graph, walk
+from graphopt.ir import Graph
 from graphopt.passes.pruning.account import make_report
 from graphopt.passes.pruning.chooser import Choice, Chooser
 from graphopt.passes.pruning.criteria import get_criterion, get_normalization
@@ -29,7 +31,6 @@ from graphopt.passes.pruning.rewrite.prune import apply_plan
 from graphopt.passes.pruning.selection import Limits, Scope
 from graphopt.passes.pruning.sensitivity import sweep
 from graphopt.passmanager import Pass, PassContext, PassResult
-from graphopt.passmanager.runner import draws_random
 from graphopt.rewrite import Contract
 from graphopt.targets import get_target
 
@@ -62,7 +63,7 @@ class PruneChannels(Pass):
     With what:
 
     loss: `cross-entropy`, `mse`, or a function of the outputs, or of the outputs and the batch's targets.
-    batches: how many batches of the calibration data are used, at most. seed: of the random criterion.
+    batches: how many batches of the calibration data are used, at most. seed: of whatever is random.
     engine: where `speedup` is measured, if not on the target's own engine.
     constants: `zero` zeroes the biases and shifts of removed channels in the masked model, too; `keep` leaves them and
         folds what they contribute into the next bias, which errs at padded borders.
@@ -157,17 +158,21 @@ class PruneChannels(Pass):
         Raises:
             GraphOptError: what is asked cannot be had; the message says why, and what can. The graph is as it was.
         """
+        with torch.random.fork_rng(devices=[]):  # models that draw random numbers are run
+            torch.default_generator.manual_seed(self.seed)
+            return self._prune(graph, context)
+
+    def _prune(self, graph: Graph, context: PassContext) -> PassResult:
         with requested():
             chooser = Chooser(self, graph, context)
             choice = chooser.choose()
             curves = self._sweep(chooser, choice)
         report = make_report(self, chooser, choice)
         report.sweep = curves
-        samples = context.samples[0] if context.samples and not any(map(draws_random, walk(graph))) else None
         masked = MaskedModel(graph.clone(), chooser.analysis, choice.pruning.selection, self.constants)
         apply_plan(graph, choice.pruning, listeners=context.listeners, rule=self.name)
-        if samples is not None:
-            report.masked_error = masked_error(masked, graph, samples)
+        if context.samples:
+            report.masked_error = masked_error(masked, graph, context.samples[0])
         return PassResult(bool(choice.pruning.selection), notes=report.lines(), details=report)
 
     def _sweep(self, chooser: Chooser, choice: Choice) -> list[Curve]:

@@ -11,9 +11,10 @@ import torch
 from graphopt.analysis import Interpreter
 from graphopt.analysis.channels import ChannelAnalysis
 from graphopt.errors import GraphOptError, ValidationError
-from graphopt.ir import Graph, Value
+from graphopt.ir import Graph, Value, walk
 from graphopt.passes.pruning.masked import mask_slices
 from graphopt.passes.pruning.rewrite.plan import Constants
+from graphopt.passmanager.runner import draws_random
 
 CLOSE = 1e-4
 """A relative difference that is rounding beyond doubt; above it, double precision decides."""
@@ -59,20 +60,22 @@ class _Masking(Interpreter):
 
 def masked_error(masked: MaskedModel, pruned: Graph, inputs: Sequence[Any]) -> float | None:
     """Return the largest difference between the pruned graph and the masked model on the inputs, relative to each
-    output's scale; None if the model does not run on them.
+    output's scale; None if the model does not run on them, or its outputs depend on chance.
 
     Raises:
         ValidationError: the two differ by more than rounding.
     """
+    outputs = len(pruned.outputs)
     try:
-        error = _difference(masked.run(inputs), Interpreter(pruned).run(*inputs), len(pruned.outputs))
+        want = masked.run(inputs)
+        if any(map(draws_random, walk(masked.graph))) and _difference(want, masked.run(inputs), outputs) != 0:
+            return None
+        error = _difference(want, Interpreter(pruned).run(*inputs), outputs)
     except GraphOptError:
         return None  # the pass manager says what is wrong with the samples
     if error <= CLOSE:
         return error
-    wide = _difference(
-        masked.run(inputs, float64=True), Interpreter(pruned, float64=True).run(*inputs), len(pruned.outputs)
-    )
+    wide = _difference(masked.run(inputs, float64=True), Interpreter(pruned, float64=True).run(*inputs), outputs)
     if not wide <= WIDE_BOUND:
         raise ValidationError(f"the pruned graph differs from the masked model by {wide:.2e} in double precision")
     return error

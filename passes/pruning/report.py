@@ -143,8 +143,8 @@ class PruningReport:
         total = sum(row.before for row in self.groups)
         parts = [
             f"{self.removed} of {total} channels removed",
-            f"MACs {_share(self.before.macs, self.after.macs)}",
-            f"parameters {_share(self.before.parameters, self.after.parameters)}",
+            f"MACs {share_text(self.before.macs, self.after.macs)}",
+            f"parameters {share_text(self.before.parameters, self.after.parameters)}",
         ]
         if self.speedup is not None:
             parts.append(f"{self.speedup:.2f}x as fast")
@@ -154,7 +154,13 @@ class PruningReport:
 
     def lines(self) -> list[str]:
         """Return the summary, and why channels were left, for the report of a pipeline."""
-        return [self.summary(), *(f"not pruned: {_refusal_line(one)}" for one in self.refused)]
+        return [self.summary(), *(f"not pruned: {refusal_line(one)}" for one in self.refused)]
+
+    def rich(self) -> Any:
+        """Return the report as a renderable of the library rich."""
+        from graphopt.passes.pruning.report_rich import report_view
+
+        return report_view(self)
 
     def __str__(self) -> str:
         lines = [f"pruned by {self.criterion}, {self.scope}, asked: {self.asked}", self.summary(), ""]
@@ -164,7 +170,7 @@ class PruningReport:
             self.sweep
         )
         if self.refused:
-            lines += ["", "not pruned", *(f"  {_refusal_line(one)}" for one in self.refused)]
+            lines += ["", "not pruned", *(f"  {refusal_line(one)}" for one in self.refused)]
         return "\n".join([*lines, *self.notes])
 
 
@@ -203,20 +209,27 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _share(before: int, after: int) -> str:
+def share_text(before: int, after: int) -> str:
+    """Return `before → after (share)`."""
     return f"{before:,} → {after:,}" + (f" ({after / before:.1%})" if before else "")
 
 
+def bar(row: GroupRow, widest: int) -> str:
+    """The width of a group as a bar, of which the filled part stays; lengths go with the root of the width.
+
+    >>> bar(GroupRow("conv", 16, 4), 64)
+    '████░░░░░░░░░░░░'
+    """
+    length = max(round(BAR * math.sqrt(row.before / max(widest, 1))), 1)
+    full = round(length * row.after / max(row.before, 1))
+    return "█" * full + "░" * (length - full)
+
+
 def _bars(rows: Sequence[GroupRow]) -> list[str]:
-    """The plot of widths: the filled part of a bar stays."""
+    """The plot of widths."""
     widest = max((row.before for row in rows), default=1)
     width = max((len(row.name) for row in rows), default=0)
-    lines = []
-    for row in rows:
-        length = max(round(BAR * math.sqrt(row.before / widest)), 1)
-        full = round(length * row.after / max(row.before, 1))
-        lines.append(f"{row.name:<{width}}  {row.before:>5} → {row.after:<5} {'█' * full}{'░' * (length - full)}")
-    return lines
+    return [f"{row.name:<{width}}  {row.before:>5} → {row.after:<5} {bar(row, widest)}" for row in rows]
 
 
 def _layer_lines(rows: Sequence[LayerRow]) -> list[str]:
@@ -225,7 +238,7 @@ def _layer_lines(rows: Sequence[LayerRow]) -> list[str]:
         shape = "×".join(map(str, row.shape))
         if row.pruned_shape != row.shape:
             shape += " → " + "×".join(map(str, row.pruned_shape))
-        macs, parameters = _share(row.macs, row.pruned_macs), _share(row.parameters, row.pruned_parameters)
+        macs, parameters = share_text(row.macs, row.pruned_macs), share_text(row.parameters, row.pruned_parameters)
         cells.append((row.name, shape, macs, parameters))
     widths = [max(len(line[i]) for line in cells) for i in range(4)]
     return ["  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in cells]
@@ -236,6 +249,7 @@ def _curve_line(curve: Curve) -> str:
     return f"  {curve.sparkline()}  {curve.name}  {last}"
 
 
-def _refusal_line(one: Refusal) -> str:
+def refusal_line(one: Refusal) -> str:
+    """Return a refusal as one line."""
     where = f" (from {one.where})" if one.where else ""
     return f"{one.name}: {one.channels} channels: {one.reason}{where}"

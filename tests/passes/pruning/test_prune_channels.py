@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from torch import nn
 
 import graphopt
@@ -316,6 +318,10 @@ def test_the_report() -> None:
     assert [curve["name"] for curve in found["sweep"]] == ["conv1.weight", "conv2.weight"]
     assert found["refused"][0]["name"] == "fc.weight"
     text = str(record.details)
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(record.details.rich())
+    shown = console.export_text()
+    assert "conv1.weight" in shown and "8×6×3×3" in shown and "sensitivity" in shown and "not pruned" in shown
     assert "6 → 3" in text and "░" in text and "sensitivity" in text and "not pruned" in text
     assert "7 of 14 channels removed" in record.notes[0]
 
