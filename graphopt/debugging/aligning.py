@@ -1,12 +1,13 @@
 """Which nodes and values of one graph correspond to which of another.
 
 Where a graph came from the other by passes whose history was kept, provenance says it. Else nodes correspond in order:
-those of the same operator, result types, module and source line, as a longest common subsequence; between these, what
+those of the same operator, shapes, module and source line, as a longest common subsequence; between these, what
 is left over of the same place pairs up as "changed".
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
@@ -95,20 +96,22 @@ def _by_order(a: Sequence[Node], b: Sequence[Node]) -> list[tuple[Node, Node]]:
 
 def _by_place(a: Sequence[Node], b: Sequence[Node]) -> list[tuple[Node, Node]]:
     """Pair nodes of one place in order: those of the same operator first."""
-    pairs: list[tuple[Node, Node]] = []
+    pairs: dict[Node, Node] = {}
     left = dict.fromkeys(b)
     for key in (_operator_and_place, _place):
-        taken = {old for old, _ in pairs}
+        waiting: dict[Hashable, deque[Node]] = {}
+        for node in left:
+            waiting.setdefault(key(node), deque()).append(node)
         for old in a:
-            new = next((n for n in left if key(n) == key(old)), None) if old not in taken else None
-            if new is not None:
-                pairs.append((old, new))
-                del left[new]
-    return sorted(pairs, key=lambda pair: a.index(pair[0]))
+            queue = waiting.get(key(old)) if old not in pairs else None
+            if queue:
+                pairs[old] = queue.popleft()
+                del left[pairs[old]]
+    return [(old, pairs[old]) for old in a if old in pairs]
 
 
 def _kind(node: Node) -> Hashable:
-    return node.op.name, tuple(repr(r.type) for r in node.results), _place(node)
+    return node.op.name, tuple(repr(_shape(r)) for r in node.results), _place(node)
 
 
 def _operator_and_place(node: Node) -> Hashable:

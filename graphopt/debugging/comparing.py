@@ -181,7 +181,7 @@ def _add_numbers(
     tolerance: Tolerance,
 ) -> None:
     (old, old_outputs), (new, new_outputs) = a.run(inputs[0]), b.run(inputs[1])
-    reference = Reference(a.graph, inputs[0])
+    own = _Own(a.graph, b.graph, inputs)
     order = {node: index for index, node in enumerate(b.graph)}
 
     def position(pair: tuple[Value, Value]) -> int:
@@ -189,14 +189,35 @@ def _add_numbers(
 
     for x, y in sorted(aligned.values, key=position):
         if x in old and y in new and not (x.producer is None and y.producer is None):
-            found.values.append(_value_difference(x, y, old[x], new[y], reference.own(x), tolerance))
+            found.values.append(_value_difference(x, y, old[x], new[y], own.value(x, y), tolerance))
     names = output_names(a.graph)
     for index, (x, y) in enumerate(zip(old_outputs, new_outputs)):
-        far, own = deviation(y, x), reference.own_outputs[index]
+        far, rounding = deviation(y, x), own.output(index)
         title = f"%{names[index]}" if index < len(names) else f"output {index}"
-        found.outputs.append(ValueDifference(title, title, "", "", far, own, tolerance.holds(far, own, ulp_of(y))))
+        ok = tolerance.holds(far, rounding, ulp_of(y))
+        found.outputs.append(ValueDifference(title, title, "", "", far, rounding, ok))
     if len(old_outputs) != len(new_outputs):
         found.notes.append(f"the first returns {len(old_outputs)} values, the second {len(new_outputs)}")
+
+
+class _Own:
+    """The rounding errors of both sides: each against itself in float64; the larger counts."""
+
+    def __init__(self, a: Graph, b: Graph, inputs: tuple[list[Any], list[Any]]) -> None:
+        self.a = Reference(a, inputs[0])
+        self.b = self.a if a is b else Reference(b, inputs[1])
+
+    def value(self, x: Value, y: Value) -> Deviation | None:
+        """Of a pair of values; None if one of the two is not known."""
+        return _larger(self.a.own(x), self.b.own(y))
+
+    def output(self, index: int) -> Deviation | None:
+        """Of an output."""
+        return _larger(self.a.own_outputs[index], self.b.own_outputs[index])
+
+
+def _larger(a: Deviation | None, b: Deviation | None) -> Deviation | None:
+    return None if a is None or b is None else max(a, b, key=lambda d: d.max_abs)
 
 
 def _value_difference(

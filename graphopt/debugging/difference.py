@@ -33,7 +33,8 @@ class NodeDifference:
 class ValueDifference:
     """A value of the first model beside the value of the second that corresponds to it.
 
-    a, b: as text, the nodes that make them. deviation: of b from a. own: a's own rounding error, where it is known.
+    a, b: as text, the nodes that make them. deviation: of b from a. own: the larger of their own
+    rounding errors, where they are known.
     ok: whether the deviation is within the tolerance.
     """
 

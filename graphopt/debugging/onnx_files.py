@@ -39,11 +39,10 @@ def diff_onnx(a: Path, b: Path, args: Sequence[Any] | None = None, *, tolerance:
     feeds = _feeds(sessions[0], args, a)
     results = [_run(session, feeds, path) for session, path in zip(sessions, (a, b))]
     rule = Tolerance(tolerance)
-    origins = {name: node for node in models[1].graph.node for name in node.output}
-    for name, value in results[1].items():
-        if name in results[0]:
-            text = _text(origins[name]) if name in origins else f"%{name}"
-            found.values.append(_difference(text, results[0][name], value, rule))
+    for node in models[1].graph.node:
+        for name in node.output:
+            if name in results[0] and name in results[1]:
+                found.values.append(_difference(_text(node), results[0][name], results[1][name], rule))
     outputs = [[value.name for value in model.graph.output] for model in models]
     for old, new in zip(*outputs):
         found.outputs.append(_difference(f"%{new}", results[0][old], results[1][new], rule))

@@ -320,9 +320,9 @@ def pattern_text(pattern: Any) -> str:
     'aten.mul(x, aten.sigmoid(x).once)'
     """
     if isinstance(pattern, OpPattern):
-        inner = [*map(pattern_text, pattern.args), *(f"{name}={pattern_text(p)}" for name, p in pattern.kwargs)]
-        once = ".once" if pattern.single_use else ""
-        return f"{pattern.base}({', '.join([*inner, *(['...'] if pattern.rest else [])])}){once}"
+        given = [*map(pattern_text, pattern.args), *(["..."] if pattern.rest else [])]
+        given += [f"{name}={pattern_text(argument)}" for name, argument in pattern.kwargs]
+        return f"{pattern.base}({', '.join(given)}){'.once' if pattern.single_use else ''}"
     if isinstance(pattern, Var | Stored):
         return pattern.name
     if isinstance(pattern, Produced):
