@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from graphopt.ir import Node, TensorType, Value
-from graphopt.passes.pruning.rewrite.dead import Dead, unknown, where_known
+from graphopt.passes.pruning.rewrite.dead import Dead, harmonized, unknown, where_known
 from graphopt.passes.pruning.rewrite.scope import Refusal, Scope
-from graphopt.passes.pruning.rewrite.table import OPAQUE, Treatment, treats
+from graphopt.passes.pruning.rewrite.table import Treatment, treats
 from graphopt.passes.support.contractions import Contraction
 from graphopt.passes.support.evaluation import stored_tensor
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graphopt.passes.pruning.rewrite.editor import Editor
 
 BORDER = "zero padding makes its constant vary at the border"
+COMPUTED = "its constant meets a weight that is computed"
 VARIES = "its constant contributes differently from place to place"
 
 
@@ -34,14 +35,11 @@ def nonzero(node: Node, value: Value, axis: int, numbers: torch.Tensor, reason: 
 
 @treats("linear conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d")
 class Layer(Treatment):
-    """A layer with a stored weight: linear, convolution, transposed convolution."""
+    """A layer with a weight: linear, convolution, transposed convolution."""
 
     def dead(self, node: Node, operands: Sequence[Dead | None], scope: Scope) -> Sequence[Dead]:
         """An output whose row of the weight is zero, or that sums zeros only, is its bias."""
-        layer = described(node)
-        result = node.results[0]
-        if layer is None:
-            return [unknown(result)]
+        layer, result = described(node), node.results[0]
         x, weight, *rest = operands
         assert x is not None and weight is not None
         axis = layer.channel_axis(result)
@@ -55,24 +53,20 @@ class Layer(Treatment):
 
     def refusals(self, node: Node, scope: Scope) -> Iterator[Refusal]:
         """Inputs that are no constant, and constants that padding or striding cuts up."""
-        layer = described(node)
-        if layer is None:
-            yield from OPAQUE.refusals(node, scope)
-            return
-        value = first_operand(node)
+        layer, value = described(node), first_operand(node)
         axis = layer.channel_axis(value)
         numbers, refused = scope.entering(node, value, axis)
         yield from refused
         if layer.transposed:
             yield from nonzero(node, value, axis, numbers, VARIES)
+        elif layer.weight.constant is None:
+            yield from nonzero(node, value, axis, numbers, COMPUTED)
         elif layer.pads and not scope.border:
             yield from nonzero(node, value, axis, numbers, BORDER)
 
     def rebuild(self, node: Node, editor: Editor) -> Sequence[Value]:
         """The same layer; the constants go to its bias."""
         layer = described(node)
-        if layer is None:
-            return editor.again(node).results
         changes = {} if layer.groups == 1 else {"groups": _groups(layer, editor)}
         operands = editor.values(node.operands)
         shift = _response(layer, editor.scope)
@@ -81,17 +75,13 @@ class Layer(Treatment):
         return editor.again(node, operands, **changes).results
 
 
-def described(node: Node) -> Contraction | None:
-    """The layer at a node, if its weight is stored."""
+def described(node: Node) -> Contraction:
+    """The layer at a node."""
     weight = node.operands[1]
     bias = node.operands[2] if len(node.operands) > 2 else None
-    if weight is None or weight.constant is None or not isinstance(weight.type, TensorType):
-        return None
-    is_linear = node.op.base == "aten.linear"
-    if is_linear and weight.type.rank != 2:
-        return None
+    assert weight is not None and isinstance(weight.type, TensorType)
     transposed = "transpose" in node.op.base or bool(node.attributes.get("transposed", False))
-    spatial = 0 if is_linear else weight.type.rank - 2
+    spatial = 0 if node.op.base == "aten.linear" else weight.type.rank - 2
     return Contraction(node, weight, bias, spatial, node.attributes.get("groups", 1), transposed)
 
 
@@ -153,7 +143,9 @@ class Product(Treatment):
         assert a is not None and b is not None
         if min(a.rank, b.rank) < 2:
             return [unknown(result)]
-        zero = a.zero.all(-1, keepdim=True) | b.zero.all(-2, keepdim=True)
+        rows, columns = a.zero.all(-1, keepdim=True), b.zero.all(-2, keepdim=True)
+        first, second = harmonized([Dead(rows, rows), Dead(columns, columns)])
+        zero = first.known | second.known
         if len(operands) == 2:
             return [where_known(result, torch.zeros_like(zero, dtype=torch.float64), zero)]
         bias = operands[0]
@@ -214,3 +206,63 @@ def _product_of_constants(node: Node, scope: Scope) -> torch.Tensor | None:
             shift = vector.unsqueeze(0) @ stored if value is a else stored @ vector.unsqueeze(1)
             return shift * float(node.attributes.get("alpha", 1))
     return None
+
+
+@treats("einsum")
+class Einsum(Treatment):
+    """Sums of products by labels."""
+
+    def dead(self, node: Node, operands: Sequence[Dead | None], scope: Scope) -> Sequence[Dead]:
+        """Zero where an operand is zero along all labels that are summed."""
+        result = node.results[0]
+        labels = _labels(node)
+        known = torch.zeros([1] * len(result.shape), dtype=torch.bool)
+        for dead, own in zip(operands, labels[0]):
+            assert dead is not None
+            if "." not in labels[1]:
+                zero = dead.zero
+                for axis, label in enumerate(own):
+                    if label not in labels[1]:
+                        zero = zero.all(axis, keepdim=True)
+                known = known | _placed(zero, own, labels[1])
+        return [where_known(result, torch.zeros_like(known, dtype=torch.float64), known)]
+
+    def refusals(self, node: Node, scope: Scope) -> Iterator[Refusal]:
+        """A slot that is summed may go if some operand is zero there."""
+        inputs, output = _labels(node)
+        for value, own in zip(node.operands, inputs):
+            assert value is not None
+            for axis in scope.axes(value):
+                if own[axis] in output:
+                    continue
+                bad = {int(s) for s in scope.removed(value, axis)}
+                for other, labels in zip(node.operands, inputs):
+                    if other is not None and own[axis] in labels:
+                        bad -= _zeros(node, other, labels.index(own[axis]), scope)
+                if bad:
+                    yield Refusal(value, axis, np.array(sorted(bad)), node, "no factor of the sum is zero there")
+
+
+def _labels(node: Node) -> tuple[list[str], str]:
+    """The labels of the operands' axes, and of the result's; an ellipsis becomes one dot an axis."""
+    left, _, right = node.attributes["equation"].replace(" ", "").partition("->")
+    result = len(node.results[0].shape)
+    inputs = [
+        labels.replace("...", "." * (len(value.shape) - len(labels) + 3))
+        for labels, value in zip(left.split(","), node.operands)
+        if value is not None
+    ]
+    if "->" not in node.attributes["equation"]:
+        joined = "".join(inputs)
+        right = "".join(sorted(c for c in set(joined) if joined.count(c) == 1))
+    return inputs, right.replace("...", "." * (result - len(right) + 3))
+
+
+def _placed(zero: torch.Tensor, own: str, output: str) -> torch.Tensor:
+    """An operand's axes in the order of the result's; those that it lacks have size 1."""
+    kept = [a for a, label in enumerate(own) if label in output]
+    zero = zero.squeeze([a for a in range(len(own)) if a not in kept])
+    order = sorted(range(len(kept)), key=lambda i: output.index(own[kept[i]]))
+    present = {own[a] for a in kept}
+    sizes = iter(zero.permute(order).shape)
+    return zero.permute(order).reshape([next(sizes) if label in present else 1 for label in output])

@@ -69,7 +69,7 @@ class Dead:
 
     def compact(self) -> Dead:
         """The same with axes of size 1 where nothing differs."""
-        values = torch.where(self.known, self.values, PLACEHOLDER)
+        values = self.values.masked_fill(~self.known, PLACEHOLDER)
         result = Dead(values, self.known)
         for axis in range(self.rank):
             if result.values.shape[axis] > 1:
@@ -103,6 +103,15 @@ def aligned(operands: Sequence[Dead]) -> list[Dead]:
     """Operands of one rank, leading axes of size 1 added."""
     rank = max(d.rank for d in operands)
     return [d.through(lambda t, d=d: t.reshape([1] * (rank - d.rank) + list(t.shape))) for d in operands]  # type: ignore[misc]
+
+
+def harmonized(operands: Sequence[Dead]) -> list[Dead]:
+    """Operands of one rank whose axes broadcast: where periods differ, what holds along the whole axis."""
+    operands = aligned(operands)
+    for axis in range(operands[0].rank):
+        if len({d.values.shape[axis] for d in operands} - {1}) > 1:
+            operands = [d.collapsed([axis]) for d in operands]
+    return operands
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:

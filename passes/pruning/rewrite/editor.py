@@ -97,7 +97,7 @@ class Editor:
         steps = np.unique(np.diff(positions))
         step = int(steps[0]) if len(steps) else 1
         if len(steps) <= 1 and step > 0:
-            start, stop = int(positions[0]), int(positions[-1]) + 1
+            start, stop = (int(positions[0]), int(positions[-1]) + 1) if len(positions) else (0, 0)
             return self.create("aten.slice.Tensor", value, axis, start, stop, step)
         assert isinstance(value.type, TensorType)
         index = self.rewriter.constant(torch.from_numpy(positions), "positions", device=value.type.device)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 import torch
 
 from graphopt.ir import Node
-from graphopt.passes.pruning.rewrite.dead import Dead, aligned, filled, unknown, where_known
+from graphopt.passes.pruning.rewrite.dead import Dead, harmonized, unknown, where_known
 from graphopt.passes.pruning.rewrite.scope import Scope
 from graphopt.passes.pruning.rewrite.table import Treatment, treats
 from graphopt.passes.support.evaluation import evaluate
-
-if TYPE_CHECKING:
-    from graphopt.passes.pruning.rewrite.editor import Editor
 
 
 @treats(
@@ -29,11 +25,13 @@ class Elementwise(Treatment):
         given = [d for d in operands if d is not None]
         if node.attributes.symbols or not any(d.anything for d in given):
             return [unknown(result) for result in node.results]
-        results = evaluate(node, [None if d is None else d.values for d in operands])
+        given = harmonized(given)
+        present = iter(given)
+        results = evaluate(node, [None if d is None else next(present).values for d in operands])
         known = _everywhere([d.known for d in given])
         decides = DECIDERS.get(node.op.base)
         if decides is not None:
-            known = known | decides(node, aligned(given))
+            known = known | decides(node, given)
         return [where_known(value, _wide(result), known) for value, result in zip(node.results, results)]
 
 
@@ -126,17 +124,3 @@ class Slopes(Treatment):
             slopes = slopes.through(lambda t: t.reshape([1] * x.rank))
         values = torch.where(x.values >= 0, x.values, x.values * slopes.values)
         return [where_known(node.results[0], values, x.known & (slopes.known | (x.values >= 0)))]
-
-
-@treats("zeros zeros_like new_zeros ones ones_like new_ones full full_like new_full")
-class Filled(Treatment):
-    """One number everywhere."""
-
-    def dead(self, node: Node, operands: Sequence[Dead | None], scope: Scope) -> Sequence[Dead]:
-        """The number."""
-        number = 0.0 if "zeros" in node.op.base else 1.0 if "ones" in node.op.base else node.attributes["fill_value"]
-        return [filled(node.results[0], number) if isinstance(number, int | float) else unknown(node.results[0])]
-
-    def attributes(self, node: Node, editor: Editor) -> dict[str, Any]:
-        """The size."""
-        return {"size": editor.size(node.results[0], node.attributes["size"])} if "size" in node.attributes else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from graphopt.ir import Node, TensorType, Value
 from graphopt.passes.pruning.rewrite.dead import Dead, unknown
-from graphopt.passes.pruning.rewrite.scope import Scope, size
+from graphopt.passes.pruning.rewrite.scope import Refusal, Scope, size
 from graphopt.passes.pruning.rewrite.shapes import OneOperand
 from graphopt.passes.pruning.rewrite.table import Treatment, treats
 from graphopt.passes.support.evaluation import evaluate
@@ -34,6 +34,9 @@ class Joined(Treatment):
             parts = [d.through(lambda t: t.unsqueeze(axis)) for d in parts]
         else:
             parts = _written_out(node, parts, axis)
+        for other in range(len(result.shape)):
+            if other != axis and len({d.values.shape[other] for d in parts} - {1}) > 1:
+                parts = [d.collapsed([other]) for d in parts]
         shape = [max(sizes) for sizes in zip(*[d.values.shape for d in parts])]
         parts = [_spread(d, shape, axis) for d in parts]
         values = torch.cat([d.values for d in parts], axis)
@@ -71,7 +74,7 @@ class Parted(OneOperand):
         operand = node.operands[0]
         assert operand is not None
         axis = axis_of(node, len(operand.shape))
-        if x.values.shape[axis] > 1 and node.attributes.symbols:
+        if node.attributes.symbols or not isinstance(operand.shape[axis], int):
             x = x.collapsed([axis])
         if x.values.shape[axis] == 1:
             return self.whole(node, x, axis)
@@ -136,21 +139,18 @@ def _ramp(operand: Value, axis: int) -> torch.Tensor:
 
 @treats("index_select index _unsafe_index")
 class Looked(Treatment):
-    """Slots by a stored index."""
+    """Slots by an index."""
 
     def dead(self, node: Node, operands: Sequence[Dead | None], scope: Scope) -> Sequence[Dead]:
-        """The slots, if the index is stored; along axes that are not indexed nothing changes."""
-        x, result = operands[0], node.results[0]
+        """The slots, if the index is a stored vector; else what holds along the whole of the axes that are indexed."""
+        x, operand = operands[0], node.operands[0]
+        if x is None or operand is None or not x.anything or _is_mask(node):
+            return [unknown(node.results[0])]
         found = _lookup(node)
-        if x is None or not x.anything or found is None:
-            return [unknown(result)]
+        if found is None or found[1] is None or x.values.shape[found[0]] == 1:
+            return [_anywhere(node, x)]
         axis, index = found
-        operand = node.operands[0]
-        assert operand is not None
-        if x.values.shape[axis] == 1:
-            return [x]
-        if index is None:
-            return [x.collapsed([axis])]
+        assert index is not None
         return [x.expanded(axis, size(operand, axis)).through(lambda t: t.index_select(axis, index)).compact()]
 
     def rebuild(self, node: Node, editor: Editor) -> Sequence[Value]:
@@ -168,19 +168,40 @@ class Looked(Treatment):
         return [editor.taken(editor.value(operand), axis, np.searchsorted(kept, source))]
 
 
-def _lookup(node: Node) -> tuple[int, torch.Tensor | None] | None:
-    """The axis that a vector indexes, and the vector if it is stored; None for any other indexing."""
+def _indices(node: Node) -> list[tuple[int, Value]]:
+    """The indices, each with its axis."""
     operand = node.operands[0]
     assert operand is not None
-    rank = len(operand.shape)
     if node.op.base == "aten.index_select":
-        axis, vector = axis_of(node, rank), node.operands[1]
-    else:
-        present = [(a, v) for a, v in enumerate(node.operands[1:]) if v is not None]
-        if len(present) != 1:
-            return None
-        axis, vector = present[0]
-    if vector is None or not isinstance(vector.type, TensorType) or vector.type.rank != 1:
+        index = node.operands[1]
+        assert index is not None
+        return [(axis_of(node, len(operand.shape)), index)]
+    return [(axis, index) for axis, index in enumerate(node.operands[1:]) if index is not None]
+
+
+def _is_mask(node: Node) -> bool:
+    return any(index.dtype.torch is torch.bool for _, index in _indices(node))
+
+
+def _anywhere(node: Node, x: Dead) -> Dead:
+    """What holds along the whole of the axes that are indexed; the index's axes stand in their place, or in front."""
+    axes = [axis for axis, _ in _indices(node)]
+    x = x.collapsed(axes)
+    shape = [x.values.shape[a] for a in range(x.rank) if a not in axes]
+    neighbours = axes[-1] - axes[0] + 1 == len(axes)
+    place = axes[0] if neighbours else 0
+    new = [1] * (len(node.results[0].shape) - len(shape))
+    return x.through(lambda t: t.reshape([*shape[:place], *new, *shape[place:]]))
+
+
+def _lookup(node: Node) -> tuple[int, torch.Tensor | None] | None:
+    """The axis that a vector indexes, and the vector if it is stored; None for any other indexing."""
+    operand, present = node.operands[0], _indices(node)
+    assert operand is not None
+    if len(present) != 1:
+        return None
+    axis, vector = present[0]
+    if not isinstance(vector.type, TensorType) or vector.type.rank != 1:
         return None
     if vector.type.dtype.torch not in (torch.int64, torch.int32):
         return None
@@ -280,3 +301,56 @@ class Gated(OneOperand):
         else:
             a = b = x
         return [Dead(a.values * b.values.sigmoid(), (a.known & b.known) | a.zero).compact()]
+
+
+@treats("select_scatter slice_scatter diagonal_scatter index_copy index_add")
+class Overwritten(Treatment):
+    """Slots along one axis overwritten, or added to, by those of another tensor."""
+
+    def dead(self, node: Node, operands: Sequence[Dead | None], scope: Scope) -> Sequence[Dead]:
+        """What both are, along whole axes; sums are known of zeros."""
+        result, source = node.results[0], operands[-1]
+        x = operands[0]
+        if x is None or source is None or "dim" not in node.attributes:
+            return [unknown(result)]
+        axis = axis_of(node, x.rank)
+        x = x.collapsed([axis])
+        if source.rank < x.rank:
+            source = source.through(lambda t: t.unsqueeze(axis))
+        source = source.collapsed([axis])
+        known = x.known & source.known & (x.values == source.values)
+        if node.op.base == "aten.index_add":
+            known = x.zero & source.zero
+        return [Dead(x.values.expand(known.shape), known).compact()]
+
+    def refusals(self, node: Node, scope: Scope) -> Iterator[Refusal]:
+        """The axis itself must stay."""
+        value = node.operands[0]
+        assert value is not None
+        axes = [axis_of(node, len(value.shape))] if "dim" in node.attributes else scope.axes(value)
+        for axis in axes:
+            removed = scope.removed(value, axis)
+            if len(removed):
+                yield Refusal(value, axis, removed, node, f"{node.op.name} counts slots")
+
+
+@treats("gather take_along_dim")
+class Gathered(Treatment):
+    """Along one axis, the slots that an index of the same rank says."""
+
+    def dead(self, node: Node, operands: Sequence[Dead | None], scope: Scope) -> Sequence[Dead]:
+        """What is the same along the axis."""
+        x = operands[0]
+        if x is None or node.attributes.get("dim") is None:
+            return [unknown(node.results[0])]
+        return [x.collapsed([axis_of(node, x.rank)])]
+
+    def refusals(self, node: Node, scope: Scope) -> Iterator[Refusal]:
+        """The axis itself must stay."""
+        value = node.operands[0]
+        assert value is not None
+        axes = [axis_of(node, len(value.shape))] if node.attributes.get("dim") is not None else scope.axes(value)
+        for axis in axes:
+            removed = scope.removed(value, axis)
+            if len(removed):
+                yield Refusal(value, axis, removed, node, f"{node.op.name} looks slots up by number")

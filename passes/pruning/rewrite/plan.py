@@ -75,8 +75,8 @@ def plan_pruning(
     constants: "zero" zeroes weights, scales and shifts; "keep" leaves shifts (biases) as they are, and folds constants
         also where zero padding makes them wrong at the border.
     norms: whether norms over removed channels are rescaled to the statistics of the full width, or refuse them.
-    zeroed: the axes of parameters that are zero in what goes, if they are not to be those of the masked model: with what
-        is zero already, the pruned graph equals the original.
+    zeroed: the axes of parameters that are zero in what goes, if they are not to be those of the masked model: with
+        what is zero already, the pruned graph equals the original.
 
     Cost: linear in nodes and slots for each round.
     """

@@ -195,7 +195,10 @@ class AveragePool(Spatial):
         return x if plain else Dead(x.values, x.zero)
 
 
-@treats("softmax log_softmax _softmax _log_softmax cumsum cumprod sort topk argsort diff logcumsumexp renorm")
+@treats(
+    "softmax softmin log_softmax _softmax _log_softmax _safe_softmax cumsum cumprod cummax cummin sort topk argsort "
+    "kthvalue diff logcumsumexp renorm"
+)
 class AlongAxis(Treatment):
     """Operators along one axis, all of whose slots they need."""
 

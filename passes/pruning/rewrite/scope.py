@@ -136,11 +136,26 @@ class Scope:
     def _among_kept(self, value: Value, axis: int) -> Dead:
         """What is known of a value in the slots that stay along all other axes."""
         dead = self.dead(value)
-        for other in self.axes(value):
-            if other != axis and dead.values.shape[other] > 1:
-                index = torch.from_numpy(self.kept(value, other))
+        for other in range(dead.rank):
+            period = dead.values.shape[other]
+            kept = self._kept_of(value, other, period) if other != axis and period > 1 else None
+            if kept is not None:
+                index = torch.from_numpy(kept)
                 dead = dead.through(lambda t, a=other, i=index: t.index_select(a, i))  # type: ignore[misc]
         return dead
+
+    def _kept_of(self, value: Value, axis: int, period: int) -> np.ndarray | None:
+        """The slots that stay of an axis, or of the period of one of symbolic size."""
+        if isinstance(value.shape[axis], int) or value not in self.removal.shapes:
+            return self.kept(value, axis)
+        gone, sizes = np.zeros(1, dtype=bool), 1
+        for length, kept in reversed(self.removal.factors(value, axis)):
+            if sizes == period or not isinstance(length, int):
+                break
+            own = np.zeros(length, dtype=bool) if kept is None else ~np.isin(np.arange(length), kept)
+            gone = (own[:, None] | gone[None, :]).reshape(-1)
+            sizes *= length
+        return np.flatnonzero(~gone) if sizes == period else None
 
 
 def size(value: Value, axis: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 from typing import TYPE_CHECKING, Any
 
 from graphopt.ir import Node, TensorType, Value
@@ -31,7 +32,7 @@ class OneOperand(Treatment):
         raise NotImplementedError
 
 
-@treats("permute transpose swapaxes swapdims t numpy_T movedim moveaxis unsqueeze flip")
+@treats("permute transpose swapaxes swapdims t mT numpy_T movedim moveaxis unsqueeze flip")
 class Rearranged(OneOperand):
     """Operators that say nothing of sizes act on the small arrays as they do on tensors."""
 
@@ -71,15 +72,13 @@ class Reshaped(OneOperand):
         shape: list[int] = []
         for before, after in runs(old, new):
             axes = range(*before)
-            if all(x.values.shape[a] == 1 for a in axes):
-                shape += [1] * len(range(*after))
-            elif all(isinstance(d, int) for d in (*old[slice(*before)], *new[slice(*after)])):
-                for axis in axes:
-                    x = x.expanded(axis, old[axis])
-                shape += new[slice(*after)]
+            count = _static_part(old[slice(*before)])
+            wide, sizes = _last_places(count, old[slice(*before)]), _last_places(count, new[slice(*after)])
+            if all(x.values.shape[a] == 1 for a in axes) or wide is None or sizes is None:
+                x, sizes = x.collapsed(axes), [1] * len(range(*after))
             else:
-                x = x.collapsed(axes)
-                shape += [1] * len(range(*after))
+                x = _written_out(x, axes, wide)
+            shape += sizes
         return [x.through(lambda t: t.reshape(shape)).compact()]
 
     def rebuild(self, node: Node, editor: Editor) -> Sequence[Value]:
@@ -91,6 +90,39 @@ class Reshaped(OneOperand):
             return editor.again(node, sizes=_unflattened(node, editor)).results
         name = "shape" if "shape" in node.attributes else "size"
         return editor.again(node, **{name: editor.size(result, node.attributes[name])}).results
+
+
+def _static_part(shape: Sequence[Dim]) -> int:
+    """The greatest number that divides the number of elements, whatever the symbols are."""
+    numel = product(shape)
+    return numel if isinstance(numel, int) else gcd(*[coefficient for _, coefficient in numel.terms])
+
+
+def _last_places(count: int, shape: Sequence[Dim]) -> list[int] | None:
+    """Sizes of small arrays that hold the last `count` elements of each block: of an axis of size 4·B whose slots agree
+    after every four, four. None if the axes don't divide like that.
+
+    >>> _last_places(24, (2, 3, 4))
+    [2, 3, 4]
+    """
+    sizes: list[int] = []
+    for length in reversed(shape):
+        fits = length if isinstance(length, int) else count
+        if not fits or count % fits or exact_div(length, fits) is None:
+            return None
+        sizes.insert(0, fits)
+        count //= fits
+    return sizes if count == 1 else None
+
+
+def _written_out(x: Dead, axes: Sequence[int], sizes: Sequence[int]) -> Dead:
+    for axis, wanted in zip(axes, sizes):
+        if wanted % x.values.shape[axis]:
+            x = x.collapsed([axis])
+        times = [1] * x.rank
+        times[axis] = wanted // x.values.shape[axis]
+        x = x.through(lambda t, times=times: t.repeat(times))  # type: ignore[misc]
+    return x
 
 
 def _unflattened(node: Node, editor: Editor) -> tuple[Dim, ...]:

@@ -3,6 +3,7 @@
 from graphopt.passes.pruning.rewrite import (
     attention,
     contractions,
+    creation,
     elementwise,
     joins,
     norms,
@@ -11,4 +12,14 @@ from graphopt.passes.pruning.rewrite import (
     shapes,
 )
 
-__all__ = ["attention", "contractions", "elementwise", "joins", "norms", "recurrent", "reductions", "shapes"]
+__all__ = [
+    "attention",
+    "contractions",
+    "creation",
+    "elementwise",
+    "joins",
+    "norms",
+    "recurrent",
+    "reductions",
+    "shapes",
+]
