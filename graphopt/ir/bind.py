@@ -8,6 +8,7 @@ from typing import Any
 from graphopt.errors import VerificationError, unknown_name
 from graphopt.ir.attributes import EMPTY, Attributes
 from graphopt.ir.op import MISSING, SEGMENTS, Op, Param, ParamKind
+from graphopt.ir.value import Value
 
 
 def bind(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], Attributes]:
@@ -32,6 +33,8 @@ def bind(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[A
     for param in op.params:
         given = named.pop(param.name, MISSING)
         if param.kind is ParamKind.ATTRIBUTE:
+            if isinstance(given, Value):
+                raise VerificationError(_no_tensor(op, param, given))
             attributes[param.name] = normalize(op, param, given)
         else:
             bound = _bind_operand(op, param, given)
@@ -42,6 +45,11 @@ def bind(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[A
     if sum(p.kind is ParamKind.VARIADIC for p in op.operand_params) > 1:
         attributes[SEGMENTS] = tuple(segments)
     return operands, Attributes(attributes) if attributes else EMPTY
+
+
+def _no_tensor(op: Op, param: Param, given: Value) -> str:
+    hint = "" if op.name != op.base else f"; name an overload, such as {op.name}.Tensor or {op.name}.Scalar"
+    return f"{op.name} takes {param.type} for {param.name!r}, got {given!r}{hint}"
 
 
 def complete(op: Op, attributes: Mapping[str, Any]) -> Attributes:

@@ -200,3 +200,11 @@ def test_unknown_operators_have_suggestions() -> None:
     get_op("aten.softmax.int")
     with pytest.raises(GraphOptError, match=r"Did you mean .*'aten.softmax.int'"):
         get_op("aten.softmax.in")
+
+
+def test_a_tensor_in_the_place_of_a_number_is_told_of_overloads() -> None:
+    from graphopt.ir import Value
+
+    value = Value(TensorType(DType.F32, (4,)), "x")
+    with pytest.raises(GraphOptError, match=r"takes Scalar for 'a', got %x: f32\[4\]; name an overload"):
+        bind(get_op("aten.mul"), (value, 1.5), {})
