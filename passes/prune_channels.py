@@ -54,7 +54,7 @@ class PruneChannels(Pass):
     scope: `local` takes the same share of each group, `global` ranks all channels together, `isomorphic` those of
         groups of the same structure.
     normalize: how scores of different groups are made comparable: `none`, `mean`, `max`, `sum`, `gaussian`, `lamp`.
-    ratios: shares of single groups by name, `{"layer1.*"=0.25}`; they then take no part in the ranking.
+    ratios: shares of single groups by name, `{"layer1.*"=0.25}`, the first that fits; they take no part in the ranking.
     channels: channels to remove by group name, in place of a criterion for those groups.
     ignore, ignore_types: what keeps its outputs, by name or type of layer: `("head", "layer1.*")`, `(Linear,)`.
     min_width: the least number of slots that any dim keeps. round_to: widths are multiples of it; `target` takes what
@@ -108,6 +108,9 @@ class PruneChannels(Pass):
             GraphOptError: a number outside its range, or several budgets at once.
             UnknownNameError: an unknown criterion, normalization or loss; the message suggests near names.
         """
+        for name in ("ignore", "ignore_types"):
+            given_names = getattr(self, name)
+            object.__setattr__(self, name, (given_names,) if isinstance(given_names, str) else tuple(given_names))
         _check_share("ratio", self.ratio)
         for pattern, share in self.ratios.items():
             _check_share(f"ratio of {pattern!r}", share)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log
+from math import ceil, log
 from typing import NamedTuple
 
 from graphopt.errors import GraphOptError
@@ -54,11 +54,20 @@ def for_size(plan: Plan, costs: Costs, name: str, target: float, besides: Select
     best = left(1.0)
     if best > target:
         raise Unreachable(
-            f"{name}={target:g} cannot be reached: the best is {name}={best:.3g}, with every group at its minimum "
+            f"{name}={target:g} cannot be reached: the best is {name}={askable(best)}, with every group at its minimum "
             "width; ask for that, lower min_width or round_to, or ignore less"
         )
     share = least_share(plan, lambda share: left(share) <= target)
     return Found(share, left(share))
+
+
+def askable(share: float) -> str:
+    """A share of what is left as text, rounded up: who asks for what is printed gets it.
+
+    >>> askable(0.27408621), askable(1.0)
+    ('0.2741', '1')
+    """
+    return f"{min(ceil(share * 1e4) / 1e4, 1.0):g}"
 
 
 def for_speed(

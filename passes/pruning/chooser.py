@@ -13,7 +13,7 @@ from graphopt.analysis import bind_sizes
 from graphopt.analysis.channels import ChannelAnalysis, Group
 from graphopt.errors import GraphOptError, InputError
 from graphopt.ir import Graph
-from graphopt.passes.pruning.budget import Costs, Found, Unreachable, for_size, for_speed
+from graphopt.passes.pruning.budget import Found, Unreachable, askable, for_size, for_speed
 from graphopt.passes.pruning.criteria import (
     Batch,
     Criterion,
@@ -31,6 +31,7 @@ from graphopt.passes.pruning.rewrite.plan import Plan as Pruning
 from graphopt.passes.pruning.rewrite.plan import Refused, plan_pruning
 from graphopt.passes.pruning.rewrite.prune import apply_plan
 from graphopt.passes.pruning.selection import Candidate, Plan, Selection
+from graphopt.passes.pruning.size import Costs
 from graphopt.passmanager import PassContext
 from graphopt.targets import Engine, get_engine
 
@@ -203,7 +204,7 @@ class Chooser:
             if found is not None and target is not None:
                 given = getattr(self.costs.size(pruning.selection), name) / getattr(self.costs.size({}), name)
                 if given > target:
-                    best = f"the best found is {name}={given:.3g}"
+                    best = f"the best found is {name}={askable(given)}"
                     raise Unreachable(f"{name}={target:g} cannot be reached: {best}{_because(refused)}")
                 return Found(found.share, given)
         return found
