@@ -63,7 +63,7 @@ class Interpreter:
         if len(inputs) != len(self.graph.inputs):
             raise InputError(f"the graph takes {len(self.graph.inputs)} inputs, got {len(inputs)}")
         with torch.set_grad_enabled(bool(self._leaves)):
-            return self._run(self.graph, [self._widen(i) for i in inputs], bind_sizes(self.graph.inputs, inputs))
+            return self._run(self.graph, [self.widened(i) for i in inputs], bind_sizes(self.graph.inputs, inputs))
 
     def leaf(self, value: Value) -> torch.Tensor:
         """The leaf tensor that stands for a constant of `differentiate` in every run."""
@@ -74,7 +74,7 @@ class Interpreter:
         tensor = value.constant.tensor.detach()
         if tensor.is_inference():
             tensor = tensor.clone()
-        leaf = self._constants[value] = self._widen(tensor).detach().requires_grad_()
+        leaf = self._constants[value] = self.widened(tensor).detach().requires_grad_()
         return leaf
 
     def _run(self, graph: Graph, inputs: Sequence[Any], bindings: dict[str, int]) -> list[Any]:
@@ -93,14 +93,19 @@ class Interpreter:
                 values.pop(value, None)
         return [self._value(v, values) for v in graph.returned]
 
-    def _value(self, value: Value, values: Mapping[Value, Any]) -> Any:
-        if value.constant is None:
-            return values[value]
-        if value not in self._constants:
-            self._constants[value] = self._widen(value.constant.tensor.detach())
-        return self._constants[value]
+    def constant(self, value: Value) -> torch.Tensor:
+        """What a stored tensor is in a run: in float64, and contiguous, if the interpreter is to make it so."""
+        found = self._constants.get(value)
+        if found is None:
+            assert value.constant is not None
+            found = self._constants[value] = self.widened(value.constant.tensor.detach())
+        return found
 
-    def _widen(self, value: Any) -> Any:
+    def _value(self, value: Value, values: Mapping[Value, Any]) -> Any:
+        return values[value] if value.constant is None else self.constant(value)
+
+    def widened(self, value: Any) -> Any:
+        """What an input or a result is in a run."""
         if isinstance(value, torch.Tensor):
             if self.float64 and value.dtype in _WIDE_TORCH:
                 value = value.to(_WIDE_TORCH[value.dtype])
@@ -128,7 +133,7 @@ class Interpreter:
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
             raise GraphOptError(f"{node.op.name} failed: {error} (from {node.location})") from error
         results = tuple(result) if isinstance(result, list | tuple) else (result,)
-        return tuple([self._widen(r) for r in results]) if self.contiguous or self.float64 else results
+        return tuple([self.widened(r) for r in results]) if self.contiguous or self.float64 else results
 
     def _attributes(self, node: Node) -> Mapping[str, Any]:
         if not self.float64:

@@ -21,6 +21,7 @@ from graphopt.passmanager.guard import (
     verify_touched,
 )
 from graphopt.passmanager.profit import no_profit
+from graphopt.passmanager.provenance import Alignment
 from graphopt.passmanager.report import PassRecord
 from graphopt.passmanager.reruns import Rerun
 from graphopt.passmanager.settings import Settings
@@ -50,7 +51,12 @@ class Checks:
         self.original = graph
         self.context = context
         self.settings = settings
-        self.validator = None if samples is None else Validator(graph, samples, budget=settings.budget, made_up=made_up)
+        regions = settings.validate == "each"
+        self.validator = (
+            None
+            if samples is None
+            else Validator(graph, samples, budget=settings.budget, made_up=made_up, regions=regions)
+        )
         self.guard = TensorGuard(graph, samples or context.samples, backup=samples is not None)
 
     def judge(self, pass_: Pass, before: Graph, rerun: Rerun, promise: Contract | None) -> Failure | None:
@@ -66,7 +72,8 @@ class Checks:
             if result.changed:
                 self.graph(pass_, before, rerun.graph, rerun.touched, record)
             if changed and promise is not None:
-                self.numbers(pass_, before, rerun.graph, promise, record)
+                step = Alignment(before, rerun.graph, rerun.tracker, pass_)
+                self.numbers(pass_, step, promise, record)
         except Failure as failure:
             return failure
         return None
@@ -104,9 +111,7 @@ class Checks:
         finally:
             record.verify_seconds = perf_counter() - start
 
-    def numbers(
-        self, pass_: Pass, before: Graph, draft: Graph, promise: Contract, record: PassRecord
-    ) -> Outputs | None:
+    def numbers(self, pass_: Pass, step: Alignment, promise: Contract, record: PassRecord) -> Outputs | None:
         """The numbers keep the promise. Returns the outputs, for `accept`; None if they are not checked here."""
         if self.settings.validate == "end":
             return None
@@ -117,7 +122,8 @@ class Checks:
             return None
         start, runs = perf_counter(), self.validator.runs
         try:
-            outputs = self.validator.check(draft, promise, rounded=new_inexact_constants(before, draft))
+            rounded = new_inexact_constants(step.before, step.after)
+            outputs = self.validator.check(step.after, promise, rounded=rounded, step=step)
         except OverBudget as error:
             raise Failure(f"pass {pass_.name!r}: {error}", ValidationError, check="budget") from error
         except Mismatch as error:
@@ -125,7 +131,9 @@ class Checks:
             if damage is not None:
                 raise Failure(f"pass {pass_.name!r} {damage}", PassError, check="tensors") from error
             message = f"pass {pass_.name!r} promises to be {promise.label}, but {error}"
-            raise Failure(message, ValidationError, check="numbers") from error
+            raise Failure(message, ValidationError, check="numbers", region=error.region) from error
+        else:
+            self.tensors(pass_)  # an operator in place writes when the graph runs
         finally:
             record.validate_seconds = perf_counter() - start
             record.model_runs = self.validator.runs - runs

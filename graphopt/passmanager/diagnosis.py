@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from graphopt.errors import GraphOptError, RuleError
 from graphopt.passmanager.bisection import Culprit, within
+from graphopt.passmanager.regions import Region
 from graphopt.passmanager.reruns import Rerun, Reruns
 
 SEARCHED = ("tensors", "truth", "graph", "numbers", "budget")
@@ -19,16 +20,25 @@ class Failure(Exception):
         written to), "truth" (of what it says that it changed), "graph" (verification and interface), "numbers",
         "budget", "samples" or "profit".
     final: the failure cannot be rolled back. benign: it is no fault, so it is never raised.
+    region: the first value inside that is wrong, if one is.
     """
 
     def __init__(
-        self, message: str, kind: type[GraphOptError], *, check: str, final: bool = False, benign: bool = False
+        self,
+        message: str,
+        kind: type[GraphOptError],
+        *,
+        check: str,
+        final: bool = False,
+        benign: bool = False,
+        region: Region | None = None,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.check = check
         self.final = final
         self.benign = benign
+        self.region = region
 
 
 def where_raised(error: Exception) -> str:

@@ -181,22 +181,44 @@ def _constants(graph: Graph) -> Iterable[Value]:
 def new_inexact_constants(before: Graph, after: Graph) -> bool:
     """True if `after` holds a number that was rounded when stored: a floating-point tensor that `before` does not
     store, or an attribute that comes of one."""
+    return bool(_new_tensors(before, after)) or bool(_new_numbers(before, after))
+
+
+def rounded_values(before: Graph, after: Graph) -> dict[Value, float]:
+    """The values of `after` that depend on a number that was rounded when stored, as `new_inexact_constants` finds
+    them, with the ulp of that rounding. Costs O(nodes)."""
+    tensors, numbers = _new_tensors(before, after), _new_numbers(before, after)
+    found = {value: torch.finfo(value.constant.tensor.dtype).eps for value in tensors if value.constant is not None}
+    for node in after:
+        unit = max([found.get(value, 0.0) for value in node.inputs], default=0.0)
+        inner = [n for region in node.regions for n in walk(region)]
+        if any(not numbers.isdisjoint(_node_numbers(n)) for n in (node, *inner)):
+            unit = max(unit, torch.finfo(torch.float32).eps)
+        unit = max([unit, *(found.get(v, 0.0) for region in node.regions for v in region.constants.values())])
+        if unit:
+            found.update(dict.fromkeys(node.results, unit))
+    return found
+
+
+def _new_tensors(before: Graph, after: Graph) -> list[Value]:
     known = {id(v.constant.tensor) for v in _constants(before) if v.constant is not None}
-    if any(
-        id(v.constant.tensor) not in known and (v.constant.tensor.is_floating_point() or v.constant.tensor.is_complex())
+    return [
+        v
         for v in _constants(after)
         if v.constant is not None
-    ):
-        return True
-    rounded = {value for value in _numbers(after) if _looks_rounded(value)}
-    return bool(rounded) and not rounded <= set(_numbers(before))
+        and id(v.constant.tensor) not in known
+        and (v.constant.tensor.is_floating_point() or v.constant.tensor.is_complex())
+    ]
 
 
-def _numbers(graph: Graph) -> Iterable[float]:
-    for node in walk(graph):
-        for value in node.attributes.values():
-            if type(value) is float:
-                yield value
+def _new_numbers(before: Graph, after: Graph) -> set[float]:
+    """Attributes that look rounded; none, if `before` holds them all."""
+    rounded = {value for node in walk(after) for value in _node_numbers(node) if _looks_rounded(value)}
+    return rounded - {value for node in walk(before) for value in _node_numbers(node)} if rounded else set()
+
+
+def _node_numbers(node: Node) -> list[float]:
+    return [value for value in node.attributes.values() if type(value) is float]
 
 
 def _looks_rounded(value: float) -> bool:

@@ -11,6 +11,7 @@ from graphopt.passmanager.bounds import UNREFEREED_ULPS
 from graphopt.passmanager.compare import exact_difference, pairs
 from graphopt.passmanager.runner import Baseline, Runner
 from graphopt.passmanager.samples import variations
+from graphopt.passmanager.sketches import Sketches
 
 
 class Original:
@@ -18,12 +19,13 @@ class Original:
 
     baseline: its outputs in the working precision. skip: outputs that cannot be validated, since they are random.
     second, sizes, second_outputs: the second set, its sizes, and the outputs in float64; None if none works.
+    sketches: of the values of that run, if `sketched` asks for them and the graph draws no random numbers.
 
     Raises:
         ValidationError: the graph does not run on the samples.
     """
 
-    def __init__(self, graph: Graph, sets: Sequence[Sequence[Any]], runner: Runner) -> None:
+    def __init__(self, graph: Graph, sets: Sequence[Sequence[Any]], runner: Runner, *, sketched: bool = False) -> None:
         self.sets = sets
         self.runner = runner
         self.notes: list[str] = []
@@ -35,6 +37,7 @@ class Original:
         self.second: list[Any] | None = None
         self.sizes: dict[str, int] = {}
         self.second_outputs: list[Any] | None = None
+        self.sketches = Sketches() if sketched and not runner.draws else None
         self._choose_second()
 
     def reference(self, baseline: Baseline, index: int) -> list[Any] | None:
@@ -69,9 +72,11 @@ class Original:
         graph, refused = self.baseline.graph, list[str]()
         for made, sizes in [*variations(graph, self.sets[0])] or [(list(self.sets[0]), {})]:
             try:
-                self.second_outputs = self.runner.wide(graph, made)
+                self.second_outputs = self.runner.wide(graph, made, self.sketches)
             except GraphOptError as error:
                 refused.append(str(error))
+                if self.sketches is not None:
+                    self.sketches.clear()
                 continue
             self.second, self.sizes = made, sizes
             break

@@ -10,6 +10,7 @@ from graphopt.passmanager.base import Pass, PassResult
 from graphopt.passmanager.context import PassContext
 from graphopt.passmanager.guard import Touched
 from graphopt.passmanager.instruments import ApplicationLimit
+from graphopt.passmanager.provenance import Tracker
 from graphopt.rewrite import Listener
 
 
@@ -21,7 +22,7 @@ class Halt(BaseException):
 class Rerun:
     """What a pass did when it was run again.
 
-    graph: as the pass left it. images: the values of the graph before → their images in it.
+    graph: as the pass left it. images: the values of the graph before → their images in it. tracker: followed them.
     result: what the pass returned; None if it raised (`error`) or was halted.
     applications: how many were let through. denied, denied_node: the first that was not: rule, node, location.
     """
@@ -29,6 +30,7 @@ class Rerun:
     graph: Graph
     images: dict[Value, Value]
     touched: Touched
+    tracker: Tracker
     result: PassResult | None = None
     error: Exception | None = None
     applications: int = 0
@@ -53,9 +55,13 @@ class Reruns:
         self.runs += 1
         images: dict[Value, Value] = {}
         graph, touched, gate = self.before.clone(images), Touched(), ApplicationLimit(limit)
-        rerun = Rerun(graph, images, touched)
+        tracker = Tracker(images)
+        rerun = Rerun(graph, images, touched, tracker)
         context = replace(
-            self.context, gate=gate.allow, listeners=[touched, *listeners], properties=set(self.context.properties)
+            self.context,
+            gate=lambda rule, node: gate.allow(rule, node) and tracker.allow(rule, node),
+            listeners=[touched, tracker, *listeners],
+            properties=set(self.context.properties),
         )
         try:
             rerun.result = self.pass_.run(graph, context)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from graphopt.analysis import Interpreter
-from graphopt.ir import Graph, Node, Trait, walk
+from graphopt.analysis.interpreter import Observer
+from graphopt.ir import Graph, Node, Trait, Value, walk
 from graphopt.passmanager.compare import Distance, distance, flat, is_inexact
 from graphopt.passmanager.noise import STEPS, NoisyInterpreter
 from graphopt.passmanager.samples import SEED
@@ -19,22 +20,28 @@ from graphopt.passmanager.samples import SEED
 class Runner:
     """Runs graphs in the interpreter, operands contiguous, and counts the runs.
 
-    random: whether the graph draws random numbers; each run then sees the same state of the global generators, which
-        are put back afterwards.
+    random: whether the outputs depend on random numbers; each run then sees the same state of the global generators,
+        which are put back afterwards. draws: whether any value inside may.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.runs = 0
-        self.random = any(map(draws_random, walk(graph)))
+        self.random = self.draws = any(map(draws_random, walk(graph)))
         self.seed = SEED
 
-    def work(self, graph: Graph, inputs: Sequence[Any]) -> list[Any]:
+    def work(self, graph: Graph, inputs: Sequence[Any], observer: Observer | None = None) -> list[Any]:
         """Run in the working precision."""
-        return self._run(Interpreter(graph, contiguous=True), inputs)
+        return self._run(Interpreter(graph, contiguous=True, observer=observer), inputs)
 
-    def wide(self, graph: Graph, inputs: Sequence[Any]) -> list[Any]:
+    def wide(self, graph: Graph, inputs: Sequence[Any], observer: Observer | None = None) -> list[Any]:
         """Run in float64."""
-        return self._run(Interpreter(graph, contiguous=True, float64=True), inputs)
+        return self._run(Interpreter(graph, contiguous=True, float64=True, observer=observer), inputs)
+
+    def given(
+        self, graph: Graph, inputs: Sequence[Any], given: Mapping[Value, Any], observer: Observer | None = None
+    ) -> list[Any]:
+        """Run in float64, with the given results of some nodes in place of their own."""
+        return self._run(_Given(graph, given, observer), inputs)
 
     def noisy(
         self,
@@ -52,6 +59,18 @@ class Runner:
         self.runs += 1
         with _Seeded(self.seed, inputs) if self.random else nullcontext():
             return flat(interpreter.run(*inputs))
+
+
+class _Given(Interpreter):
+    """Runs a graph in float64 with some results given; what comes before them no longer matters."""
+
+    def __init__(self, graph: Graph, given: Mapping[Value, Any], observer: Observer | None) -> None:
+        super().__init__(graph, contiguous=True, float64=True, observer=observer)
+        self.given = given
+
+    def _evaluate(self, node: Node, operands: list[Any], bindings: dict[str, int]) -> Sequence[Any]:
+        results = super()._evaluate(node, operands, bindings)
+        return [self.given.get(value, result) for value, result in zip(node.results, results)]
 
 
 def draws_random(node: Node) -> bool:

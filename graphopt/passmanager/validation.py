@@ -11,6 +11,8 @@ rounding is about 1e-12, so a larger difference is a bug. Where the pass stored 
 working precision, the bound is that of the line above. Integers and bools must be equal, and NaN and infinities in the
 same places. A difference at a point where the original itself jumps by rounding alone (see `stability`) is excused.
 
+Inside, each value that a rule put in place of another is held to that, too (see `regions`).
+
 A pass costs one run on each set. An exact pass that follows another is compared with outputs that are there already.
 """
 
@@ -35,8 +37,11 @@ from graphopt.passmanager.bounds import (
 from graphopt.passmanager.budget import Budget
 from graphopt.passmanager.compare import distance, exact_difference, is_inexact, pairs
 from graphopt.passmanager.original import Original
+from graphopt.passmanager.provenance import Alignment
+from graphopt.passmanager.regions import Region, RegionCheck
 from graphopt.passmanager.report import ErrorSummary
 from graphopt.passmanager.runner import Baseline, Runner
+from graphopt.passmanager.sketches import Sketches
 from graphopt.passmanager.stability import jumps, rounding
 from graphopt.passmanager.summary import summarize, worse
 from graphopt.rewrite import Contract
@@ -45,22 +50,32 @@ EXCUSE = "excused, for the original itself moves as much there by rounding alone
 
 
 class Mismatch(GraphOptError):
-    """A graph whose numbers broke a promise. `output` is the index of the returned value, or None."""
+    """A graph whose numbers broke a promise.
 
-    def __init__(self, message: str, output: int | None = None) -> None:
+    output: the index of the returned value that is wrong, or None. region: the first value inside that is, or None.
+    """
+
+    def __init__(self, message: str, output: int | None = None, region: Region | None = None) -> None:
         super().__init__(message)
         self.output = output
+        self.region = region
 
 
 @dataclass
 class Outputs:
-    """What a graph gave: on the caller's sets in the working precision, on the second set in float64."""
+    """What a graph gave: on the caller's sets in the working precision, on the second set in float64; and sketches of
+    its values there.
+
+    inexcusable: a region of it is known to be wrong, so a difference is not looked at for chance (which takes runs).
+    """
 
     graph: Graph
     work: list[list[Any]]
     second: list[Any] | None
+    sketches: Sketches | None = None
     error: ErrorSummary | None = None
     excuses: list[str] = field(default_factory=list)
+    inexcusable: bool = False
 
 
 class Validator:
@@ -68,6 +83,7 @@ class Validator:
 
     samples: sets of flat inputs. Nothing runs before the first check.
     made_up: the samples are not the caller's; if the graph refuses them, nothing is validated (see `ready`).
+    regions: keep what the check of rewritten regions needs.
     """
 
     def __init__(
@@ -77,8 +93,10 @@ class Validator:
         *,
         budget: Budget | None = None,
         made_up: bool = False,
+        regions: bool = False,
     ) -> None:
         self.graph = graph
+        self.regions = regions
         self.sets: list[Sequence[Any]] = list(samples)
         self.budget = budget
         self.made_up = made_up
@@ -126,28 +144,27 @@ class Validator:
             self.sets, self.refused = [], True
         return not self.refused
 
-    def check(self, after: Graph, promise: Contract, *, rounded: bool) -> Outputs:
+    def check(self, after: Graph, promise: Contract, *, rounded: bool, step: Alignment | None = None) -> Outputs:
         """Hold a graph to a promise against the last accepted one. Pass the result to `accept` to keep it.
 
         rounded: the pass stored new floating-point constants.
+        step: tells which values claim to be equal to which; without it, only the outputs are compared.
 
         Raises:
             Mismatch: the promise is broken; says how.
             ValidationError: the original graph does not run on the samples.
         """
-        original = self.original
-        outputs = Outputs(after, [self._attempt(self.runner.work, after, s) for s in self.sets], None)
-        if promise <= Contract.VALUE_EXACT:
-            self._check_exact(outputs, bitwise=promise is Contract.BITWISE)
-            outputs.error = self.current.error or ErrorSummary()
-        else:
-            self._check_close(outputs, lossy=promise is Contract.LOSSY)
-        if original.second is not None:
-            outputs.second = self._attempt(self.runner.wide, after, original.second)
-            if promise is not Contract.LOSSY:
-                self._check_second(outputs, original.second, rounded)
-        if promise is Contract.LOSSY and self.budget is not None and outputs.error is not None:
-            self.budget.check(outputs.error)
+        outputs = self._run(after)
+        region = self._check_regions(outputs, step, rounded) if promise is not Contract.LOSSY else None
+        outputs.inexcusable = region is not None
+        try:
+            self._check_outputs(outputs, promise, rounded)
+        except Mismatch as error:
+            if region is None:
+                raise
+            raise Mismatch(f"{region}\n  at the end, {error}", error.output, region) from error
+        if region is not None:
+            raise Mismatch(f"{region}\n  later layers hide that from the outputs on these samples", region=region)
         return outputs
 
     def accept(self, outputs: Outputs, *, lossy: bool) -> None:
@@ -160,7 +177,7 @@ class Validator:
     def original(self) -> Original:
         """The original graph's outputs; it runs at the first question."""
         if self._original is None:
-            self._original = Original(self.graph, self.sets, self.runner)
+            self._original = Original(self.graph, self.sets, self.runner, sketched=self.regions)
         return self._original
 
     @property
@@ -173,12 +190,41 @@ class Validator:
         """The outputs of the last accepted graph."""
         if self._current is None:
             original = self.original
-            self._current = Outputs(self.graph, original.baseline.work, original.second_outputs)
+            baseline, second = original.baseline, original.second_outputs
+            self._current = Outputs(self.graph, baseline.work, second, original.sketches)
         return self._current
 
-    def _attempt(self, run: Callable[..., list[Any]], graph: Graph, inputs: Sequence[Any]) -> list[Any]:
+    def _run(self, graph: Graph) -> Outputs:
+        original = self.original
+        outputs = Outputs(graph, [self._attempt(self.runner.work, graph, s) for s in self.sets], None)
+        if original.second is not None:
+            outputs.sketches = Sketches() if original.sketches is not None else None
+            outputs.second = self._attempt(self.runner.wide, graph, original.second, outputs.sketches)
+        return outputs
+
+    def _check_outputs(self, outputs: Outputs, promise: Contract, rounded: bool) -> None:
+        if promise <= Contract.VALUE_EXACT:
+            self._check_exact(outputs, bitwise=promise is Contract.BITWISE)
+            outputs.error = self.current.error or ErrorSummary()
+        else:
+            self._check_close(outputs, lossy=promise is Contract.LOSSY)
+        if self.original.second is not None and promise is not Contract.LOSSY:
+            self._check_second(outputs, self.original.second, rounded)
+        if promise is Contract.LOSSY and self.budget is not None and outputs.error is not None:
+            self.budget.check(outputs.error)
+
+    def _check_regions(self, outputs: Outputs, step: Alignment | None, rounded: bool) -> Region | None:
+        before, after, inputs = self.current.sketches, outputs.sketches, self.original.second
+        if step is None or before is None or after is None or inputs is None:
+            return None
+        check = RegionCheck(self.runner, step, inputs, before, after, rounded=rounded)
+        region = check.first()
+        outputs.excuses += [f"{excuse}; {EXCUSE}" for excuse in check.excuses]
+        return region
+
+    def _attempt(self, run: Callable[..., list[Any]], graph: Graph, *given: Any) -> list[Any]:
         try:
-            return run(graph, inputs)
+            return run(graph, *given)
         except GraphOptError as error:
             raise Mismatch(f"the graph does not run any more: {error}") from error
 
@@ -212,7 +258,7 @@ class Validator:
                 continue  # it was judged already
             complaint = working_complaint(old, new, reference[index] if reference is not None else old, own[index])
             if complaint is not None:
-                excused = self._is_rounding(self.sets[number], index, complaint.gap)
+                excused = not outputs.inexcusable and self._is_rounding(self.sets[number], index, complaint.gap)
                 self._settle(outputs, f"output {index}", index, complaint, excused)
 
     def _is_rounding(self, inputs: Sequence[Any], index: int, gap: torch.Tensor | None) -> bool:
@@ -237,7 +283,11 @@ class Validator:
                 complaint = float64_complaint(old, new, *self._rounding_limit(index))
             if complaint is not None:
                 gap, graph = complaint.gap, self.base.graph
-                excused = gap is not None and jumps(self.runner, graph, inputs, index, gap, unit=unit)
+                excused = (
+                    gap is not None
+                    and not outputs.inexcusable
+                    and jumps(self.runner, graph, inputs, index, gap, unit=unit)
+                )
                 self._settle(outputs, f"output {index}{self._sizes_text()}", index, complaint, excused)
             if is_inexact(old):
                 worst = max(worst, distance(new, old).relative)

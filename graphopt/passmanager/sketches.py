@@ -1,0 +1,124 @@
+"""Sketches: what is kept of every value of a run, so that two graphs can be compared inside, without another run.
+
+A small tensor is kept as it is. Of a large one x, cut into rows x₁, x₂, … of 1024 elements, what is kept is
+
+    sᵢ = xᵢ · r          with a fixed pseudo-random r, ½ ≤ |rⱼ| ≤ 1
+
+A difference d in row i moves sᵢ by d·r, which is not small unless d is, but for the rarest of chances; and the size of
+the sᵢ tells that of x, since the signs of r are random: E[sᵢ²] = Σⱼ rⱼ²xᵢⱼ². It costs one pass over x and keeps a
+thousandth of it. Elements that are NaN, infinite or astronomical (a mask of −3e38) would drown the rest of their row;
+they are counted as such, and left out of the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+
+from graphopt.ir import Node, Value
+
+SMALL = 2048
+"""Tensors of up to this many elements are kept whole."""
+ROW = 1024
+HUGE = 1e30
+
+
+class Sums(NamedTuple):
+    """The sketch of a large tensor. sums: sᵢ, and behind them those of the codes of special elements, if any."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    sums: torch.Tensor
+
+
+class Sketches(dict[Value, Any]):
+    """The sketches of a run's values: tensors, `Sums`, or numbers. Is the observer of an interpreter.
+
+    Only values of the graph itself are kept, not those of its regions, which may run many times.
+    """
+
+    def __call__(self, node: Node, results: Sequence[Any]) -> None:
+        for value, result in zip(node.results, results):
+            if value._uses:
+                self[value] = sketch(result)
+
+
+def sketch(value: Any) -> Any:
+    """The sketch of a value; None for what is neither a tensor nor a number."""
+    if isinstance(value, torch.Tensor):
+        if value.numel() <= SMALL:
+            # A view would keep all that it looks into alive.
+            whole = value.untyped_storage().nbytes() <= 2 * SMALL * value.element_size()
+            return value if whole else value.clone()
+        return Sums(value.shape, value.dtype, _sums(value))
+    return value if isinstance(value, int | float | complex) else None
+
+
+def differ(a: Any, b: Any, limit: float) -> bool:
+    """True if two sketches tell that the values differ by more than `limit` times their scale."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return _tensors_differ(a, b, limit)
+    if isinstance(a, Sums) and isinstance(b, Sums):
+        if a.shape != b.shape or a.dtype != b.dtype or a.sums.shape != b.sums.shape:
+            return True
+        return _far(a.sums, b.sums, limit if a.dtype.is_floating_point or a.dtype.is_complex else 0.0)
+    if isinstance(a, int | float | complex) and isinstance(b, int | float | complex):
+        return not (a == b or (a != a and b != b) or abs(a - b) <= limit * abs(a))
+    return type(a) is not type(b)
+
+
+def _tensors_differ(a: torch.Tensor, b: torch.Tensor, limit: float) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return True
+    if torch.equal(a, b):
+        return False
+    if not (a.is_floating_point() or a.is_complex()):
+        return True
+    ordinary = a.isfinite() & b.isfinite()
+    if not bool(ordinary.all()):
+        special = ~ordinary & (a.isnan() & b.isnan()).logical_not_() & a.ne(b)
+        if bool(special.any()):
+            return True
+        a, b = a[ordinary], b[ordinary]
+    return _far(a, b, limit)
+
+
+def _far(a: torch.Tensor, b: torch.Tensor, limit: float) -> bool:
+    if not a.numel():
+        return False
+    return bool((a - b).abs_().max() > limit * a.abs().max())
+
+
+def _sums(value: torch.Tensor) -> torch.Tensor:
+    if value.is_complex():
+        value = torch.view_as_real(value.resolve_conj())
+    flat = value.detach().reshape(-1).to("cpu", torch.float64)
+    sums = _project(flat)
+    total = float(sums.sum())
+    return sums if abs(total) < HUGE else _special_sums(flat)
+
+
+def _special_sums(flat: torch.Tensor) -> torch.Tensor:
+    """The sums of the ordinary elements, and those of a code for each that is none."""
+    special = ~(flat.abs() < HUGE)
+    codes = torch.where(flat.isnan(), 1.0, torch.where(flat > 0, 2.0, 3.0)).masked_fill_(~special, 0.0)
+    return torch.cat([_project(flat.masked_fill(special, 0.0)), _project(codes)])
+
+
+def _project(flat: torch.Tensor) -> torch.Tensor:
+    weights = _weights()
+    rows = flat.numel() // ROW
+    sums = flat[: rows * ROW].view(rows, ROW) @ weights
+    rest = flat[rows * ROW :]
+    return torch.cat([sums, (rest @ weights[: rest.numel()])[None]]) if rest.numel() else sums
+
+
+@cache
+def _weights() -> torch.Tensor:
+    """r: random magnitudes in [½, 1] with random signs, always the same."""
+    generator = torch.Generator().manual_seed(0x5EED)
+    magnitudes = torch.rand(ROW, generator=generator, dtype=torch.float64) / 2 + 0.5
+    return magnitudes * (2 * torch.randint(2, (ROW,), generator=generator, dtype=torch.float64) - 1)
