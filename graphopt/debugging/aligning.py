@@ -84,14 +84,28 @@ def _producers(values: Iterable[tuple[Value, Value]]) -> list[tuple[Node, Node]]
 
 
 def _by_order(a: Sequence[Node], b: Sequence[Node]) -> list[tuple[Node, Node]]:
-    matcher = SequenceMatcher(None, list(map(_kind, a)), list(map(_kind, b)), autojunk=False)
     pairs: list[tuple[Node, Node]] = []
-    for tag, start, end, other, other_end in matcher.get_opcodes():
+    for tag, start, end, other, other_end in edits(list(map(_kind, a)), list(map(_kind, b))):
         if tag == "equal":
             pairs += zip(a[start:end], b[other:other_end])
         elif tag == "replace":
             pairs += _by_place(a[start:end], b[other:other_end])
     return pairs
+
+
+def edits(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[tuple[str, int, int, int, int]]:
+    """The opcodes of difflib that turn `a` into `b`; what both begin and end with costs linear time.
+
+    >>> edits("abcd", "abxd")
+    [('equal', 0, 2, 0, 2), ('replace', 2, 3, 2, 3), ('equal', 3, 4, 3, 4)]
+    """
+    most = min(len(a), len(b))
+    head = next((i for i in range(most) if a[i] != b[i]), most)
+    tail = next((i for i in range(most - head) if a[-1 - i] != b[-1 - i]), most - head)
+    matcher = SequenceMatcher(None, a[head : len(a) - tail], b[head : len(b) - tail], autojunk=False)
+    found = [("equal", 0, head, 0, head)] if head else []
+    found += [(tag, i + head, j + head, k + head, n + head) for tag, i, j, k, n in matcher.get_opcodes()]
+    return [*found, *([("equal", len(a) - tail, len(a), len(b) - tail, len(b))] if tail else [])]
 
 
 def _by_place(a: Sequence[Node], b: Sequence[Node]) -> list[tuple[Node, Node]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphopt.debugging.attribution import EngineError, ErrorAttribution
-from graphopt.debugging.deviation import Tolerance, deviation
+from graphopt.debugging.deviation import Deviation, Tolerance, deviation
 from graphopt.debugging.engines import parse_engines, run_engine, tappable
 from graphopt.debugging.nodes import NodeErrors
 from graphopt.debugging.reference import Reference
@@ -75,8 +75,8 @@ def attribute_error(
     found: list[StepOutputs] = []
     attempts: list[EngineError] = []
     for name, engine in chosen.items():
-        error, steps = _engine_error(name, engine, run, reference, final, rows)
-        attempts.append(error)
+        attempt, steps = _engine_error(name, engine, run, reference, final, rows)
+        attempts.append(attempt)
         found += steps
     return ErrorAttribution(
         reference=reference.name,
@@ -127,26 +127,27 @@ def _engine_error(
     final: Sequence[Any],
     rows: NodeErrors,
 ) -> tuple[EngineError, list[StepOutputs]]:
-    """The errors of an engine, and its outputs as a step."""
-    graph = run.final
+    """The errors of an engine, and its outputs as a step (none if it cannot run)."""
     try:
-        outputs = run_engine(engine, graph, run.inputs)
-        values = tappable(graph)
-        seen = run_engine(engine, graph, run.inputs, values)
-    except GraphOptError as error:
-        return EngineError(name, ok=False, reason=str(error)), []
-    first = rows.engine(name, dict(zip(values, seen[len(outputs) :])))
+        outputs = run_engine(engine, run.final, run.inputs)
+    except GraphOptError as refusal:
+        return EngineError(name, ok=False, reason=str(refusal)), []
+    first: int | None = None
+    tapped: tuple[Deviation, ...] = ()
+    reason = ""
+    try:
+        values = tappable(run.final)
+        seen = run_engine(engine, run.final, run.inputs, values)
+    except GraphOptError as refusal:
+        reason = f"it runs, but not with its inner values in sight: {refusal}"
+    else:
+        first = rows.engine(name, dict(zip(values, seen[len(outputs) :])))
+        tapped = tuple(map(deviation, seen, outputs))
     deviations = tuple(map(deviation, outputs, reference.outputs))
     ok = all(
         rows.tolerance.holds(found, own, unit)
         for found, own, unit in zip(deviations, reference.own_outputs, reference.units)
     )
-    error = EngineError(
-        name,
-        outputs=deviations,
-        against_interpreter=tuple(map(deviation, outputs, final)),
-        ok=ok,
-        first=first,
-        tapped=tuple(map(deviation, seen, outputs)),
-    )
-    return error, [StepOutputs("engine", name, "", outputs)]
+    against = tuple(map(deviation, outputs, final))
+    found = EngineError(name, deviations, against, ok, first, tapped, reason)
+    return found, [StepOutputs("engine", name, "", outputs)]

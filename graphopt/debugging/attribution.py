@@ -101,7 +101,7 @@ class EngineError:
     outputs: against the reference, one an output. against_interpreter: against the interpreter on the same graph.
     first: the first value out of tolerance (an index into `ErrorAttribution.nodes`), or None.
     tapped: how far the outputs move when intermediate values are made outputs, which keeps an engine from fusing
-    across them; the errors of nodes are those of that run. reason: why the engine could not run, or "".
+    across them; the errors of nodes are those of that run. reason: why the engine could not run, or not so, or "".
     """
 
     engine: str

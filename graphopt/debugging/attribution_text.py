@@ -80,12 +80,18 @@ def engine_table(found: ErrorAttribution) -> Table:
 
 
 def _engine_row(found: ErrorAttribution, engine: EngineError) -> tuple[str, ...]:
-    if engine.reason:
+    if not engine.outputs:
         return (engine.engine, "", "", "", shorten(engine.reason.replace("\n", " "), 100))
     worst = max(engine.outputs, key=lambda d: d.rms, default=Deviation())
     against = max(engine.against_interpreter, key=lambda d: d.rms, default=Deviation())
-    first = "none" if engine.first is None else value_text(found.nodes[engine.first])
-    return (engine.engine, decibels(worst), f"{worst.max_abs:.3g}", decibels(against), shorten(first, 100))
+    first = engine.reason or ("none" if engine.first is None else value_text(found.nodes[engine.first]))
+    return (
+        engine.engine,
+        decibels(worst),
+        f"{worst.max_abs:.3g}",
+        decibels(against),
+        shorten(first.replace("\n", " "), 100),
+    )
 
 
 def first_text(found: ErrorAttribution) -> str:

@@ -16,7 +16,7 @@ from graphopt.passmanager.explains import Explains
 from graphopt.passmanager.pipeline import PassLike
 from graphopt.pipelines import resolve_passes
 from graphopt.rewrite import RuleSet
-from graphopt.rewrite.attempts import Attempts
+from graphopt.rewrite.attempts import Attempt, Attempts
 from graphopt.targets import get_target
 
 
@@ -156,7 +156,7 @@ class _Explainer:
         attempts: dict[Graph, Attempts] = {}
         for node in self.nodes:
             assert node.graph is not None
-            found = ()
+            found: tuple[Attempt, ...] = ()
             if rules is not None:
                 if node.graph not in attempts:
                     attempts[node.graph] = Attempts(node.graph, rules, trainable=self.trainable)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from graphopt.debugging.aligning import edits
 from graphopt.debugging.deviation import Deviation, Tolerance, deviation, ulp_of
 from graphopt.debugging.difference import Difference, NodeDifference, ValueDifference
 from graphopt.errors import GraphOptError, TargetError
@@ -116,8 +116,7 @@ def _add_structure(found: Difference, a: onnx.ModelProto, b: onnx.ModelProto) ->
     pairs = {op: (counts[0][op], counts[1][op]) for op in sorted({*counts[0], *counts[1]})}
     found.ops = {op: pair for op, pair in pairs.items() if pair[0] != pair[1]}
     old, new = list(a.graph.node), list(b.graph.node)
-    matcher = SequenceMatcher(None, list(map(_kind, old)), list(map(_kind, new)), autojunk=False)
-    for tag, start, end, other, other_end in matcher.get_opcodes():
+    for tag, start, end, other, other_end in edits(list(map(_kind, old)), list(map(_kind, new))):
         if tag == "equal":
             found.same += end - start
             continue

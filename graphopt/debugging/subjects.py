@@ -53,9 +53,9 @@ class Subject:
             return values, flat(returned)
         # What is tapped is not fused, so outputs are those of a run without.
         outputs = run_engine(self.engine, self.graph, inputs)
-        values = tappable(self.graph)
-        found = run_engine(self.engine, self.graph, inputs, values)
-        return dict(zip(values, found[len(outputs) :])), outputs
+        tapped = tappable(self.graph)
+        found = run_engine(self.engine, self.graph, inputs, tapped)
+        return dict(zip(tapped, found[len(outputs) :])), outputs
 
 
 def subject(

@@ -16,7 +16,7 @@ class Table:
 
     title: str
     headers: Sequence[str]
-    rows: list[Sequence[str]]
+    rows: Sequence[Sequence[str]]
     left: Collection[str] = ()
     styles: dict[int, str] = field(default_factory=dict)
 
@@ -47,7 +47,9 @@ class Table:
         view = RichTable(title=self.title or None, title_justify="left", box=None, pad_edge=False)
         for index in self._used():
             left = self._is_left(index)
-            view.add_column(self.headers[index], justify="left" if left else "right", overflow="fold" if left else None)
+            view.add_column(
+                self.headers[index], justify="left" if left else "right", overflow="fold" if left else "ellipsis"
+            )
         for number, row in enumerate(self.rows):
             view.add_row(*(Text(row[i]) for i in self._used()), style=self.styles.get(number))
         return view

@@ -90,8 +90,8 @@ class Attempts:
         if not found.matches:
             return _stopped(rule, pattern, found, Stage.PATTERN, *found.reasons)
         if rule.inference_only and self.surroundings.trainable:
-            reason = "the rule is for inference alone, and the result is to be trained"
-            return _stopped(rule, pattern, found, Stage.CONDITION, reason)
+            trained = "the rule is for inference alone, and the result is to be trained"
+            return _stopped(rule, pattern, found, Stage.CONDITION, trained)
         if not rule.guard(match):
             return _stopped(rule, pattern, found, Stage.CONDITION, _guard_reason(rule))
         reason = rule.check(match)
@@ -146,6 +146,7 @@ class _Scratch:
         if replacement is None:
             self._copy = None  # it was changed in place
             return None
+        reason: str | None
         if isinstance(replacement, str):
             reason = replacement or "it declines while it builds the replacement, and does not say why"
         else:

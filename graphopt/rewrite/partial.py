@@ -197,7 +197,7 @@ def _node(pattern: OpPattern, node: Node, match: Match, *, is_root: bool) -> Fin
 def _arguments(plan: Plan, node: Node, match: Match, suffix: str) -> Finding:
     """The arguments in the order that matches; else in the one that comes closest."""
     mark = match.mark()
-    findings = []
+    findings: list[Finding] = []
     for order in plan.orders:
         if findings and plan.alpha and node.attributes.get("alpha", 1) != 1:
             break
