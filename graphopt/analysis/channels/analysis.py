@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from graphopt.analysis.channels.explain import explain
 from graphopt.analysis.channels.groups import Assembler
 from graphopt.analysis.channels.model import FrozenDim, Group
 from graphopt.analysis.channels.removal import Removal
@@ -73,9 +74,21 @@ class ChannelAnalysis:
         """Return what goes and what stays if the chosen channels are removed.
 
         selection: a bool array of `group.size` entries by group name; True removes the channel.
+
+        Raises:
+            UnknownNameError: no such group.
+            GraphOptError: a mask of the wrong size, or a dim that would lose all its slots.
         """
         return Removal(self, selection)
 
+    def explain(self, name: str) -> str:
+        """Return in words what a group or a parameter is tied to, by which nodes, and what of it can't be removed.
+
+        Raises:
+            UnknownNameError: neither a group nor a parameter of that name.
+        """
+        return explain(self, name)
+
     def resolve(self, atoms: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The free atoms of each slot."""
+        """Return the removable atoms that each slot of an array hangs on, 0 where there are fewer."""
         return self._assembler.resolve(atoms)

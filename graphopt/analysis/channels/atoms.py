@@ -89,6 +89,11 @@ class Atoms:
         else:
             columns.append(np.where(self._reason[column] > 0, 0, column))
 
+    def free(self, atoms: Ids) -> Ids:
+        """Return the representatives of those that are neither bound nor frozen."""
+        roots = np.unique(self.find(atoms))
+        return roots[(self._left[roots] == 0) & (self._reason[roots] == 0)]
+
     def reason_of(self, atoms: Ids) -> Ids:
         """Return for each slot the number of the reason why one of its atoms is frozen, or 0."""
         rows = _rows(atoms)

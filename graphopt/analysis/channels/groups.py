@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import numpy as np
@@ -55,37 +55,33 @@ class Assembler:
                 made[rows] = True
         made[0] = False
         component = self._components(made)
-        group = np.full(self.atoms.count, -1)
-        index = np.full(self.atoms.count, -1)
         order = np.flatnonzero(made)
         roots, numbers = np.unique(component[order], return_inverse=True)
-        group[order] = numbers.reshape(-1)
-        for number in range(len(roots)):
-            members = order[numbers.reshape(-1) == number] if len(roots) < 2 else None
-            if members is not None:
-                index[members] = np.arange(len(members))
-        if len(roots) >= 2:
-            sort = np.argsort(numbers.reshape(-1), kind="stable")
-            starts = np.searchsorted(numbers.reshape(-1)[sort], np.arange(len(roots)))
-            index[order[sort]] = np.arange(len(order)) - starts[numbers.reshape(-1)[sort]]
+        sort = np.argsort(numbers, kind="stable")
+        order, numbers = order[sort], numbers[sort]
+        group, index = np.full(self.atoms.count, -1), np.full(self.atoms.count, -1)
+        group[order] = numbers
+        index[order] = np.arange(len(order)) - np.searchsorted(numbers, np.arange(len(roots)))[numbers]
         return group, index, len(roots)
 
     def _components(self, made: np.ndarray) -> Ids:
-        """Atoms of one block compete: blocks of rows first; scales and shifts join only what has no rows."""
+        """Atoms of one block compete: blocks of rows first; scales and shifts join only what has no rows.
+
+        Atoms that a split bound to rows and columns don't: these compete in blocks of their own.
+        """
         union = np.arange(self.atoms.count)
         strong = np.zeros(self.atoms.count, bool)
         weak: list[Ids] = []
         for block in self.tracker.blocks:
-            atoms = self.atoms.resolve(block.atoms)
-            for column in atoms.T:
-                column = column[made[column]]
-                if not column.size:
-                    continue
-                if block.source is None or self.role(block.source) is Role.OUT:
-                    _join(union, column)
-                    strong[column] = True
-                elif self.role(block.source).zeroed:
-                    weak.append(column)
+            atoms = self.atoms.free(block.atoms)
+            atoms = atoms[made[atoms]]
+            if not atoms.size:
+                continue
+            if block.source is None or self.role(block.source) is Role.OUT:
+                _join(union, atoms)
+                strong[atoms] = True
+            elif self.role(block.source).zeroed:
+                weak.append(atoms)
         for column in weak:
             column = column[~strong[column]]
             if column.size:
@@ -95,47 +91,28 @@ class Assembler:
     # ------------------------------------------------------------------ what hangs on them
 
     def groups(self) -> list[Group]:
-        """All groups, in the order of the first parameter that makes their channels."""
+        """All groups of which a channel may go, in the order of the first parameter that makes their channels."""
         group, index, count = self.channel_groups()
-        members = self._members(group, index)
-        axes = self._axes(group, index)
-        needs = self._needs(group)
-        atoms = [np.flatnonzero(group == -2)] * count
+        members, axes, needs = self._members(group, index), self._axes(group, index), self._needs(group)
         order = np.flatnonzero(group >= 0)
         order = order[np.argsort(group[order], kind="stable")]
-        bounds = np.searchsorted(group[order], np.arange(count + 1))
-        for number in range(count):
-            atoms[number] = order[bounds[number] : bounds[number + 1]]
+        atoms = np.split(order, np.searchsorted(group[order], np.arange(1, count)))
         position = self._positions()
         heads = []
         for number in range(count):
-            makers = [m for m in members[number] if m.role is Role.OUT] or [m for m in members[number] if m.role.zeroed]
-            first = min(makers, key=lambda m: position[m.constant])
-            smallest = min((len(a.channels) for a in axes[number]), default=len(atoms[number]))
-            if len(atoms[number]) > 1 and smallest > 1:
-                heads.append((position[first.constant], int(atoms[number][0]), number, first.name))
+            if len(atoms[number]) > len({int(a.channels[0]) for a in axes[number] if len(a.channels) == 1}):
+                first = min(_makers(members[number]), key=lambda m: (position[m.constant], m.factor))
+                place = position[first.constant], first.factor, int(atoms[number][0])
+                heads.append((place, number, first.name))
         heads.sort()
-        shared: dict[str, int] = defaultdict(int)
-        for *_, name in heads:
-            shared[name] += 1
-        seen: dict[str, int] = defaultdict(int)
+        names = _unique([name for _, _, name in heads])
         result = []
-        for *_, number, name in heads:
-            unique = name
-            if shared[name] > 1:
-                unique = f"{name}:{seen[name]}"
-                seen[name] += 1
+        for name, (_, number, _) in zip(names, heads):
             ordered = tuple(sorted(members[number], key=lambda m: position[m.constant]))
+            fingerprint = self._fingerprint(ordered, needs[number])
+            size = len(atoms[number])
             result.append(
-                Group(
-                    unique,
-                    len(atoms[number]),
-                    ordered,
-                    tuple(axes[number]),
-                    tuple(needs[number]),
-                    self._fingerprint(ordered, needs[number]),
-                    atoms[number],
-                )
+                Group(name, size, ordered, tuple(axes[number]), tuple(needs[number]), fingerprint, atoms[number])
             )
         return result
 
@@ -191,11 +168,15 @@ class Assembler:
                 found[int(number)].append(Need(care.kind, care.node, care.value, care.dim))
         return found
 
-    @staticmethod
-    def _fingerprint(members: tuple[Member, ...], needs: list[Need]) -> str:
-        parts = [f"{m.role.value} {m.dim} of {len(m.constant.shape)}" for m in members]
+    def _fingerprint(self, members: tuple[Member, ...], needs: list[Need]) -> str:
+        """A hash of what uses the members and how, in order: isomorphic groups have the same at any size."""
+        parts = [f"{self._use(m)} {m.dim} of {len(m.constant.shape)}" for m in members]
         parts += [need.kind for need in needs]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    def _use(self, member: Member) -> str:
+        node = self.tracker.roles.get((member.constant, member.dim), {}).get(member.role)
+        return f"{member.role.value} {node.op.base if node else ''}"
 
     # ------------------------------------------------------------------ what can't go
 
@@ -213,6 +194,21 @@ class Assembler:
                 text, node = self.atoms.reasons[int(reasons[0])]
                 name = value.constant.names[0] if value.constant and value.constant.names else value.name
                 yield FrozenDim(value, name, dim, int(fixed.sum()), len(fixed), text, node)
+
+
+def _makers(members: list[Member]) -> list[Member]:
+    return [m for m in members if m.role is Role.OUT] or [m for m in members if m.role.zeroed]
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Number the names that occur several times."""
+    counts = Counter(names)
+    seen: dict[str, int] = defaultdict(int)
+    result = []
+    for name in names:
+        result.append(name if counts[name] == 1 else f"{name}:{seen[name]}")
+        seen[name] += 1
+    return result
 
 
 def _by_group(rows: Ids, group: Channels, index: Channels) -> Iterator[tuple[int, Channels]]:

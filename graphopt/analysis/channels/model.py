@@ -19,7 +19,7 @@ class Member:
 
     channels: for each slot of the dim, the channel of the group that it hangs on, or -1. A slot of a dim with product
     structure hangs on several channels (its row's and its column's) and goes if one of them goes: then there is one
-    member a factor, `factor` of `shape`, each with an entry for every slot.
+    member for each such factor, numbered by `factor`, with an entry for every slot.
     role: see `Role`; `role.zeroed` says whether the masked model has zeros there.
     """
 
@@ -28,7 +28,6 @@ class Member:
     dim: int
     role: Role
     channels: Channels
-    shape: tuple[int, ...] = ()
     factor: int = 0
 
     def channel_scores(self, slots: NDArray[np.float64], size: int) -> NDArray[np.float64]:

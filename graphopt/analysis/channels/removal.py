@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from graphopt.analysis.channels.axes import Axis
-from graphopt.errors import GraphOptError, unknown_name
+from graphopt.errors import GraphOptError
 from graphopt.ir import Dim, TensorType, Value
 from graphopt.ir.dims import product
 
@@ -80,6 +79,3 @@ class Removal:
             (f.size, None if f.atoms is None or not self._gone(f.atoms).any() else np.flatnonzero(~self._gone(f.atoms)))
             for f in self.analysis.tracker.values[value][dim]
         ]
-
-
-_ = (prod, unknown_name)

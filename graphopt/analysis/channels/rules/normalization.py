@@ -7,6 +7,8 @@ from graphopt.analysis.channels.rules.table import rule
 from graphopt.analysis.channels.tracker import Role, Tracker
 from graphopt.ir import Node, Value
 
+_NO_DIRECTION = "weight norm of a row, which is no number if the row is zero"
+
 
 @rule("batch_norm instance_norm")
 def batch_norm(t: Tracker, node: Node) -> None:
@@ -96,4 +98,5 @@ def group_norm(t: Tracker, node: Node) -> None:
 def weight_norm(t: Tracker, node: Node) -> None:
     """g · v / |v|: rows of zeros have no direction, so a parametrized weight stays as it is."""
     for value in t.operands():
-        t.freeze_all(value, "weight norm, which rows of zeros don't have")
+        t.freeze_all(value, _NO_DIRECTION)
+    t.opaque_result(0, _NO_DIRECTION)
