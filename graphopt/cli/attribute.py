@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from graphopt.cli.options import DynamicOption, JsonOption, PassesOption, TargetOption, TrustOption, ValidateOption
+from graphopt.cli.options import (
+    DynamicOption,
+    JsonOption,
+    PassesOption,
+    PluginOption,
+    TargetOption,
+    TrustOption,
+    ValidateOption,
+)
 from graphopt.cli.program import app
 
 EnginesOption = Annotated[
@@ -38,6 +46,7 @@ def attribute(
     validate: ValidateOption = True,
     json: JsonOption = False,
     trust: TrustOption = False,
+    plugin: PluginOption = None,
 ) -> None:
     """Say which pass, which node and which engine the error of the compiled model comes from.
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from graphopt.cli.options import DynamicOption, JsonOption, TargetOption, TrustOption, ValidateOption
+from graphopt.cli.options import DynamicOption, JsonOption, PluginOption, TargetOption, TrustOption, ValidateOption
 from graphopt.cli.program import app
 
 
@@ -34,6 +34,7 @@ def explain(
     validate: ValidateOption = True,
     json: JsonOption = False,
     trust: TrustOption = False,
+    plugin: PluginOption = None,
 ) -> None:
     """Say what a pass did, which nodes it left alone and why, and where the nodes of the result came from.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from graphopt.cli.options import TargetOption
+from graphopt.cli.options import PluginOption, TargetOption
 from graphopt.cli.program import app
 
 
@@ -27,6 +27,7 @@ def passes(
         ),
     ] = None,
     target: TargetOption = "onnxruntime",
+    plugin: PluginOption = None,
 ) -> None:
     """List the passes, or explain one; count what the rules do to a model.
 
