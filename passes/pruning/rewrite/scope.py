@@ -12,8 +12,12 @@ from graphopt.analysis.channels import Removal
 from graphopt.ir import Node, TensorType, Value
 from graphopt.passes.pruning.rewrite.dead import Dead, unknown, where_known, wide
 
-KNOWN_ELEMENTS = 1 << 16
-"""Elements up to which a stored tensor is looked at as a whole; of larger ones only what is zeroed is known."""
+KNOWN_ELEMENTS = 1 << 12
+"""Elements up to which a stored tensor that is no vector is looked at as a whole; of larger ones only what is zeroed is
+known, so that no wide copy of a weight is made."""
+
+CACHED_ELEMENTS = 1 << 10
+"""Numbers of a stored tensor that are remembered; more are derived anew: no second copy of the model is held."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +92,16 @@ class Scope:
         found = self.numbers.get(value)
         if found is None:
             found = self._stored(value) if value.is_constant else unknown(value)
-            self.numbers[value] = found
+            if not value.is_constant or found.values.numel() <= CACHED_ELEMENTS:
+                self.numbers[value] = found
         return found
 
     def _stored(self, value: Value) -> Dead:
         assert value.constant is not None
         axes = [axis for axis in self.axes(value) if self.is_zeroed(value, axis)]
-        if value.constant.tensor.numel() <= KNOWN_ELEMENTS:
-            tensor = wide(value.constant.tensor)
+        tensor = value.constant.tensor
+        if tensor.dim() == 1 or tensor.numel() <= KNOWN_ELEMENTS:
+            tensor = wide(tensor)
             for axis in axes:
                 tensor = tensor.index_fill(axis, torch.from_numpy(self.removed(value, axis)), 0)
             return where_known(value, tensor, torch.ones_like(tensor, dtype=torch.bool))
