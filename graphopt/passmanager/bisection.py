@@ -96,7 +96,7 @@ class _Steps(BaseInstrument):
     """Keeps the graph around each pass that changed it, and counts applications."""
 
     def __init__(self) -> None:
-        self.steps: list[tuple[Pass, Graph, Graph, int]] = []
+        self.steps: list[tuple[Pass, Graph, Graph, int, int]] = []
         self._running: Pass | None = None
         self._before = 0
         self._count = 0
@@ -111,7 +111,7 @@ class _Steps(BaseInstrument):
 
     def after_pass(self, record: PassRecord, before: Graph, after: Graph) -> None:
         if after is not before and self._running is not None:
-            self.steps.append((self._running, before, after, self._before))
+            self.steps.append((self._running, before, after, self._before, self._count - self._before))
 
 
 def bisect(passes: PassLike, graph: Graph, is_bad: Judge, context: PassContext | None = None) -> Culprit | None:
@@ -150,51 +150,83 @@ def bisect(passes: PassLike, graph: Graph, is_bad: Judge, context: PassContext |
     if not steps or not is_bad(steps[-1][2]):
         return None
     number = first(len(steps), lambda i: is_bad(steps[i][2]))
-    pass_, before, _, offset = steps[number]
+    pass_, before, _, offset, total = steps[number]
     reruns = Reruns(pass_, before, context)
-    culprit = within(reruns, lambda rerun: rerun.error is None and is_bad(rerun.graph), offset)
+    culprit = within(reruns, lambda rerun: rerun.error is None and is_bad(rerun.graph), total, offset)
     runs = 2 + math.ceil(math.log2(len(steps))) + reruns.runs
     return replace(culprit, step=number + 1, runs=runs)
 
 
-def within(reruns: Reruns, is_bad: Callable[[Rerun], bool], offset: int = 0) -> Culprit:
+def within(
+    reruns: Reruns, is_bad: Callable[[Rerun], bool], total: int, offset: int = 0, guess: int | None = None
+) -> Culprit:
     """Return the first application of a pass whose graph is bad, or the pass as a whole.
 
-    offset: how many applications the pipeline had made before the pass.
+    total: how many applications it makes. offset: how many the pipeline had made before the pass.
+    guess: the number of an application that is suspect; if it is the one, two runs show that.
     """
-    whole = reruns.run()
-    total = whole.applications
-    text = print_pipeline(reruns.pass_)
+    known: dict[int, Rerun] = {}
 
-    def culprit(note: str = "") -> Culprit:
-        return Culprit(text, 0, "", "", "", reruns.before, whole.graph, note=note)
+    def bad_at(limit: int) -> bool:
+        known[limit] = reruns.run(limit)
+        return is_bad(known[limit])
 
-    def counted(found: Culprit, candidates: int) -> Culprit:
-        return replace(found, candidates=candidates, runs=reruns.runs)
-
-    if not is_bad(whole):
-        note = "it did no harm when it ran again: it may depend on chance, or on what ran before it"
-        return counted(culprit(note), total)
-    good = reruns.run(0) if total else whole
-    if total == 0 or is_bad(good):
-        found, count = first_bad_mutation(reruns, is_bad)
-        if found is None:
-            return counted(culprit(), count)
-        named = replace(culprit(found.note), node=found.node, location=found.location, roots=found.roots)
-        return counted(named, count)
-    bad, low, high = whole, 0, total
-    while high - low > 1:
-        middle = (low + high) // 2
-        tried = reruns.run(middle)
-        if is_bad(tried):
-            bad, high = tried, middle
+    good: int | None = None
+    bad: int | None = None
+    if guess is not None and 0 < guess <= total:
+        if not bad_at(guess):
+            good = guess
+        elif bad_at(guess - 1):
+            bad = guess - 1
         else:
-            good, low = tried, middle
+            good, bad = guess - 1, guess
+    if bad is None:
+        if not bad_at(total):
+            note = "it did no harm when it ran again: it may depend on chance, or on what ran before it"
+            return replace(_whole(reruns, known[total], total), note=note)
+        bad = total
+    if good is None:
+        if bad == 0 or bad_at(0):
+            return _without_rules(reruns, is_bad, known[bad])
+        good = 0
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (good, middle) if bad_at(middle) else (middle, bad)
+    return _named(reruns, known[good], known[bad], bad, offset, total)
+
+
+def _whole(reruns: Reruns, rerun: Rerun, candidates: int) -> Culprit:
+    text = print_pipeline(reruns.pass_)
+    return Culprit(text, 0, "", "", "", reruns.before, rerun.graph, candidates=candidates, runs=reruns.runs)
+
+
+def _without_rules(reruns: Reruns, is_bad: Callable[[Rerun], bool], rerun: Rerun) -> Culprit:
+    """The pass is bad even if no rule is applied."""
+    found, count = first_bad_mutation(reruns, is_bad)
+    whole = _whole(reruns, rerun, count)
+    if found is None:
+        return whole
+    return replace(whole, node=found.node, location=found.location, roots=found.roots, note=found.note)
+
+
+def _named(reruns: Reruns, good: Rerun, bad: Rerun, number: int, offset: int, total: int) -> Culprit:
+    """The last run that is good was denied the application that the first bad one made."""
     assert good.denied is not None
     rule, node, location = good.denied
     roots = (good.denied_node,) if good.denied_node is not None and good.denied_node.graph is good.graph else ()
-    named = Culprit(text, high, rule, node, location, good.graph, bad.graph, roots, application=offset + high)
-    return counted(named, offset + total)
+    return Culprit(
+        print_pipeline(reruns.pass_),
+        number,
+        rule,
+        node,
+        location,
+        good.graph,
+        bad.graph,
+        roots,
+        application=offset + number,
+        candidates=offset + total,
+        runs=reruns.runs,
+    )
 
 
 def first(count: int, holds: Callable[[int], bool]) -> int:

@@ -27,12 +27,13 @@ FOLDER = Path("graphopt-reproducers")
 @dataclass(frozen=True)
 class Surroundings:
     """Where a failure happened: the checks of the run, the promise that the pass was held to (None if it did not get so
-    far), how many rule applications came before it, and the message."""
+    far), how many rule applications the pass made, and the pipeline before it, and the message."""
 
     checks: Checks
     context: PassContext
     settings: Settings
     promise: Contract | None
+    applications: int
     offset: int
     message: str
 
@@ -111,7 +112,7 @@ def _locate(pass_: Pass, failure: Failure, graph: Graph, where: Surroundings) ->
     def judge(rerun: Rerun) -> Failure | None:
         return where.checks.judge(pass_, graph, rerun, where.promise)
 
-    return diagnose(Reruns(pass_, graph, where.context), judge, failure, where.offset)
+    return diagnose(Reruns(pass_, graph, where.context), judge, failure, where.applications, where.offset)
 
 
 def shrink_failure(

@@ -227,7 +227,8 @@ class Session:
     def _surroundings(self, record: PassRecord, message: str) -> Surroundings:
         context = replace(self.context, properties=set(self.properties))
         offset = record.first_application - 1
-        return Surroundings(self.checks, context, self.settings, self.promise, offset, message)
+        made = record.applications
+        return Surroundings(self.checks, context, self.settings, self.promise, made, offset, message)
 
     # Drafts and samples
 
