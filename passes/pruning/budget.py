@@ -21,7 +21,11 @@ TOLERANCE = 0.05
 ACCEPTED = 0.10
 """What is accepted at the end of the search."""
 
-MEASUREMENTS = 10
+MEASUREMENTS = 8
+"""Measurements in a search, at most."""
+
+SEARCHES = 2
+"""A search that ends far from the target may have been led astray by a busy machine, and starts again."""
 
 
 @dataclass(frozen=True)
@@ -81,29 +85,36 @@ def for_speed(
         Unreachable: not even the smallest graph is that fast, or none comes near enough.
     """
     curve = _Work(plan, costs, besides)
-    slow, fast = Point(0.0, 0.0), None
-    tried: dict[tuple[int, ...], Found] = {}
-    for _ in range(MEASUREMENTS):
-        share = curve.share(_aim(slow, fast, log(target), curve.most))
-        counts = tuple(plan.counts(share).values())
-        if counts in tried:
-            share = curve.share(slow.work + 1e-6)  # the next that saves more than what is too slow
-            counts = tuple(plan.counts(share).values())
-            if counts in tried:
-                break
-        found = tried[counts] = Found(share, measure({**plan.select(share), **besides}))
-        if abs(found.given / target - 1) <= TOLERANCE:
-            return found
-        point = Point(curve.saved(share), log(max(found.given, 1e-9)))
-        slow, fast = (point, fast) if found.given < target else (slow, point)
-    nearest = min(tried.values(), key=lambda f: abs(log(max(f.given, 1e-9) / target)))
-    if abs(nearest.given / target - 1) <= ACCEPTED:
-        return nearest
-    word = "best" if fast is None else "nearest"
+    found: list[Found] = []
+    for _ in range(SEARCHES):
+        found += _search(curve, target, measure)
+        nearest = min(found, key=lambda f: abs(log(f.given / target)))
+        if abs(nearest.given / target - 1) <= ACCEPTED:
+            return nearest
+    word = "nearest" if any(f.given >= target for f in found) else "best"
     raise Unreachable(
         f"speedup={target:g} cannot be reached: the {word} is speedup={nearest.given:.3g}, with {nearest.share:.0%} of "
         "the channels removed; ask for that, lower min_width or round_to, or ignore less"
     )
+
+
+def _search(curve: _Work, target: float, measure: Callable[[Selection], float]) -> list[Found]:
+    """Measure nearer and nearer to a target, until near enough or until nothing is left between two neighbours."""
+    slow, fast = Point(0.0, 0.0), None
+    tried: dict[tuple[int, ...], Found] = {}
+    for _ in range(MEASUREMENTS):
+        share = curve.share(_aim(slow, fast, log(target), curve.most))
+        if curve.counts(share) in tried:
+            share = curve.share(slow.work + 1e-6)  # the next that saves more than what is too slow
+        if curve.counts(share) in tried:
+            break
+        given = max(measure(curve.selection(share)), 1e-9)
+        found = tried[curve.counts(share)] = Found(share, given)
+        if abs(found.given / target - 1) <= TOLERANCE:
+            break
+        point = Point(curve.saved(share), log(given))
+        slow, fast = (point, fast) if given < target else (slow, point)
+    return list(tried.values())
 
 
 class Point(NamedTuple):
@@ -138,8 +149,17 @@ class _Work:
             raise GraphOptError("the graph has no multiply-adds, so channels do not decide its speed")
         self.most = self.saved(1.0)
 
+    def selection(self, share: float) -> Selection:
+        """What goes."""
+        return {**self.plan.select(share), **self.besides}
+
+    def counts(self, share: float) -> tuple[int, ...]:
+        """How many channels of each group go: shares with the same counts select the same."""
+        return tuple(self.plan.counts(share).values())
+
     def saved(self, share: float) -> float:
-        return log(self.whole / max(self.costs.size({**self.plan.select(share), **self.besides}).macs, 1))
+        """The logarithm of what is saved."""
+        return log(self.whole / max(self.costs.size(self.selection(share)).macs, 1))
 
     def share(self, saved: float) -> float:
         """The least share that saves so much."""

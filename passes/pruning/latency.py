@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
+from math import inf
 from time import perf_counter
 from typing import Any
 
@@ -12,7 +12,7 @@ from graphopt.ir import Graph
 from graphopt.targets import Engine, Executable
 
 ROUNDS = 5
-"""Rounds of both in turn; the median of the rounds' ratios counts, so that a slow moment of the machine does not."""
+"""Rounds of both in turn. The least time of each counts, so that a busy moment of the machine does not."""
 
 SECONDS = 0.15
 """How long each runs in a round, at least, so that the clock does not decide."""
@@ -47,11 +47,11 @@ class Stopwatch:
         """Return the time of the original over that of a graph."""
         other = self.engine.load(graph)
         repeats = [self._repeats(self._original), self._repeats(other)]
-        ratios = []
+        least = [inf, inf]
         for _ in range(ROUNDS):
-            before = self._seconds(self._original, repeats[0])
-            ratios.append(before / self._seconds(other, repeats[1]))
-        return median(ratios)
+            for i, executable in enumerate((self._original, other)):
+                least[i] = min(least[i], self._seconds(executable, repeats[i]))
+        return least[0] / least[1]
 
     def _repeats(self, executable: Executable) -> int:
         """Runs that take about `SECONDS`, after a warm-up."""
