@@ -10,7 +10,8 @@ from graphopt.debugging.deviation import Deviation, Tolerance, deviation, ulp_of
 from graphopt.debugging.reference import Reference
 from graphopt.debugging.runs import Run
 from graphopt.debugging.values import observe, observe_forced
-from graphopt.ir import Location, Node, Value
+from graphopt.ir import Graph, Location, Node, Value, walk
+from graphopt.passmanager.runner import draws_random
 
 Pair = tuple[Value, Value]
 """A value of the original graph, and the value of the final graph that stands for it."""
@@ -42,14 +43,22 @@ class NodeErrors:
         return [self._row(pair) for pair in self._shown()]
 
     def engine(self, name: str, values: Mapping[Value, Any]) -> int | None:
-        """Add what an engine computed; return the index of the first row that is out of tolerance."""
+        """Add what an engine computed; return the index of the first row that is out of tolerance.
+
+        What depends on random numbers is not judged, for engines draw numbers of their own.
+        """
+        drawn = random_values(self.run.final)
         errors = self._engines[name] = {}
         first = None
         for index, pair in enumerate(self._shown()):
             old, new = pair
             if new in values:
                 errors[pair] = found = deviation(values[new], self.reference.of(old))
-                if first is None and not self.tolerance.holds(found, self.reference.own(old), self._unit(new)):
+                if (
+                    first is None
+                    and new not in drawn
+                    and not self.tolerance.holds(found, self.reference.own(old), self._unit(new))
+                ):
                     first = index
         return first
 
@@ -117,6 +126,16 @@ class NodeErrors:
                 found.append(application.rule if application is not None else step.pass_.name if step.pass_ else "")
             now = step.forward(now)
         return tuple(dict.fromkeys([*found, *(node.location.rules if node is not None else ())]))
+
+
+def random_values(graph: Graph) -> set[Value]:
+    """The values of the outermost graph that depend on random numbers."""
+    found: set[Value] = set()
+    for node in graph:
+        inner = any(draws_random(one) for region in node.regions for one in walk(region))
+        if draws_random(node) or inner or any(value in found for value in node.inputs):
+            found.update(node.results)
+    return found
 
 
 def _ordered(run: Run) -> list[Pair]:

@@ -309,6 +309,20 @@ def test_integers_must_be_exact() -> None:
     assert found.nodes[-1].local_ok
 
 
+class _Noisy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu() + torch.randn_like(x)
+
+
+def test_random_numbers_of_engines_are_not_judged() -> None:
+    found = graphopt.attribute_error(
+        _Noisy(), (torch.ones(8),), target="fx", engines="onnxruntime{optimization=off}", validate=False
+    )
+    (engine,) = found.engines
+    assert engine.first is None and engine.ok
+    assert "draws random numbers" in found.notes[0]
+
+
 def test_rich_view() -> None:
     from rich.console import Console
 
