@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +117,15 @@ class CompiledModel(nn.Module):
 
         target, trainable = self._options.target.name, self._options.trainable
         return explain(self, pass_, node, target=target, trainable=trainable)
+
+    def measure(
+        self, model: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        """Measure this model beside its original, and put latencies, and the time and error of each node, into
+        `report`. options: see `graphopt.html_report.measured.measure`."""
+        from graphopt.html_report.measured import measure
+
+        measure(self, model, args, kwargs, **options)
 
     # Files
 
