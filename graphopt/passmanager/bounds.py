@@ -54,6 +54,15 @@ def working_complaint(old: Any, new: Any, referee: Any, own: Distance | None) ->
     return Complaint(message, _gap(new, referee, limit))
 
 
+def surely_close(old: Any, new: Any) -> bool:
+    """True if `working_complaint` cannot complain, whatever the referee R says: where |new − old| ≤ 8 ulp of the scale,
+    |new − R| ≤ |new − old| + |old − R| ≤ 8 ulp of the scale + the original's own error."""
+    if form_difference(old, new) is not None or not is_inexact(old) or special_difference(new, old, old) is not None:
+        return False
+    measured = distance(new, old)
+    return measured.max_abs <= ULPS * ulp(old) * measured.scale
+
+
 def float64_complaint(old: Any, new: Any, relative_limit: float, floor: float = 0.0) -> Complaint | None:
     """Judge an output in float64 against the graph before: |new − old| ≤ limit·scale, or the floor if that is more."""
     complaint = _common_complaint(old, new, old)

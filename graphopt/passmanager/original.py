@@ -40,8 +40,11 @@ class Original:
         self.sketches = Sketches() if sketched and not runner.draws else None
         self._choose_second()
 
-    def reference(self, baseline: Baseline, index: int) -> list[Any] | None:
-        """The outputs of a baseline on a set in float64, made at the first question; None if it cannot run so."""
+    def reference(self, baseline: Baseline, index: int, *, if_known: bool = False) -> list[Any] | None:
+        """The outputs of a baseline on a set in float64, made at the first question; None if it cannot run so, or if it
+        has not run so yet and `if_known` asks for nothing more."""
+        if if_known and len(baseline.reference) <= index:
+            return None
         while len(baseline.reference) <= index:
             try:
                 baseline.reference.append(self.runner.wide(baseline.graph, self.sets[len(baseline.reference)]))

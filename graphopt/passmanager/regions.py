@@ -37,7 +37,7 @@ from graphopt.passmanager.runner import Runner
 from graphopt.passmanager.sketches import Sketches, differ, sketch
 from graphopt.passmanager.stability import jumps
 
-LOOSE_ULPS = 64.0
+LOOSE_ULPS = 512.0
 """Where a constant was rounded, sketches may differ by this many ulp before the region is run alone."""
 
 

@@ -25,7 +25,10 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class ErrorSummary:
-    """The error of a graph's outputs against the original graph in float64; the worst output counts.
+    """The error of a graph's outputs against the original graph; the worst output counts.
+
+    It is measured against the original in float64 where a pass is lossy, or could not be judged without; else against
+    the original's own outputs in the working precision, which spares a run.
 
     max_abs: largest absolute difference. max_rel: the same, divided by the output's largest magnitude.
     relative_rms: root of (energy of the difference / energy of the output).

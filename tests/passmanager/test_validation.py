@@ -212,9 +212,9 @@ class TestCost:
     def test_exact_passes_cost_one_run_on_each_set(self) -> None:
         assert self.runs([nothing, relu_once, nothing]) == (4, 1, 2)
 
-    def test_reassociating_passes_need_the_referee_once(self) -> None:
-        assert self.runs([split_linear]) == (5, 1, 2)
-        assert self.runs([split_linear, relu_once]) == (7, 2, 2)
+    def test_reassociating_passes_need_no_referee_where_they_move_by_a_few_ulp(self) -> None:
+        assert self.runs([split_linear]) == (4, 1, 2)
+        assert self.runs([split_linear, relu_once]) == (6, 2, 2)
 
     @pytest.mark.parametrize("samples", [1, 2, 3])
     def test_the_bound(self, samples: int) -> None:
@@ -227,11 +227,11 @@ class TestCost:
         passes = [relu_once, split_linear, rebuild_norm]
         runs, kept, sets = self.runs(passes, samples)
         assert kept == 3 and sets == samples + 1
-        assert runs <= math.ceil(1.2 * (kept + 1) * sets)
+        assert runs <= 1.2 * (kept + 1) * sets
 
     def test_validation_at_the_end_runs_twice_in_all(self) -> None:
         _, report = PassManager([relu_once, split_linear], validate="end").run(mlp(), context())
-        assert report.model_runs == 5 and report.validate == "end" and report.total_error is not None
+        assert report.model_runs == 4 and report.validate == "end" and report.total_error is not None
 
     def test_validation_off_runs_nothing(self) -> None:
         _, report = PassManager([relu_once, split_linear], validate=False).run(mlp(), context())
