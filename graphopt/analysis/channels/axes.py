@@ -80,7 +80,7 @@ def not_zero(axis: Axis) -> Axis:
 
 
 def zero_or_varying(axis: Axis) -> Axis:
-    """What products with other values make of a dim: zero stays zero, anything else varies."""
+    """What products with other values, or several values side by side, make of a dim: only zero stays what it is."""
     return tuple([f.with_state(State.ZERO if f.state is State.ZERO else State.VARYING) for f in axis])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,9 +32,10 @@ def trace(module: nn.Module, *args: Tensor) -> Graph:
 
 
 @contextmanager
-def masked(analysis: ChannelAnalysis, selection: dict[str, np.ndarray], module: nn.Module) -> Iterator[None]:
-    """Zero the parameter slices of removed channels in the eager module itself, by name."""
-    state = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
+def masked(
+    analysis: ChannelAnalysis, selection: Mapping[str, np.ndarray], tensors: Mapping[str, Tensor]
+) -> Iterator[None]:
+    """Zero the slices of removed channels in a model's own parameters, by name."""
     saved: dict[str, Tensor] = {}
     try:
         with torch.no_grad():
@@ -42,13 +43,13 @@ def masked(analysis: ChannelAnalysis, selection: dict[str, np.ndarray], module: 
                 for member in group.members:
                     gone = _slots(member.channels, selection.get(group.name))
                     if member.role.zeroed and gone.any():
-                        saved.setdefault(member.name, state[member.name].clone())
-                        state[member.name].index_fill_(member.dim, torch.from_numpy(np.flatnonzero(gone)), 0.0)
+                        saved.setdefault(member.name, tensors[member.name].clone())
+                        tensors[member.name].index_fill_(member.dim, torch.from_numpy(np.flatnonzero(gone)), 0.0)
             yield
     finally:
         with torch.no_grad():
             for name, old in saved.items():
-                state[name].copy_(old)
+                tensors[name].copy_(old)
 
 
 def _slots(channels: np.ndarray, chosen: np.ndarray | None) -> np.ndarray:
@@ -58,30 +59,36 @@ def _slots(channels: np.ndarray, chosen: np.ndarray | None) -> np.ndarray:
 
 
 def check(module: nn.Module, args: Sequence[Tensor], analysis: ChannelAnalysis, selection: dict[str, Any]) -> int:
-    """Check a selection; return the number of nodes whose sliced operands were run.
+    """Check a selection on a graph and on the eager module; return what `check_graph` does."""
+    tensors = dict(module.named_parameters(remove_duplicate=False))
+    with masked(analysis, selection, tensors):
+        outputs, count = check_graph(analysis, args, selection)
+        expected = module(*args)
+    for output, wanted in zip(outputs, expected if isinstance(expected, tuple) else (expected,)):
+        torch.testing.assert_close(output.float(), wanted.float(), rtol=1e-3, atol=1e-4)
+    return count
 
-    Every removed slot that the analysis does not call varying is constant over the other dims; every kept slot of a
-    result comes from the kept slots of the operands; and the consumers' slices of removed channels don't matter, where
-    the removed slots are zero.
+
+def check_graph(analysis: ChannelAnalysis, args: Sequence[Any], selection: dict[str, Any]) -> tuple[list[Any], int]:
+    """Run a masked graph; return its outputs and the number of nodes whose sliced operands were run.
+
+    Every removed slot that the analysis does not call varying is constant over the other dims, and every kept slot of a
+    result comes from the kept slots of the operands.
     """
     removal = analysis.removed(selection)
-    values: dict[Value, Tensor] = {v: v.constant.tensor.detach() for v in analysis.graph.constants.values()}
-    with masked(analysis, selection, module):
-        values = {v: t.double() if t.is_floating_point() else t for v, t in values.items()}
-        values |= dict(zip(analysis.graph.inputs, [a.double() if a.is_floating_point() else a for a in args]))
+    values: dict[Value, Any] = {}
 
-        def observe(node: Node, results: Sequence[Any]) -> None:
-            values.update(zip(node.results, results))
+    def observe(node: Node, results: Sequence[Any]) -> None:
+        values.update(zip(node.results, results))
 
-        outputs = Interpreter(analysis.graph, float64=True, observer=observe).run(*args)
-        expected = module(*args)
-    expected = expected if isinstance(expected, tuple) else (expected,)
-    for output, wanted in zip(outputs, expected):
-        torch.testing.assert_close(output.float(), wanted.float(), rtol=1e-3, atol=1e-4)
+    outputs = Interpreter(analysis.graph, float64=True, observer=observe).run(*args)
+    values |= {v: v.constant.tensor.detach() for v in analysis.graph.constants.values() if v.constant is not None}
+    values |= dict(zip(analysis.graph.inputs, args))
+    values = {v: t.double() if isinstance(t, Tensor) and t.is_floating_point() else t for v, t in values.items()}
     for value, dim in removal.kept:
-        if value.constant is None:
+        if not analysis.tracker.is_constant(value):
             _check_constant(analysis, removal, value, dim, values[value])
-    return sum(_check_node(removal, node, values) for node in analysis.graph)
+    return outputs, sum(_check_node(removal, node, values) for node in analysis.graph)
 
 
 def _check_constant(analysis: ChannelAnalysis, removal: Removal, value: Value, dim: int, tensor: Tensor) -> None:
@@ -89,7 +96,9 @@ def _check_constant(analysis: ChannelAnalysis, removal: Removal, value: Value, d
     if max(states) is State.VARYING:
         return
     gone = np.setdiff1d(np.arange(tensor.shape[dim]), removal.kept[value, dim])
-    slots = tensor.movedim(dim, 0)[torch.from_numpy(gone)].flatten(1)
+    if tensor.numel() == 0:
+        return
+    slots = tensor.double().movedim(dim, 0)[torch.from_numpy(gone)].reshape(len(gone), -1)
     others = slots if max(states) is State.CONSTANT else torch.cat([slots, torch.zeros_like(slots[:, :1])], 1)
     assert (others - others[:, :1]).abs().max() < 1e-9, f"{value.name} dim {dim}: removed slots are not {max(states)!r}"
 
@@ -117,7 +126,7 @@ def _check_node(removal: Removal, node: Node, values: dict[Value, Tensor]) -> bo
     elif name in LOCAL or node.op.has(Trait.ELEMENTWISE):
         if not _contracts_zeros(removal, node, name):
             return False
-        if name == "conv2d" and node.attr("groups") != 1:
+        if name.startswith("conv") and node.attr("groups") != 1:
             return False
         args, kwargs = torch_arguments(node.op, operands, node.attributes, int)
         found = node.op.evaluate(*args, **kwargs)
@@ -148,4 +157,4 @@ def one_channel(analysis: ChannelAnalysis, name: str, channel: int) -> dict[str,
     return {name: np.arange(analysis.group(name).size) == channel}
 
 
-__all__ = ["Role", "check", "masked", "one_channel", "sliced", "tied", "trace"]
+__all__ = ["Role", "check", "check_graph", "masked", "one_channel", "sliced", "tied", "trace"]

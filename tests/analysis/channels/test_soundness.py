@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+import graphopt
 from graphopt.analysis.channels import ChannelAnalysis
+from graphopt.calling import CallingConvention
 from tests.analysis.channels.families import FAMILIES
-from tests.analysis.channels.oracle import check, one_channel, trace
-from tests.zoo import seeded
+from tests.analysis.channels.oracle import check, check_graph, masked, one_channel, trace
+from tests.zoo import MODELS, seeded
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -65,3 +67,20 @@ def test_slices_of_consumers_do_not_matter_where_removed_slots_are_zero() -> Non
     b = module.get_parameter("b.weight")
     b[1] = 0.0  # a filter of the same group
     torch.testing.assert_close(module(*args), before)
+
+
+@pytest.mark.parametrize("name", ["shufflenet", "hf-swin", "hf-llama", "hf-detr"])
+def test_real_models(name: str) -> None:
+    entry = MODELS[name]
+    args, kwargs = entry.inputs()
+    graph = graphopt.trace(entry.build(), args, kwargs)
+    analysis = ChannelAnalysis(graph)
+    generator = np.random.default_rng(0)
+    selection = {g.name: generator.random(g.size) < 0.4 for g in analysis.groups}
+    for group in analysis.groups:
+        for axis in group.axes:
+            selection[group.name][axis.channels[0]] = False
+    tensors = {m.name: m.constant.constant.tensor for g in analysis.groups for m in g.members if m.constant.constant}
+    with masked(analysis, selection, tensors):
+        _, checked = check_graph(analysis, CallingConvention(graph).flatten(args, kwargs, check=False), selection)
+    assert checked

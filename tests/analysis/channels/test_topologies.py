@@ -217,6 +217,25 @@ def test_refusals(line: str, reason: str) -> None:
     assert frozen.reason in analysis.explain("w")
 
 
+def test_norms_that_are_buffers_are_no_zeros() -> None:
+    """Frozen statistics leave a constant in removed slots; a layer norm leaves what varies."""
+    text = """input %x: f32[3, 16]
+        parameter %w: f32[8, 16]
+        buffer %s: f32[8]
+        parameter %v: f32[4, 8]
+        %y = aten.linear(%x, %w)
+        LINE
+        %o = aten.linear(%z, %v)
+        return %o"""
+    batch = "%z = aten.batch_norm(%y, %s, %s, %s, %s) {training=false, momentum=0.1, eps=1e-05, cudnn_enabled=true}"
+    analysis = ChannelAnalysis(parse(text.replace("LINE", batch)))
+    assert sizes(analysis) == {"w": 8}
+    (value,) = (node.result for node in analysis.graph if node.op.base == "aten.batch_norm")
+    assert [f.state.name for f in analysis.tracker.values[value][1]] == ["CONSTANT"]
+    layer = "%z = aten.layer_norm(%y, %s, %s) {normalized_shape=(8)}"
+    assert not ChannelAnalysis(parse(text.replace("LINE", layer))).groups
+
+
 def test_explain_names_members_ties_and_nodes() -> None:
     text = analyse("Residual").explain("a.weight")
     assert "4 channels" in text and "in    c.weight dim 1: 4 of 4 slots" in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphopt.analysis.channels.axes import Axis, axis_state, with_state
+from graphopt.analysis.channels.axes import Axis, axis_state, with_state, zero_or_varying
 from graphopt.analysis.channels.rules.table import rule
 from graphopt.analysis.channels.tracker import Role, Tracker
 from graphopt.ir import Node, TensorType
@@ -117,5 +117,5 @@ def index_add(t: Tracker, node: Node) -> None:
         if place == dim:
             axes[dim] = t.opaque(node.result.shape[dim], "written at places that are data")
         else:
-            axes[place] = t.equate(axes[place], other, "written into")
+            axes[place] = zero_or_varying(t.equate(axes[place], other, "written into"))
     t.set(axes)

@@ -6,7 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from graphopt.analysis.channels.axes import Axis, Factor, State, axis_state, is_static, is_tracked, merged, with_state
+from graphopt.analysis.channels.axes import (
+    Axis,
+    Factor,
+    State,
+    axis_state,
+    is_static,
+    is_tracked,
+    merged,
+    with_state,
+    zero_or_varying,
+)
 from graphopt.analysis.channels.rules.table import rule
 from graphopt.analysis.channels.tracker import Tracker
 from graphopt.ir import Dim, Node
@@ -26,7 +36,7 @@ def cat(t: Tracker, node: Node) -> None:
             continue
         axis = owns[0]
         for other in owns[1:]:
-            axis = t.equate(axis, other, "concatenated beside")
+            axis = zero_or_varying(t.equate(axis, other, "concatenated beside"))
         axes.append(axis)
     t.set(axes)
 
@@ -76,7 +86,7 @@ def stack(t: Tracker, node: Node) -> None:
     parts = list(t.operands())
     axes = list(t.axes(parts[0]))
     for part in parts[1:]:
-        axes = [t.equate(a, b, "stacked") if a and b else a or b for a, b in zip(axes, t.axes(part))]
+        axes = [zero_or_varying(t.equate(a, b, "stacked")) for a, b in zip(axes, t.axes(part))]
     axes.insert(node.attr("dim") % (len(axes) + 1), t.opaque(len(parts), "stacked"))
     t.set(axes)
 
@@ -147,5 +157,5 @@ def scatter_slice(t: Tracker, node: Node) -> None:
         if place == dim:
             axes[dim] = t.opaque(node.result.shape[dim], "partly overwritten")
         else:
-            axes[place] = t.equate(own, new, "overwritten")
+            axes[place] = zero_or_varying(t.equate(own, new, "overwritten"))
     t.set(axes)

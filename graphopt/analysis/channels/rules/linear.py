@@ -23,7 +23,7 @@ def linear(t: Tracker, node: Node) -> None:
     x, weight, bias = arguments["input"], arguments["weight"], arguments["bias"]
     w_axes = t.axes(weight)
     if len(w_axes) == 1:
-        product(t, node, t.axes(x), w_axes, x, weight)
+        product(t, node, t.axes(x), w_axes, x, weight, bias)
         return
     product(t, node, t.axes(x), (w_axes[1], w_axes[0]), x, weight, bias)
 

@@ -17,21 +17,26 @@ def batch_norm(t: Tracker, node: Node) -> None:
     x = arguments["input"]
     axes = list(t.axes(x))
     state = axis_state(axes[1])
+    if node.op.base == "aten.batch_norm" and arguments["training"] is not True:
+        state = max(state, State.CONSTANT)
     axis = axes[1]
     for name, role in (("weight", Role.SCALE), ("bias", Role.SHIFT)):
         axis = _attach(t, axis, arguments[name], role)
     for name in ("running_mean", "running_var"):
         axis = _attach(t, axis, arguments[name], Role.SLICE)
-    affine = arguments["weight"] is not None
-    if affine:
-        state = State.ZERO
-    elif node.op.base == "aten.batch_norm" and state is State.ZERO and arguments["training"] is not True:
-        state = State.CONSTANT
-    axes[1] = with_state(axis, state)
+    axes[1] = with_state(axis, _affine(t, state, arguments["weight"], arguments["bias"]))
     for dim in (0, *range(2, len(axes))):
         if is_tracked(axes[dim]):
             t.freeze(axes[dim], f"{node.op.base} takes statistics over it")
     t.set(axes)
+
+
+def _affine(t: Tracker, state: State, weight: Value | None, bias: Value | None, dim: int = 0) -> State:
+    """What x · weight + bias holds where x holds `state`."""
+    if weight is not None:
+        scale = axis_state(t.axes(weight)[dim])
+        state = State.ZERO if scale is State.ZERO else max(state, scale)
+    return state if bias is None else max(state, axis_state(t.axes(bias)[dim]))
 
 
 def _attach(t: Tracker, axis: Axis, value: Value | None, role: Role) -> Axis:
@@ -62,8 +67,7 @@ def layer_norm(t: Tracker, node: Node) -> None:
                 own = t.axes(value)[dim - first]
                 t.play(own, role)
                 axes[dim] = t.equate(axes[dim], own, f"{kind} {role.value}")
-                state = State.ZERO
-        axes[dim] = with_state(axes[dim], state)
+        axes[dim] = with_state(axes[dim], _affine(t, state, weight, bias, dim - first))
     t.set(axes)
 
 
@@ -80,15 +84,10 @@ def group_norm(t: Tracker, node: Node) -> None:
         axis = (*split[0], *split[1])
     if is_tracked(axis):
         t.care("group_norm", x, 1)
-    state = State.VARYING
     t.freeze(not_zero(axis), "group_norm: its removed slots would not be zero in the statistics")
     for name, role in (("weight", Role.SCALE), ("bias", Role.SHIFT)):
-        value = arguments[name]
-        if value is not None:
-            t.play(t.axes(value)[0], role)
-            axis = t.equate(axis, t.axes(value)[0], f"group_norm {role.value}")
-            state = State.ZERO
-    axes[1] = with_state(axis, state)
+        axis = _attach(t, axis, arguments[name], role)
+    axes[1] = with_state(axis, _affine(t, State.VARYING, arguments["weight"], arguments["bias"]))
     for dim in (0, *range(2, len(axes))):
         t.freeze(axes[dim], "group_norm takes statistics over it")
     t.set(axes)

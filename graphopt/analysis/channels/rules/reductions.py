@@ -11,6 +11,7 @@ from graphopt.analysis.channels.rules.table import rule
 from graphopt.analysis.channels.tracker import Tracker
 from graphopt.ir import Node, TensorType, Value
 
+EXTREMA = ("amax", "amin", "max", "min")
 SUMS = ("sum", "mean", "linalg_vector_norm", "norm", "nansum")
 
 
@@ -39,14 +40,16 @@ def reduce(t: Tracker, node: Node) -> None:
                 if keepdim:
                     axes.append(())
                 continue
-            keeps = axis_state(axis) is State.ZERO and name in (*SUMS, "amax", "amin", "max", "min")
-            axes.append(with_state(axis, State.ZERO if keeps else _worse(axis)))
+            axes.append(with_state(axis, _left(axis, name)))
         t.set(axes, index)
 
 
-def _worse(axis: Axis) -> State:
-    """A function of constants alone is constant."""
-    return max(axis_state(axis), State.CONSTANT)
+def _left(axis: Axis, name: str) -> State:
+    """What a dim that stays holds. A sum of constants depends on how many there are, which only sizes know."""
+    state = axis_state(axis)
+    if state is State.ZERO:
+        return State.ZERO if name in (*SUMS, *EXTREMA) else State.VARYING
+    return state if name in ("mean", *EXTREMA) else State.VARYING
 
 
 def reduced_dims(node: Node, rank: int) -> set[int]:
@@ -83,16 +86,16 @@ def _is_summable_norm(node: Node, name: str) -> bool:
 @rule("softmax _softmax log_softmax _log_softmax _safe_softmax softmin")
 def softmax(t: Tracker, node: Node) -> None:
     """The slots of one dim share a total: none of them may go. Along the others constant stays constant."""
-    along(t, node, "softmax over it", State.CONSTANT)
+    along(t, node, "softmax over it")
 
 
-@rule("cumsum cumprod cummax cummin logcumsumexp sort argsort topk kthvalue diff renorm nanmedian unique")
+@rule("cumsum cumprod cummax cummin sort topk kthvalue diff")
 def scan(t: Tracker, node: Node) -> None:
-    """Operators along one dim, whose slots are ordered."""
-    along(t, node, f"{node.op.base.removeprefix('aten.')} along it", State.VARYING)
+    """Operators along one dim, whose slots are ordered; of zeros they make zeros."""
+    along(t, node, f"{node.op.base.removeprefix('aten.')} along it", keeps_zero=True)
 
 
-def along(t: Tracker, node: Node, text: str, state: State) -> None:
+def along(t: Tracker, node: Node, text: str, *, keeps_zero: bool = False) -> None:
     """Freeze the dim that an operator runs along; the others pass through."""
     x = next(t.operands())
     own = t.axes(x)
@@ -107,12 +110,18 @@ def along(t: Tracker, node: Node, text: str, state: State) -> None:
             t.opaque_result(index, text)
         return
     t.freeze(own[dim], text)
+
+    def state(axis: Axis, index: int) -> State:
+        if keeps_zero:
+            return State.ZERO if index == 0 and axis_state(axis) is State.ZERO else State.VARYING
+        return max(axis_state(axis), State.CONSTANT if isinstance(x.shape[dim], int) else State.VARYING)
+
     for index, result in enumerate(node.results):
         assert isinstance(result.type, TensorType)
         t.set(
             [
-                t.opaque(result.type.shape[d], text) if d == dim else with_state(a, max(axis_state(a), state))
-                for d, a in enumerate(own)
+                t.opaque(result.type.shape[d], text) if d == dim else with_state(axis, state(axis, index))
+                for d, axis in enumerate(own)
             ],
             index,
         )
