@@ -11,8 +11,11 @@ from graphopt.errors import GraphOptError, TargetError
 from graphopt.ir import Graph
 from graphopt.targets import Engine, Executable
 
-ROUNDS = 5
-"""Rounds of both in turn. The least time of each counts, so that a busy moment of the machine does not."""
+ROUNDS = 16
+"""Rounds of both in turn, at most. The least time of each counts, so that a busy moment of the machine does not."""
+
+SETTLED = 3
+"""Rounds in a row that improve on neither by 2 %: then the least times are known."""
 
 SECONDS = 0.15
 """How long each runs in a round, at least, so that the clock does not decide."""
@@ -47,10 +50,13 @@ class Stopwatch:
         """Return the time of the original over that of a graph."""
         other = self.engine.load(graph)
         repeats = [self._repeats(self._original), self._repeats(other)]
-        least = [inf, inf]
+        least, settled = [inf, inf], 0
         for _ in range(ROUNDS):
-            for i, executable in enumerate((self._original, other)):
-                least[i] = min(least[i], self._seconds(executable, repeats[i]))
+            times = [self._seconds(e, n) for e, n in zip((self._original, other), repeats)]
+            settled = settled + 1 if all(new > 0.98 * old for new, old in zip(times, least)) else 0
+            least = [min(pair) for pair in zip(times, least)]
+            if settled == SETTLED:
+                break
         return least[0] / least[1]
 
     def _repeats(self, executable: Executable) -> int:
