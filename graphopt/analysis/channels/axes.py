@@ -109,7 +109,7 @@ def merged(factors: Sequence[Factor]) -> Factor:
     """One factor with the slots of several static ones, row-major."""
     if len(factors) == 1:
         return factors[0]
-    sizes = [int(f.size) for f in factors]  # type: ignore[call-overload]
+    sizes = [as_int(f.size) for f in factors]
     columns = []
     for i, factor in enumerate(factors):
         if factor.atoms is not None:
@@ -119,6 +119,12 @@ def merged(factors: Sequence[Factor]) -> Factor:
     if not columns:
         return Factor(prod(sizes), None, factors[0].reason, State.ZERO, sources)
     return Factor(prod(sizes), np.concatenate(columns, axis=1), 0, axis_state(tuple(factors)), sources)
+
+
+def as_int(size: Dim) -> int:
+    """A size that is known to be an int."""
+    assert isinstance(size, int)
+    return size
 
 
 def is_static(factors: Sequence[Factor]) -> bool:

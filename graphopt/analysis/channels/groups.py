@@ -188,7 +188,7 @@ class Assembler:
             axis = self.tracker.values[value][dim]
             if not axis or axis[0].atoms is None:
                 continue
-            fixed = ~(self.resolve(axis[0].atoms) > 0).any(1)
+            fixed = (self.resolve(axis[0].atoms) > 0).sum(1) == 0
             if fixed.any():
                 reasons = self.atoms.reason_of(axis[0].atoms)[fixed]
                 text, node = self.atoms.reasons[int(reasons[0])]

@@ -33,7 +33,7 @@ class Member:
     def channel_scores(self, slots: NDArray[np.float64], size: int) -> NDArray[np.float64]:
         """Sum numbers given a slot into numbers a channel; `size` is the group's."""
         kept = self.channels >= 0
-        return np.bincount(self.channels[kept], weights=slots[kept], minlength=size)
+        return np.bincount(self.channels[kept], weights=slots[kept], minlength=size).astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

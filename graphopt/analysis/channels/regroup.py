@@ -151,7 +151,7 @@ class Regrouper:
         total = 1
         for _, size in dims:
             total = total * size  # type: ignore[assignment]
-        if not (is_static(factors) and isinstance(total, int) and axis_size(tuple(factors)) == total):
+        if not (is_static(factors) and isinstance(total, int) and axis_size(tuple(factors)) == total > 0):
             self.freeze(factors, self.reason)
             for place, size in dims:
                 axes[place] = (Factor(size, None, self.reason),)

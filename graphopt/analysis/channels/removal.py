@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from graphopt.analysis.channels.axes import Axis
+from graphopt.analysis.channels.axes import Axis, as_int, is_static
 from graphopt.errors import GraphOptError
 from graphopt.ir import Dim, TensorType, Value
 from graphopt.ir.dims import product
@@ -55,18 +55,18 @@ class Removal:
         shape = list(self.shapes.get(value, value.type.shape))
         shape[dim] = product(sizes)
         self.shapes[value] = tuple(shape)
-        if all(isinstance(f.size, int) for f in axis):
-            whole = np.zeros(1, bool)
+        if is_static(axis):
+            whole = np.zeros(1, np.bool_)
             for factor, mask in zip(axis, masks):
-                own = np.zeros(factor.size, bool) if mask is None else mask  # type: ignore[arg-type]
+                own = np.zeros(as_int(factor.size), np.bool_) if mask is None else mask
                 whole = (whole[:, None] | own[None, :]).reshape(-1)
             self.kept[value, dim] = np.flatnonzero(~whole)
 
     def _gone(self, atoms: NDArray[np.int64]) -> NDArray[np.bool_]:
         found = self._masks.get(id(atoms))
         if found is None:
-            found = self.removed_atoms[self.analysis.resolve(atoms)].any(1)
-            self._masks[id(atoms)] = found
+            removed: NDArray[np.bool_] = self.removed_atoms[self.analysis.resolve(atoms)]
+            found = self._masks[id(atoms)] = np.logical_or.reduce(removed, axis=1)
         return found
 
     def shape(self, value: Value) -> tuple[Dim, ...]:
@@ -75,7 +75,9 @@ class Removal:
 
     def factors(self, value: Value, dim: int) -> list[tuple[Dim, Kept | None]]:
         """The parts of a dim, row-major: each with its old size and the positions that stay (None: all)."""
-        return [
-            (f.size, None if f.atoms is None or not self._gone(f.atoms).any() else np.flatnonzero(~self._gone(f.atoms)))
-            for f in self.analysis.tracker.values[value][dim]
-        ]
+        return [(f.size, self._positions(f.atoms)) for f in self.analysis.tracker.values[value][dim]]
+
+    def _positions(self, atoms: NDArray[np.int64] | None) -> Kept | None:
+        if atoms is None or not self._gone(atoms).any():
+            return None
+        return np.flatnonzero(~self._gone(atoms))

@@ -15,7 +15,6 @@ def attention(t: Tracker, node: Node) -> None:
     arguments = node.arguments()
     query, key, value, mask = (arguments[n] for n in ("query", "key", "value", "attn_mask"))
     q, k, v = t.axes(query), t.axes(key), t.axes(value)
-    text = "attention"
     contract_activations(t, "attention", q[-1], k[-1])
     if arguments.get("scale") is None:
         t.care("attention", query, len(q) - 1)
@@ -29,9 +28,9 @@ def attention(t: Tracker, node: Node) -> None:
         if grouped and place == rank - 1:
             batch.append(_grouped_heads(t, q[-3], k[-3], v[-3], query.shape[-3], key.shape[-3]))
             continue
-        axis: Axis = ()
+        axis = ()
         for part in parts:
-            axis = t.equate(axis, part, f"heads of {text}") if axis and part else axis or part
+            axis = t.equate(axis, part, "heads of attention") if axis and part else axis or part
         values = v[place - rank - 2] if len(v) - 2 >= rank - place else ()
         batch.append(zero_if_any(axis, [values] if values else []))
     if mask is not None:

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from graphopt.analysis.channels.atoms import Ids
 from graphopt.analysis.channels.axes import (
     Axis,
     Factor,
     State,
+    as_int,
     axis_state,
     is_static,
     is_tracked,
@@ -25,7 +27,7 @@ from graphopt.ir import Dim, Node
 @rule("cat concat concatenate")
 def cat(t: Tracker, node: Node) -> None:
     """The atoms of the parts one after the other; the other dims are coupled."""
-    parts = [v for v in t.operands() if v.shape != (0,)]
+    parts = [v for v in t.operands() if v.shape != (0,)] or list(t.operands())
     rank = len(parts[0].shape)
     place = node.attr("dim") % rank
     axes: list[Axis] = []
@@ -51,14 +53,14 @@ def join(t: Tracker, parts: list[Axis], sizes: list[Dim], size: Dim) -> Axis:
         for part in parts:
             t.freeze(part, "concatenated with a part of symbolic size")
         return t.opaque(size, "concatenated with a part of symbolic size")
-    columns = [_columns(t, part, int(s)) for part, s in zip(parts, sizes)]  # type: ignore[call-overload]
+    columns = [_columns(t, part, as_int(s)) for part, s in zip(parts, sizes)]
     width = max(c.shape[1] for c in columns)
     atoms = np.concatenate([np.pad(c, ((0, 0), (0, width - c.shape[1]))) for c in columns])
     sources = tuple(dict.fromkeys(s for p in parts for f in p for s in f.sources))
     return (Factor(len(atoms), atoms, 0, max(axis_state(p) for p in parts), sources),)
 
 
-def _columns(t: Tracker, axis: Axis, size: int) -> np.ndarray:
+def _columns(t: Tracker, axis: Axis, size: int) -> Ids:
     factor = merged(axis) if axis else Factor(1)
     if factor.atoms is not None:
         return factor.atoms
@@ -67,7 +69,7 @@ def _columns(t: Tracker, axis: Axis, size: int) -> np.ndarray:
     return np.full((size, 1), frozen[0])
 
 
-def take(t: Tracker, axis: Axis, index: np.ndarray, text: str) -> Axis:
+def take(t: Tracker, axis: Axis, index: Ids, text: str) -> Axis:
     """Slots of a dim at static positions."""
     if not is_tracked(axis):
         reason = axis[0].reason if axis else t.reason(text)
@@ -115,7 +117,7 @@ def _padded(t: Tracker, axis: Axis, size: Dim, before: Dim, after: Dim, constant
     if not is_tracked(axis) or not static or not constant:
         t.freeze(axis, "padded")
         return t.opaque(result, "padded")
-    low, high, length = int(before), int(after), int(size)  # type: ignore[call-overload]
+    low, high, length = as_int(before), as_int(after), as_int(size)
     if low < 0 or high < 0:
         axis = take(t, axis, np.arange(max(-low, 0), length - max(-high, 0)), "pad")
         low, high, length = max(low, 0), max(high, 0), length + min(low, 0) + min(high, 0)
