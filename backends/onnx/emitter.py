@@ -158,7 +158,7 @@ class Emitter:
             return x
         if x.data is not None and x.data.numel() <= 1024:
             return self.constant(x.data.to(dtype.torch))
-        from graphopt.backends.onnx.dtypes import ONNX_CODES
+        from graphopt.ops.onnx_dtypes import ONNX_CODES
 
         out = Tensor(dtype, x.shape)
         self.body.operations.append(Operation("Cast", [x], [out], {"to": ONNX_CODES[dtype]}, "", self.origin))

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from graphopt.backends.onnx.dtypes import FROM_ONNX_CODE
 from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.records import Body, Operation, Tensor
 from graphopt.errors import EmissionError
 from graphopt.ir import DType, Expr, Node, TensorType, Trait, Type
 from graphopt.ir.dims import evaluate, linear_in
 from graphopt.ops import torch_arguments
+from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
 
 if TYPE_CHECKING:
     import onnx

@@ -12,7 +12,6 @@ from typing import IO
 import onnx
 import torch
 
-from graphopt.backends.onnx.dtypes import raw_bytes
 from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.model import DEFAULT_OPSET, build
 from graphopt.backends.onnx.records import Body
@@ -20,6 +19,7 @@ from graphopt.backends.onnx.serialize import drop_dead, to_model, used_initializ
 from graphopt.errors import SerializationError
 from graphopt.ir import Graph
 from graphopt.ir.files import replaceable
+from graphopt.ops.onnx_dtypes import raw_bytes
 
 EXTERNAL_ABOVE = 3 << 29
 """Weights of more bytes in all (1.5 GiB) go to a file of their own: a protocol buffer ends at 2 GiB."""

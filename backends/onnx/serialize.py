@@ -8,10 +8,10 @@ from typing import Any
 import onnx
 import torch
 
-from graphopt.backends.onnx.dtypes import ONNX_CODES, raw_bytes
 from graphopt.backends.onnx.names import assign_names
 from graphopt.backends.onnx.records import Body, Operation, Tensor
 from graphopt.ir import UNKNOWN, from_torch
+from graphopt.ops.onnx_dtypes import ONNX_CODES, raw_bytes
 
 WriteData = Callable[[onnx.TensorProto, torch.Tensor], None]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from graphopt.errors import CaptureError
-from graphopt.frontends.torch_export.builder import Builder
+from graphopt.frontends.builder import Builder
 from graphopt.frontends.torch_export.overloads import Overload, describe, scalar_overload
 from graphopt.ir import Attributes, DType, Expr, TensorType, Value
 from graphopt.ir.bind import bind

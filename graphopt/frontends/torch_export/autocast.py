@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from graphopt.frontends.torch_export.builder import Builder
+from graphopt.frontends.builder import Builder
 from graphopt.ir import DType, TensorType, Value, from_torch
 
 

@@ -11,9 +11,9 @@ from torch import fx
 from torch._ops import HigherOrderOperator, OpOverload
 
 from graphopt.errors import CaptureError, GraphOptError
+from graphopt.frontends.builder import Builder
 from graphopt.frontends.torch_export.aliases import result_view
 from graphopt.frontends.torch_export.arguments import bind_numbers
-from graphopt.frontends.torch_export.builder import Builder
 from graphopt.frontends.torch_export.context import Context
 from graphopt.frontends.torch_export.overloads import Overload, describe
 from graphopt.frontends.torch_export.storage import TensorRef

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from graphopt.errors import CaptureError, TypeInferenceError
-from graphopt.frontends.torch_export.builder import Builder
+from graphopt.frontends.builder import Builder
 from graphopt.frontends.torch_export.symbols import SymbolTable
 from graphopt.ir import DType, TensorType, Value
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt.errors import CaptureError
-from graphopt.frontends.torch_export.builder import Builder
+from graphopt.frontends.builder import Builder
 from graphopt.ir import DType, Location, Op, TensorType, Type, Value
 from graphopt.ir.dims import Dim, known_equal
 

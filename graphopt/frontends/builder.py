@@ -1,4 +1,4 @@
-"""Emitting IR nodes while importing."""
+"""Appending IR nodes while a model is read."""
 
 from __future__ import annotations
 

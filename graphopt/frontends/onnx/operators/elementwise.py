@@ -1,0 +1,298 @@
+"""Arithmetic, comparisons, logic, activations and casts."""
+
+from __future__ import annotations
+
+import math
+from functools import reduce
+from typing import Any
+
+import torch
+
+from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
+from graphopt.ir import DType, Value
+from graphopt.ir.dim_ops import product
+from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
+
+UNARY = {
+    "Abs": "aten.abs",
+    "Acos": "aten.acos",
+    "Acosh": "aten.acosh",
+    "Asin": "aten.asin",
+    "Asinh": "aten.asinh",
+    "Atan": "aten.atan",
+    "Atanh": "aten.atanh",
+    "BitwiseNot": "aten.bitwise_not",
+    "Ceil": "aten.ceil",
+    "Cos": "aten.cos",
+    "Cosh": "aten.cosh",
+    "Erf": "aten.erf",
+    "Exp": "aten.exp",
+    "Floor": "aten.floor",
+    "HardSwish": "aten.hardswish",
+    "IsNaN": "aten.isnan",
+    "Log": "aten.log",
+    "Neg": "aten.neg",
+    "Not": "aten.logical_not",
+    "Reciprocal": "aten.reciprocal",
+    "Relu": "aten.relu",
+    "Round": "aten.round",  # both round half to even
+    "Sigmoid": "aten.sigmoid",
+    "Sign": "aten.sign",
+    "Sin": "aten.sin",
+    "Sinh": "aten.sinh",
+    "Softsign": "aten.softsign",
+    "Sqrt": "aten.sqrt",
+    "Tan": "aten.tan",
+    "Tanh": "aten.tanh",
+}
+BINARY = {
+    "Add": "aten.add.Tensor",
+    "And": "aten.logical_and",
+    "BitwiseAnd": "aten.bitwise_and.Tensor",
+    "BitwiseOr": "aten.bitwise_or.Tensor",
+    "BitwiseXor": "aten.bitwise_xor.Tensor",
+    "Equal": "aten.eq.Tensor",
+    "Greater": "aten.gt.Tensor",
+    "GreaterOrEqual": "aten.ge.Tensor",
+    "Less": "aten.lt.Tensor",
+    "LessOrEqual": "aten.le.Tensor",
+    "Mul": "aten.mul.Tensor",
+    "Or": "aten.logical_or",
+    "Sub": "aten.sub.Tensor",
+    "Xor": "aten.logical_xor",
+}
+MANY = {"Sum": "aten.add.Tensor", "Max": "aten.maximum", "Min": "aten.minimum"}
+
+
+@translates(*UNARY)
+def unary(a: Application) -> Value:
+    """The same function of each element."""
+    return a.emit(UNARY[a.name], a[0])
+
+
+@translates(*BINARY)
+def binary(a: Application) -> Value:
+    """The same function of each pair of elements, broadcast as NumPy does."""
+    return a.emit(BINARY[a.name], a[0], a[1])
+
+
+@translates(*MANY)
+def many(a: Application) -> Value:
+    """A sum, maximum or minimum of one tensor or more."""
+    return reduce(lambda x, y: a.emit(MANY[a.name], x, y), a.values())
+
+
+@translates("Mean")
+def mean(a: Application) -> Value:
+    """The mean of tensors, element by element."""
+    total = reduce(lambda x, y: a.emit("aten.add.Tensor", x, y), a.values())
+    return a.emit("aten.div.Tensor", total, a.scalar(len(a.inputs), total))
+
+
+@translates("Div")
+def div(a: Application) -> Value:
+    """Integers are divided towards zero, as in C."""
+    x, y = a[0], a[1]
+    if tensor_type(x).dtype.is_integer:
+        return a.emit("aten.div.Tensor_mode", x, y, rounding_mode="trunc")
+    return a.emit("aten.div.Tensor", x, y)
+
+
+@translates("Mod")
+def mod(a: Application) -> Value:
+    """With fmod=0 the remainder has the sign of the divisor, with fmod=1 that of the dividend."""
+    return a.emit("aten.fmod.Tensor" if a.attr("fmod", 0) else "aten.remainder.Tensor", a[0], a[1])
+
+
+@translates("Pow")
+def power(a: Application) -> Value:
+    """The result has the dtype of the base, whatever that of the exponent; it is computed in the wider of the two."""
+    x, y = a[0], a[1]
+    base, exponent = tensor_type(x).dtype, tensor_type(y).dtype
+    if base.is_integer and exponent.is_floating:
+        return a.cast(a.emit("aten.pow.Tensor_Tensor", a.cast(x, DType.F64), a.cast(y, DType.F64)), base)
+    return a.cast(a.emit("aten.pow.Tensor_Tensor", x, y), base)
+
+
+@translates("BitShift")
+def bit_shift(a: Application) -> Value:
+    """Unsigned shifts: PyTorch has them for 8 bits only, so wider types are shifted as signed ones of double width."""
+    x, y = a[0], a[1]
+    dtype = tensor_type(x).dtype
+    if dtype is DType.U64:
+        raise Declined("PyTorch has no shifts of u64")
+    if dtype in (DType.U16, DType.U32):
+        x, y = a.cast(x, DType.I64), a.cast(y, DType.I64)
+    shift = "left" if a.attr("direction") == "LEFT" else "right"
+    return a.cast(a.emit(f"aten.bitwise_{shift}_shift.Tensor", x, y), dtype)
+
+
+@translates("IsInf")
+def is_inf(a: Application) -> Value:
+    """Infinities of the asked signs."""
+    positive, negative = a.attr("detect_positive", 1), a.attr("detect_negative", 1)
+    if positive and negative:
+        return a.emit("aten.isinf", a[0])
+    if not positive and not negative:
+        return a.emit("aten.zeros_like", a[0], dtype=DType.BOOL)
+    return a.emit("aten.isposinf" if positive else "aten.isneginf", a[0])
+
+
+@translates("Cast", "CastLike")
+def cast(a: Application) -> Value:
+    """Conversion of dtype. To integers it truncates; to f8 it saturates, unless told otherwise."""
+    target = a.type(1).dtype if a.name == "CastLike" else FROM_ONNX_CODE.get(a.attr("to"))
+    if target is None or target in (DType.STRING, DType.U4, DType.I4):
+        raise Declined(f"there is no cast to {target.value if target else a.attr('to')} in PyTorch")
+    if target.value.startswith("f8") and a.attr("saturate", 1):
+        most = torch.finfo(target.torch).max
+        return a.cast(a.emit("aten.clamp", a[0], -most, most), target)
+    if target is DType.F8E4M3FN:
+        raise Declined("PyTorch's cast to f8e4m3fn saturates")
+    return a.cast(a[0], target)
+
+
+@translates("Identity", "Dropout")
+def identity(a: Application) -> Any:
+    """The operand itself: dropout drops nothing at inference, and its mask is all true."""
+    if a.name == "Dropout" and a.has(2) and any(a.numbers(2)):
+        raise Declined("dropout in training draws random numbers")
+    entry = a.inputs[0]
+    if not a.uses(1):
+        return [entry]
+    return [entry, a.emit("aten.ones_like", a[0], dtype=DType.BOOL)]
+
+
+@translates("Where")
+def where(a: Application) -> Value:
+    """x where the condition holds, else y."""
+    return a.emit("aten.where.self", a[0], a[1], a[2])
+
+
+@translates("Clip")
+def clip(a: Application) -> Value:
+    """min(max(x, low), high): attributes up to opset 10, inputs since."""
+    if a.version < 11:
+        low, high = a.attr("min"), a.attr("max")
+        return a[0] if low is None and high is None else a.emit("aten.clamp", a[0], low, high)
+    x = a[0]
+    if a.has(1):
+        x = a.emit("aten.maximum", x, a[1])
+    if a.has(2):
+        x = a.emit("aten.minimum", x, a[2])
+    return x
+
+
+# Activations
+
+
+@translates("LeakyRelu")
+def leaky_relu(a: Application) -> Value:
+    """x, or α·x where negative."""
+    return a.emit("aten.leaky_relu", a[0], a.attr("alpha", 0.01))
+
+
+@translates("PRelu")
+def prelu(a: Application) -> Value:
+    """x, or slope·x where negative; the slope broadcasts to x."""
+    x = a[0]
+    return a.emit("aten.where.self", a.emit("aten.lt.Scalar", x, 0), a.emit("aten.mul.Tensor", x, a[1]), x)
+
+
+@translates("Elu")
+def elu(a: Application) -> Value:
+    """x, or α·(exp(x) − 1) where negative."""
+    return a.emit("aten.elu", a[0], a.attr("alpha", 1.0))
+
+
+@translates("Selu")
+def selu(a: Application) -> Value:
+    """γ·x, or γ·α·(exp(x) − 1) where negative."""
+    alpha, gamma = a.attr("alpha", 1.6732632423543772), a.attr("gamma", 1.0507009873554805)
+    return a.emit("aten.elu", a[0], alpha, gamma)
+
+
+@translates("Celu")
+def celu(a: Application) -> Value:
+    """max(0, x) + min(0, α·(exp(x/α) − 1))."""
+    return a.emit("aten.celu", a[0], a.attr("alpha", 1.0))
+
+
+@translates("Softplus")
+def softplus(a: Application) -> Value:
+    """log(1 + exp(x))."""
+    return a.emit("aten.softplus", a[0])
+
+
+@translates("Gelu")
+def gelu(a: Application) -> Value:
+    """x·Φ(x), or its approximation by tanh."""
+    return a.emit("aten.gelu", a[0], approximate=a.attr("approximate", "none"))
+
+
+@translates("Mish")
+def mish(a: Application) -> Value:
+    """x·tanh(softplus(x))."""
+    return a.emit("aten.mish", a[0])
+
+
+@translates("Swish")
+def swish(a: Application) -> Value:
+    """x·sigmoid(α·x)."""
+    alpha = a.attr("alpha", 1.0)
+    if alpha == 1:
+        return a.emit("aten.silu", a[0])
+    return a.emit("aten.mul.Tensor", a[0], a.emit("aten.sigmoid", a.emit("aten.mul.Scalar", a[0], alpha)))
+
+
+@translates("HardSigmoid")
+def hard_sigmoid(a: Application) -> Value:
+    """max(0, min(1, α·x + β)); with α = 1/6 and β = 1/2 it is PyTorch's."""
+    alpha, beta = a.attr("alpha", 0.2), a.attr("beta", 0.5)
+    if beta == 0.5 and math.isclose(alpha, 1 / 6, rel_tol=1e-6):
+        return a.emit("aten.hardsigmoid", a[0])
+    line = a.emit("aten.add.Scalar", a.emit("aten.mul.Scalar", a[0], alpha), beta)
+    return a.emit("aten.clamp", line, 0.0, 1.0)
+
+
+@translates("ThresholdedRelu")
+def thresholded_relu(a: Application) -> Value:
+    """x where it is above α, else 0."""
+    return a.emit("aten.threshold", a[0], a.attr("alpha", 1.0), 0.0)
+
+
+@translates("Shrink")
+def shrink(a: Application) -> Value:
+    """x + bias below −λ, x − bias above λ, else 0."""
+    x, lambd, bias = a[0], a.attr("lambd", 0.5), a.attr("bias", 0.0)
+    zero = a.emit("aten.zeros_like", x)
+    low = a.emit("aten.where.self", a.emit("aten.lt.Scalar", x, -lambd), _shifted(a, x, bias), zero)
+    return a.emit("aten.where.self", a.emit("aten.gt.Scalar", x, lambd), _shifted(a, x, -bias), low)
+
+
+def _shifted(a: Application, x: Value, by: float) -> Value:
+    return a.emit("aten.add.Tensor", x, a.constant(torch.tensor(by).to(tensor_type(x).dtype.torch)))
+
+
+@translates("Softmax", "LogSoftmax", "Hardmax")
+def softmax(a: Application) -> Value:
+    """Over one dim since opset 13; before, over all dims from `axis` on, as if flattened."""
+    x = a[0]
+    type_ = tensor_type(x)
+    axis = a.attr("axis", -1 if a.version >= 13 else 1)
+    if a.version < 13 and axis not in (-1, type_.rank - 1):
+        axis += type_.rank if axis < 0 else 0
+        lead = type_.shape[:axis]
+        flat = a.emit("aten.reshape", x, (*lead, product(type_.shape[axis:])))
+        return a.emit("aten.reshape", _softmax(a, flat, -1), type_.shape)
+    return _softmax(a, x, axis)
+
+
+def _softmax(a: Application, x: Value, axis: int) -> Value:
+    if a.name == "Softmax":
+        return a.emit("aten.softmax.int", x, axis)
+    if a.name == "LogSoftmax":
+        return a.emit("aten.log_softmax.int", x, axis)
+    chosen = a.emit("aten.argmax", x, axis, True)
+    zero, one = a.emit("aten.zeros_like", x), a.scalar(1, x)
+    return a.emit("aten.scatter.src", zero, axis, chosen, a.emit("aten.expand", one, tensor_type(chosen).shape))

@@ -1,0 +1,55 @@
+"""Which version of each operator a model means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from graphopt.errors import CaptureError
+
+if TYPE_CHECKING:
+    import onnx
+
+LOWEST = 7
+
+
+@dataclass(frozen=True)
+class Opsets:
+    """The opset version of each domain (`""` is the standard one)."""
+
+    versions: dict[str, int]
+
+    @staticmethod
+    def of(model: onnx.ModelProto) -> Opsets:
+        """Return the opsets that a model imports.
+
+        Raises:
+            CaptureError: the standard opset is missing, too old, or newer than the onnx package.
+        """
+        from onnx import defs
+
+        versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
+        newest = defs.onnx_opset_version()
+        version = versions.setdefault("", 1 if model.ir_version < 3 else 0)
+        if not version:
+            if any(not node.domain for node in model.graph.node):
+                raise CaptureError("the model does not say which opset it uses; its opset_import is empty")
+        elif not LOWEST <= version <= newest:
+            raise CaptureError(
+                f"the model uses opset {version}; opsets {LOWEST} to {newest} are supported. Convert it with "
+                "onnx.version_converter, or install a newer onnx"
+            )
+        return Opsets(versions)
+
+    def since(self, domain: str, operator: str) -> int:
+        """The version of the domain in which the operator, as the model means it, appeared; 0 if none is known."""
+        from onnx import defs
+
+        domain = "" if domain == "ai.onnx" else domain
+        version = self.versions.get(domain)
+        if version is None or not defs.has(operator, domain):
+            return version or 0
+        try:
+            return int(defs.get_schema(operator, version, domain).since_version)
+        except defs.SchemaError:
+            raise CaptureError(f"operator {operator} does not exist in opset {version}") from None

@@ -1,0 +1,201 @@
+"""Reading an ONNX graph: node by node, each translated to ATen operators by a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from graphopt.errors import CaptureError, GraphOptError
+from graphopt.frontends.builder import Builder
+from graphopt.frontends.onnx.application import TRANSLATIONS, Application, Declined
+from graphopt.frontends.onnx.attributes import attributes_of
+from graphopt.frontends.onnx.entries import Entry, Known, Sequence_
+from graphopt.frontends.onnx.opsets import Opsets
+from graphopt.frontends.onnx.shape_rules import SHAPE_RULES
+from graphopt.frontends.onnx.tensors import dtype_of, to_torch
+from graphopt.ir import Constant, ConstantKind, Graph, Location, TensorType, Value, from_torch, symbol
+from graphopt.ir.dims import Dim
+from graphopt.ir.memory import collection_paused
+from graphopt.ir.signature import Signature, Slot
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass
+class Reader:
+    """Reads one graph, and those that it holds.
+
+    folder: where external data may lie. values: contents of inputs that decide shapes, by name: they are taken to be
+    constant. names: what each ONNX name stands for.
+    """
+
+    graph: Graph
+    opsets: Opsets
+    folder: Path | None = None
+    values: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    names: dict[str, Entry] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.builder = Builder(self.graph)
+
+    def read(self, proto: onnx.GraphProto) -> None:
+        """Read the model's graph: inputs, initializers, nodes, outputs.
+
+        Raises:
+            CaptureError: names the node that cannot be read.
+        """
+        with collection_paused():
+            self._initializers(proto)
+            self._inputs(proto)
+            self.nodes(proto.node)
+            self.graph.set_outputs([self._output(o.name) for o in proto.output])
+        self.graph.signature = _signature([v.name for v in proto.input if v.name not in self._stored], proto)
+
+    def nodes(self, protos: Sequence[onnx.NodeProto]) -> None:
+        """Translate nodes in order."""
+        for node in protos:
+            self.builder.location = Location(scope=_label(node))
+            try:
+                for name, entry in zip(node.output, self._translated(node)):
+                    if name:
+                        self.define(name, entry)
+            except GraphOptError as error:
+                if getattr(error, "located", False):
+                    raise
+                located = CaptureError(f"cannot read node {_label(node)} ({node.op_type}): {error}")
+                located.located = True  # type: ignore[attr-defined]
+                raise located from error
+
+    def lookup(self, name: str) -> Entry:
+        """What a name stands for; None for the empty name of an absent operand.
+
+        Raises:
+            CaptureError: nothing has that name before the node that uses it.
+        """
+        if not name:
+            return None
+        try:
+            return self.names[name]
+        except KeyError:
+            raise CaptureError(f"it uses {name!r}, which no input, initializer or earlier node defines") from None
+
+    def define(self, name: str, entry: Entry) -> None:
+        """Give a name its meaning.
+
+        Raises:
+            CaptureError: the name is taken.
+        """
+        if name in self.names:
+            raise CaptureError(f"{name!r} is defined twice")
+        self.names[name] = entry
+        if isinstance(entry, Value) and not entry.name and entry.producer is not None:
+            entry.name = name
+
+    # Inputs, initializers, outputs
+
+    def _initializers(self, proto: onnx.GraphProto) -> None:
+        self._stored: set[str] = set()
+        for tensor in proto.initializer:
+            stored = to_torch(tensor, self.folder)
+            floating = stored.is_floating_point() or stored.is_complex()
+            kind = ConstantKind.PARAMETER if floating and stored.ndim else ConstantKind.BUFFER
+            type_ = TensorType(from_torch(stored.dtype), tuple(stored.shape))
+            constant = Constant(stored, kind, (tensor.name,), kind is ConstantKind.PARAMETER)
+            self.define(tensor.name, self.graph.add_constant(tensor.name, type_, constant))
+            self._stored.add(tensor.name)
+        if proto.sparse_initializer:
+            raise CaptureError("sparse initializers are not supported; store the tensors dense")
+
+    def _inputs(self, proto: onnx.GraphProto) -> None:
+        for info in proto.input:
+            if info.name in self._stored:
+                continue  # an initializer that is listed as an input is a default, which is kept
+            value = self.graph.add_input(info.name, _input_type(info))
+            given = self.values.get(info.name)
+            entry: Entry = value
+            if given is not None:
+                type_ = TensorType(from_torch(given.dtype), tuple(given.shape))
+                entry = self.graph.add_constant(f"{info.name} as given", type_, Constant(given))
+            self.define(info.name, entry)
+
+    def _output(self, name: str) -> Value:
+        entry = self.lookup(name)
+        if isinstance(entry, Value):
+            return entry
+        if isinstance(entry, Known):
+            return self._application_of_nothing().value(entry)
+        kind = "a sequence" if isinstance(entry, Sequence_) else "an absent optional"
+        raise CaptureError(f"output {name!r} is {kind}; a model returns tensors")
+
+    def _application_of_nothing(self) -> Application:
+        from onnx import NodeProto
+
+        return Application(NodeProto(), 0, (), {}, self.builder)
+
+    # Nodes
+
+    def _translated(self, node: onnx.NodeProto) -> Sequence[Entry]:
+        inputs = tuple([self.lookup(name) for name in node.input])
+        version = self.opsets.since(node.domain, node.op_type)
+        application = Application(node, version, inputs, attributes_of(node, self.folder), self.builder)
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if not domain and any(isinstance(entry, Known) for entry in inputs):
+            shape_rule = SHAPE_RULES.get(node.op_type)
+            found = shape_rule(application) if shape_rule is not None else None
+            if found is not None:
+                return [found]
+        rule = TRANSLATIONS.get((domain, node.op_type))
+        if rule is None:
+            raise Declined(f"operator {domain + '.' if domain else ''}{node.op_type} is not supported")
+        result = rule(application)
+        return list(result) if isinstance(result, list | tuple) else [result]
+
+
+def _label(node: onnx.NodeProto) -> str:
+    return node.name or next((name for name in node.output if name), node.op_type)
+
+
+def _input_type(info: onnx.ValueInfoProto) -> TensorType:
+    what = f"input {info.name!r}"
+    if info.type.WhichOneof("value") != "tensor_type":
+        raise CaptureError(f"{what} is no tensor, but {info.type.WhichOneof('value') or 'of no type'}")
+    tensor = info.type.tensor_type
+    if not tensor.HasField("shape"):
+        raise CaptureError(f"{what} says nothing of its rank; give the model's input a shape")
+    dims = [_dim(d, f"{info.name}_{i}") for i, d in enumerate(tensor.shape.dim)]
+    return TensorType(dtype_of(tensor.elem_type, what), tuple(dims))
+
+
+def _dim(proto: Any, fresh: str) -> Dim:
+    """A size: a number, a symbol of the file's name for it, or a fresh one."""
+    kind = proto.WhichOneof("value")
+    if kind == "dim_value" and proto.dim_value >= 0:
+        return int(proto.dim_value)
+    name = proto.dim_param if kind == "dim_param" else ""
+    return symbol(_identifier(name or fresh))
+
+
+def _identifier(name: str) -> str:
+    text = "".join(c if c.isalnum() or c == "_" else "_" for c in name)
+    return text if text[:1].isalpha() or text[:1] == "_" else f"d_{text}"
+
+
+def _signature(inputs: Sequence[str], proto: onnx.GraphProto) -> Signature:
+    """Tensors in the file's order, also by name; one output is returned by itself, several as a tuple."""
+    names = tuple(inputs)
+    args = tuple(range(len(names)))
+    outputs: Any = 0 if len(proto.output) == 1 else tuple(range(len(proto.output)))
+    return Signature(
+        pytree.tree_structure((args, {})),
+        pytree.tree_structure(outputs),
+        tuple(Slot(i) for i in range(len(names))),
+        tuple(Slot(i) for i in range(len(proto.output))),
+        names,
+        names,
+    )

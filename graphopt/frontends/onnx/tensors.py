@@ -1,0 +1,112 @@
+"""Tensors of ONNX files as PyTorch tensors. External data is mapped, not read, and never from outside the folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from graphopt.errors import CaptureError
+from graphopt.ir import DType
+from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
+
+if TYPE_CHECKING:
+    import onnx
+
+_BITS4 = (DType.U4, DType.I4)
+
+
+def dtype_of(code: int, what: str) -> DType:
+    """Return the element type of an ONNX data type code.
+
+    Raises:
+        CaptureError: a type that the IR does not know.
+    """
+    try:
+        return FROM_ONNX_CODE[code]
+    except KeyError:
+        raise CaptureError(f"{what} has ONNX element type {code}, which is not supported") from None
+
+
+def to_torch(proto: onnx.TensorProto, folder: Path | None) -> torch.Tensor:
+    """Return the tensor that a `TensorProto` describes.
+
+    folder: where the model lies; external data must lie in it. None allows no external data.
+
+    Raises:
+        CaptureError: sizes that don't fit the data, a file outside the folder or too short, strings.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    what = f"tensor {proto.name!r}"
+    dtype = dtype_of(proto.data_type, what)
+    shape = tuple(proto.dims)
+    if any(d < 0 for d in shape):
+        raise CaptureError(f"{what} has shape {list(shape)}; a stored tensor has no negative size")
+    if dtype is DType.STRING:
+        raise CaptureError(f"{what} holds strings, which PyTorch has no tensors of")
+    if proto.data_location == TensorProto.EXTERNAL:
+        return _external(proto, dtype, shape, folder)
+    if dtype in _BITS4:
+        raise CaptureError(f"{what} is {dtype.value}, which PyTorch has no arithmetic for")
+    count = int(np.prod(shape, dtype=np.float64))
+    if proto.HasField("raw_data"):
+        return _from_bytes(np.frombuffer(proto.raw_data, dtype=np.uint8), dtype, shape, what)
+    stored = max(
+        len(getattr(proto, f)) for f in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+    )
+    if stored != count * (2 if dtype.is_complex else 1):
+        raise CaptureError(f"{what} says that it has shape {list(shape)}, but holds {stored} elements")
+    array = numpy_helper.to_array(proto)
+    return _from_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8), dtype, shape, what)
+
+
+def _from_bytes(data: np.ndarray, dtype: DType, shape: tuple[int, ...], what: str) -> torch.Tensor:
+    size = dtype.torch.itemsize
+    count = int(np.prod(shape, dtype=np.float64))
+    if data.size != count * size:
+        raise CaptureError(
+            f"{what} says that it is {dtype.value}{list(shape)}, {count * size} bytes, but holds {data.size}"
+        )
+    if not data.flags.writeable:
+        data = data.copy()
+    return torch.from_numpy(data).view(dtype.torch).reshape(shape)
+
+
+def _external(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], folder: Path | None) -> torch.Tensor:
+    """Map the part of the file that holds the tensor: pages are read as they are used, and copied if written to."""
+    what = f"tensor {proto.name!r}"
+    entries = {entry.key: entry.value for entry in proto.external_data}
+    path = _inside(folder, entries.get("location", ""), what)
+    try:
+        offset = int(entries.get("offset", 0))
+        length = int(entries["length"]) if "length" in entries else None
+    except ValueError:
+        raise CaptureError(f"{what}: offset and length of external data must be integers") from None
+    size = int(np.prod(shape, dtype=np.float64)) * dtype.torch.itemsize
+    if length is not None and length != size:
+        raise CaptureError(f"{what} needs {size} bytes, but its external data has {length}")
+    available = path.stat().st_size
+    if offset < 0 or offset + size > available:
+        raise CaptureError(
+            f"{what}: {path.name} has {available} bytes, but bytes {offset} to {offset + size} are needed"
+        )
+    if not size:
+        return torch.empty(shape, dtype=dtype.torch)
+    data = np.memmap(path, dtype=np.uint8, mode="c", offset=offset, shape=(size,))
+    return torch.from_numpy(data).view(dtype.torch).reshape(shape)
+
+
+def _inside(folder: Path | None, location: str, what: str) -> Path:
+    if folder is None:
+        raise CaptureError(f"{what} is external data, but the model was given without its folder; give its path")
+    root = Path(os.path.realpath(folder))
+    path = Path(os.path.realpath(root / location))
+    if not location or not path.is_relative_to(root):
+        raise CaptureError(f"{what}: external data {location!r} lies outside the model's folder, so it is not read")
+    if not path.is_file():
+        raise CaptureError(f"{what}: external data {location!r} is missing from {root.name}/")
+    return path
