@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from graphopt.debugging.attribution import EngineError, ErrorAttribution, NodeError
 from graphopt.debugging.deviation import Deviation
+from graphopt.debugging.places import place_text
 from graphopt.debugging.tables import Table, bar, shorten
 
 NODES = 12
@@ -123,7 +123,7 @@ def node_table(title: str, nodes: list[NodeError]) -> Table:
             decibels(node.accumulated),
             decibels(node.own),
             f"{node.accumulated.max_abs:.3g}",
-            place_text(node),
+            place_text(node.location, node.scope),
             ", ".join(node.rules),
         )
         for node in nodes
@@ -135,14 +135,9 @@ def node_table(title: str, nodes: list[NodeError]) -> Table:
 
 def value_text(node: NodeError) -> str:
     """A value, where it came from, and what made it."""
-    where = place_text(node)
+    where = place_text(node.location, node.scope)
     rules = "".join(f" <- {rule}" for rule in node.rules)
     return f"{node.node or '%' + node.name}{f' from {where}' if where else ''}{rules}"
-
-
-def place_text(node: NodeError) -> str:
-    """The source line, by the file's name, and the module."""
-    return " ".join(part for part in (Path(node.location).name, node.scope) if part)
 
 
 def decibels(found: Deviation | None) -> str:

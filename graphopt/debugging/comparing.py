@@ -12,6 +12,7 @@ from graphopt.debugging.aligning import Correspondence, align
 from graphopt.debugging.attribute import output_names
 from graphopt.debugging.deviation import Deviation, Tolerance, deviation, ulp_of
 from graphopt.debugging.difference import Difference, NodeDifference, ValueDifference
+from graphopt.debugging.places import source_line
 from graphopt.debugging.reference import Reference
 from graphopt.debugging.subjects import Subject, subject
 from graphopt.errors import GraphOptError
@@ -151,9 +152,8 @@ def _difference(kind: str, old: Node | None, new: Node | None, what: str = "") -
     node = new if new is not None else old
     assert node is not None
     location = node.location
-    place = f"{location.file}:{location.line}" if location.file else ""
     texts = ["" if one is None else repr(one) for one in (old, new)]
-    return NodeDifference(kind, texts[0], texts[1], what, place, location.scope)
+    return NodeDifference(kind, texts[0], texts[1], what, source_line(location), location.scope)
 
 
 def _add_tensors(found: Difference, a: Graph, b: Graph) -> None:
@@ -226,9 +226,9 @@ def _value_difference(
     node = y.producer or x.producer
     assert node is not None
     location = node.location
-    place = f"{location.file}:{location.line}" if location.file else ""
     far = deviation(new, old)
-    return ValueDifference(_text(x), _text(y), place, location.scope, far, own, tolerance.holds(far, own, ulp_of(new)))
+    ok = tolerance.holds(far, own, ulp_of(new))
+    return ValueDifference(_text(x), _text(y), source_line(location), location.scope, far, own, ok)
 
 
 def _text(value: Value) -> str:

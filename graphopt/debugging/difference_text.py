@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from graphopt.debugging.attribution_text import decibels
-from graphopt.debugging.difference import Difference, NodeDifference, ValueDifference
+from graphopt.debugging.difference import Difference, ValueDifference
+from graphopt.debugging.places import place_text
 from graphopt.debugging.tables import Table, shorten
 
 NODES = 40
@@ -62,7 +62,10 @@ def _structure(found: Difference) -> str:
 
 
 def _node_table(found: Difference) -> Table:
-    rows = [(_SIGNS[n.kind], shorten(n.b or n.a, WIDTH), shorten(n.what, 60), _place(n)) for n in found.nodes[:NODES]]
+    rows = [
+        (_SIGNS[n.kind], shorten(n.b or n.a, WIDTH), shorten(n.what, 60), place_text(n.location, n.scope))
+        for n in found.nodes[:NODES]
+    ]
     left = len(found.nodes) - len(rows)
     headers = ("", "node", "change", "from")
     styles = {i: _STYLES[node.kind] for i, node in enumerate(found.nodes[:NODES])}
@@ -79,7 +82,7 @@ def _value_table(title: str, values: list[ValueDifference]) -> Table:
             f"{v.deviation.cosine:.6f}",
             decibels(v.own),
             "" if v.ok else "out of tolerance",
-            _place(v),
+            place_text(v.location, v.scope),
         )
         for v in values
     ]
@@ -92,10 +95,6 @@ def _first(found: Difference) -> str:
     first = found.first
     if first is None:
         return f"all {len(found.values)} corresponding values are within the tolerance"
-    place = _place(first)
+    place = place_text(first.location, first.scope)
     lines = [f"they first diverge at {first.b}{f' from {place}' if place else ''}", f"  {first.deviation}"]
     return "\n".join([*lines, *([f"  in a: {first.a}"] if first.a != first.b else [])])
-
-
-def _place(item: NodeDifference | ValueDifference) -> str:
-    return " ".join(part for part in (Path(item.location).name if item.location else "", item.scope) if part)

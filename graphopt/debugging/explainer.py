@@ -8,6 +8,7 @@ from typing import Any
 from graphopt.compiled import CompiledModel
 from graphopt.debugging.explanation import Applied, Candidate, Explanation, NodeHistory
 from graphopt.debugging.find import Search, find_nodes
+from graphopt.debugging.places import source_line
 from graphopt.debugging.runs import Run, kept_history, pipeline_run
 from graphopt.debugging.turns import Turns, rule_counts
 from graphopt.ir import Graph, Node, Value, walk
@@ -181,7 +182,7 @@ class _Explainer:
 
     def _history(self, node: Node) -> NodeHistory:
         location = node.location
-        place = f"{location.file}:{location.line}" if location.file else ""
+        place = source_line(location)
         name = node.results[0].name if node.results else ""
         if not self.run.provenance.steps:
             return NodeHistory(repr(node), name, place, location.scope, repr(node), (), ())
@@ -204,8 +205,7 @@ class _Explainer:
         return notes
 
 
-def _candidate(node: Node, attempts: tuple[Any, ...], reason: str) -> Candidate:
+def _candidate(node: Node, attempts: tuple[Attempt, ...], reason: str) -> Candidate:
     location = node.location
     name = node.results[0].name if node.results else ""
-    place = f"{location.file}:{location.line}" if location.file else ""
-    return Candidate(repr(node), name, node.op.name, place, location.scope, attempts, reason)
+    return Candidate(repr(node), name, node.op.name, source_line(location), location.scope, attempts, reason)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from graphopt.debugging.explanation import Candidate, Explanation, NodeHistory, RuleCount
+from graphopt.debugging.places import place_text
 from graphopt.debugging.tables import Table, shorten
 
 CANDIDATES = 12
@@ -63,7 +63,7 @@ def _candidates_text(found: Explanation) -> Iterator[str]:
         yield from (candidate_text(candidate) for candidate in found.candidates)
         return
     groups: dict[tuple[Any, ...], list[Candidate]] = {}
-    near = [candidate for candidate in found.candidates if _is_near(candidate)]
+    near = [candidate for candidate in found.candidates if _is_near(candidate)] or found.candidates
     for candidate in near:
         groups.setdefault(_kind(candidate), []).append(candidate)
     for first, *others in list(groups.values())[:CANDIDATES]:
@@ -126,7 +126,7 @@ def candidate_text(candidate: Candidate, limit: int | None = None) -> str:
 def rule_table(rules: Sequence[RuleCount], title: str) -> Table:
     """The counts of the rules that were tried; those that never fired are dimmed, those that were not tried left out.
 
-    A rule is tried where a node is its root operator and the node's first operands come from where it wants them.
+    A rule is tried where a node is its root operator and the node's first two operands come from where it wants them.
     """
     tried = [count for count in rules if count.attempts or count.applied]
     rows = [
@@ -144,7 +144,7 @@ def untried_text(rules: Sequence[RuleCount]) -> str:
     if not names:
         return ""
     others = f" and {len(names) - UNTRIED} others" if len(names) > UNTRIED else ""
-    return f"never tried, for no node has their operators: {', '.join(names[:UNTRIED])}{others}"
+    return f"never tried, for no node begins as their patterns do: {', '.join(names[:UNTRIED])}{others}"
 
 
 def _remark(count: RuleCount) -> str:
@@ -164,8 +164,3 @@ def history_text(histories: list[NodeHistory], total: int) -> str:
     if len(histories) < total:
         lines.append(f"  … and {total - len(histories)} other nodes that were changed; name one (--node) to see it")
     return "\n".join(["nodes of the result, and where they came from:", *lines])
-
-
-def place_text(location: str, scope: str) -> str:
-    """The source line, by the file's name, and the module."""
-    return " ".join(part for part in (Path(location).name if location else "", scope) if part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from graphopt.debugging.places import source_line
 from graphopt.debugging.runs import Run
 from graphopt.errors import unknown_name
 from graphopt.ir import Graph, Node, Value, walk
@@ -106,7 +107,7 @@ def _is_module(node: Node, text: str) -> bool:
 
 
 def _is_line(node: Node, text: str) -> bool:
-    place = f"{node.location.file}:{node.location.line}"
+    place = source_line(node.location)
     return place == text or place.endswith(f"/{text}")
 
 

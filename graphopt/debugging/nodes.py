@@ -7,6 +7,7 @@ from typing import Any
 
 from graphopt.debugging.attribution import NodeError
 from graphopt.debugging.deviation import Deviation, Tolerance, deviation, ulp_of
+from graphopt.debugging.places import source_line
 from graphopt.debugging.reference import Reference
 from graphopt.debugging.runs import Run
 from graphopt.debugging.values import observe, observe_forced
@@ -103,7 +104,7 @@ class NodeErrors:
             op=node.op.name if node is not None else "",
             index=new.index,
             original=repr(source) if source is not None else f"%{old.name}",
-            location=f"{location.file}:{location.line}" if location.file else "",
+            location=source_line(location),
             scope=location.scope,
             rules=self._rules(old, node),
             local=local,
