@@ -53,13 +53,18 @@ def where_raised(error: Exception) -> str:
     return f"{type(error).__name__}: {error}{line}"
 
 
-def diagnose(reruns: Reruns, judge: Callable[[Rerun], Failure | None], failure: Failure, offset: int) -> Culprit | None:
+def diagnose(
+    reruns: Reruns, judge: Callable[[Rerun], Failure | None], failure: Failure, total: int, offset: int
+) -> Culprit | None:
     """Find the first rule application after which a check fails, by running the pass again with fewer of them.
 
-    judge: applies the checks to a rerun. offset: how many applications the pipeline had made before the pass.
+    judge: applies the checks to a rerun. total: how many applications the pass made. offset: how many the pipeline had
+    made before it.
 
     Returns None for a failure that is not for rules to answer for.
     """
     if failure.final or not (failure.check in SEARCHED or isinstance(failure.__cause__, RuleError)):
         return None
-    return within(reruns, lambda rerun: rerun.error is not None or judge(rerun) is not None, offset)
+    application = failure.region.claim.application if failure.region is not None else None
+    guess = application.number if application is not None else None
+    return within(reruns, lambda rerun: rerun.error is not None or judge(rerun) is not None, total, offset, guess)

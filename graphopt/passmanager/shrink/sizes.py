@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from graphopt.analysis import Interpreter
+from graphopt.errors import GraphOptError
 from graphopt.ir import Node, TensorType, Type, Value, walk
 from graphopt.ir.attributes import Attributes
 from graphopt.ir.dims import Expr, substitute
@@ -100,9 +102,20 @@ def resized(case: Case, size: int, smaller: int) -> Case | None:
             return _crop(tensor, old, new, size, smaller)
 
         made = rebuilt(case, type_of, attributes_of, tensor_of)
-        if made is not None:
+        if made is not None and _runs(made):
             return made
     return None
+
+
+def _runs(case: Case) -> bool:
+    """Whether a graph runs: inference lets sizes pass that it cannot tell apart."""
+    if case.inputs is None:
+        return True
+    try:
+        Interpreter(case.graph).run(*case.inputs)
+    except GraphOptError:
+        return False
+    return True
 
 
 def _type(type_: Type, number: Number) -> Type:
