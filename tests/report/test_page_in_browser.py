@@ -215,3 +215,14 @@ def test_a_report_without_graphs_or_passes_is_shown(browser: Browser, tmp_path: 
     browser.open(tmp_path / "report.html")
     text = browser.run("document.body.textContent")
     assert "No passes were run" in text and "holds no graphs" in text
+
+
+def test_a_loaded_model_shows_how_it_was_compiled(browser: Browser, tmp_path: Path) -> None:
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.Dropout(), nn.Linear(8, 4)).eval(), torch.randn(2, 8)
+    graphopt.compile(model, (x,), target="eager").save(tmp_path / "model.gopt")
+    graphopt.load(tmp_path / "model.gopt").report.save(tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    text = browser.run("document.body.textContent")
+    assert "canonicalize" in text and "loaded; compiled by graphopt" in text
+    assert state(browser, "graph.count", 0) == 3 and state(browser, "graph.count", 1) == 2
+    assert browser.run('document.querySelectorAll("#roofline .dot").length') > 0

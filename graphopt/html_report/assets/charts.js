@@ -158,7 +158,7 @@ function roofline(report, graph, onChoose) {
       { viewBox: `0 0 ${width} ${height}`, class: "plot", role: "img", "aria-label": "Roofline" },
       grid,
       svg("path", { class: "roof", d: roof }),
-      svg("text", { class: "label", x: x(highX) - 4, y: y(peaks.flops) - 8, "text-anchor": "end" }, `${quantity(peaks.flops)}FLOP/s`),
+      svg("text", { class: "label", x: x(highX) - 4, y: y(peaks.flops) - 8, "text-anchor": "end" }, flop(peaks.flops, "FLOP/s")),
       svg("text", { class: "label", x: x(Math.sqrt(lowX * ridge)) - 14, y: y(peaks.bandwidth * Math.sqrt(lowX * ridge)) - 8, "text-anchor": "end" }, `${bytes(peaks.bandwidth)}/s`),
       dots,
       svg("text", { class: "axis", x: (left + width) / 2, y: height - 8, "text-anchor": "middle" }, "FLOP per byte moved"),
@@ -169,7 +169,7 @@ function roofline(report, graph, onChoose) {
       {},
       `Optimized graph; peak of ${peaks.device}, ${peaks.source}. `,
       measured ? "Heights are measured, node by node. " : "Nodes stand on the roof: the most that they can reach. ",
-      `Area: share of the time. Left of the ridge, memory sets the pace: ${Math.round(100 * bound)} % of the time.`,
+      `Area: share of the time. Left of the ridge memory is the limit; nodes there take ${Math.round(100 * bound)} % of the time.`,
     ),
   );
 }
@@ -179,7 +179,7 @@ function describePoint(point, graph, total) {
   return [
     el("b", {}, point.operator + times),
     el("div", {}, `%${graph.name(point.node)} ${graph.scope(point.node)}`),
-    el("div", {}, `${quantity(point.flops)}FLOP, ${bytes(point.moved)}, ${digits(point.intensity)} FLOP/byte`),
+    el("div", {}, `${flop(point.flops)}, ${bytes(point.moved)}, ${digits(point.intensity)} FLOP/byte`),
     el("div", {}, point.time ? `${seconds(point.time)}, ${digits((100 * point.least) / point.time)} % of the roof` : `at least ${seconds(point.least)}`),
     el("div", { class: "muted" }, `${digits((100 * point.spent) / total)} % of the time`),
   ];

@@ -38,7 +38,7 @@ class Details {
       ]),
       el("button", { type: "button", onclick: () => this.view.toggle(item) }, item.expanded ? "Close" : "Open"),
       el("h4", {}, "Costliest nodes"),
-      el("ul", { class: "links" }, costly.map((leaf) => el("li", {}, this.link(leaf.node), ` ${quantity(leaf.flops)}FLOP`))),
+      el("ul", { class: "links" }, costly.map((leaf) => el("li", {}, this.link(leaf.node), ` ${flop(leaf.flops)}`))),
     ];
   }
 
@@ -64,7 +64,7 @@ class Details {
       this.facts([
         ["type", graph.types(node).join(", ")],
         ["attributes", facts.attributes[node]],
-        ["source", graph.source(node)],
+        ["source", shortPath(graph.source(node))],
         ["module", graph.scope(node)],
         ["device", graph.device(node)],
       ]),
@@ -138,6 +138,13 @@ class Details {
     const shown = rows.filter(([, value]) => value !== "" && value !== undefined && value !== null);
     return el("dl", {}, shown.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
   }
+}
+
+// The end of a long path; all of it on hover.
+function shortPath(path) {
+  if (path.length < 48) return path;
+  const parts = path.split("/");
+  return el("span", { title: path }, `…/${parts.slice(-2).join("/")}`);
 }
 
 function share(part, total, format) {

@@ -3,7 +3,7 @@
 function readReport() {
   const read = JSON.parse(document.getElementById("facts").textContent);
   // A model that was loaded from a file brings the report of its compilation.
-  return read.compiled ? { ...read.compiled, loaded: read } : read;
+  return read.compiled ? { peaks: read.peaks, ...read.compiled, loaded: read } : read;
 }
 
 class GraphFacts {

@@ -9,6 +9,9 @@ function quantity(value) {
   return Number.isInteger(value) ? String(value) : digits(value);
 }
 
+// 383000 → 383 kFLOP
+const flop = (value, unit = "FLOP") => `${quantity(value).replace(/[A-Za-z]?$/, " $&")}${unit}`;
+
 function digits(value) {
   return String(Number(value.toPrecision(3)));
 }

@@ -31,7 +31,7 @@ class GraphView {
       const { mode } = this.scene.colouring;
       if (mode === "bytes" && item.bytes) return `${plural(item.count, "node")} · ${bytes(item.bytes)}`;
       if (mode === "seconds" && item.seconds) return `${plural(item.count, "node")} · ${seconds(item.seconds)}`;
-      return item.flops ? `${plural(item.count, "node")} · ${quantity(item.flops)}FLOP` : plural(item.count, "node");
+      return item.flops ? `${plural(item.count, "node")} · ${flop(item.flops)}` : plural(item.count, "node");
     }
     if (item.kind !== "node") return "";
     const type = this.graph.types(item.node)[0] ?? "";

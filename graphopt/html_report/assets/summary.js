@@ -115,7 +115,7 @@ function engines(report) {
       ["engine", "median", "loaded in", "outcome"],
       trials.map((trial) => [
         trial.engine,
-        trial.milliseconds === null ? "" : `${digits(trial.milliseconds)} ms`,
+        trial.milliseconds === null ? "not timed" : `${digits(trial.milliseconds)} ms`,
         seconds(trial.load_seconds),
         trial.chosen ? el("span", { class: "pill good" }, "chosen") : trial.reason,
       ]),
