@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple
 
+import numpy as np
+
 from graphopt.analysis import CostModel
 from graphopt.analysis.channels import ChannelAnalysis
 from graphopt.ir import ConstantKind, Dim, Graph, TensorType, Value, clone_graph
+from graphopt.ir.dims import product
 from graphopt.passes.pruning.selection import Selection
 
 
@@ -36,22 +39,32 @@ class LayerRow:
 
 
 class Costs:
-    """The size of a graph with channels removed, exact, from shapes alone. O(nodes) a question; no weight is touched.
+    """The size of a graph with channels removed, exact, from shapes alone. No weight is touched.
 
-    sizes: of the symbols.
+    A question costs O(nodes that multiply and add); the other nodes are looked at once. sizes: of the symbols.
     """
 
     def __init__(self, graph: Graph, analysis: ChannelAnalysis, sizes: dict[str, int]) -> None:
         self.analysis = analysis
         self._model = CostModel(sizes)
-        self._images: dict[Value, Value] = {}
-        self._copy = clone_graph(graph, self._images)
+        images: dict[Value, Value] = {}
+        copy = clone_graph(graph, images)
+        self._nodes = [node for node in copy if self._model.node(node).macs]
+        self._stored = [value for value in copy.constants.values() if _parameters(value)]
+        wanted = {v for node in self._nodes for v in (*node.inputs, *node.results)} | set(self._stored)
+        self._dims = [
+            (images[value], dim, [(factor.size, factor.atoms) for factor in axis])
+            for value, axes in analysis.tracker.values.items()
+            if images[value] in wanted
+            for dim, axis in enumerate(axes)
+            if any(factor.atoms is not None for factor in axis)
+        ]
 
     def size(self, selection: Selection) -> Size:
         """Return the size that the graph has once a selection is removed."""
         with self._shrunk(selection):
-            macs = self._model.graph(self._copy, peak=False).macs
-            return Size(macs, sum(map(_parameters, self._copy.constants.values())))
+            macs = sum(self._model.node(node).macs for node in self._nodes)
+            return Size(macs, sum(map(_parameters, self._stored)))
 
     def layers(self, selection: Selection) -> list[LayerRow]:
         """Return a row for each node that multiplies and adds, in the order of the graph."""
@@ -65,29 +78,46 @@ class Costs:
 
     def _layers(self) -> list[tuple[str, str, _Extent]]:
         rows = []
-        for node in self._copy:
-            macs = self._model.node(node).macs
-            if macs:
-                stored = [v for v in node.inputs if _parameters(v)]
-                largest = max(stored, key=_parameters, default=node.results[0])
-                shape = tuple(largest.shape)
-                name = largest.constant.names[0] if largest.constant and largest.constant.names else largest.name
-                rows.append((name, node.op.name, _Extent(shape, macs, sum(map(_parameters, stored)))))
+        for node in self._nodes:
+            stored = [v for v in node.inputs if _parameters(v)]
+            largest = max(stored, key=_parameters, default=node.results[0])
+            name = largest.constant.names[0] if largest.constant and largest.constant.names else largest.name
+            extent = _Extent(tuple(largest.shape), self._model.node(node).macs, sum(map(_parameters, stored)))
+            rows.append((name, node.op.name, extent))
         return rows
 
     @contextmanager
     def _shrunk(self, selection: Selection) -> Iterator[None]:
         """The copy with the types that are left, while the block runs."""
-        shapes = self.analysis.removed(selection).shapes if selection else {}
-        for value, shape in shapes.items():
-            image = self._images[value]
-            assert isinstance(image.type, TensorType)
-            image.type = replace(image.type, shape=shape)
+        left = self._left(selection)
+        before = {value: value.type for value, _, _ in self._dims}
+        for value, dim, factors in self._dims:
+            size = product(size if atoms is None else left(atoms) for size, atoms in factors)
+            assert isinstance(value.type, TensorType)
+            if size is not value.type.shape[dim] and size != value.type.shape[dim]:
+                shape = list(value.type.shape)
+                shape[dim] = size
+                value.type = replace(value.type, shape=tuple(shape))
         try:
             yield
         finally:
-            for value in shapes:
-                self._images[value].type = value.type
+            for value, original in before.items():
+                value.type = original
+
+    def _left(self, selection: Selection) -> Callable[[np.ndarray], int]:
+        """How many slots of a factor stay, given its atoms; each array is looked at once."""
+        gone = np.zeros(self.analysis.tracker.atoms.count, dtype=bool)
+        for name, chosen in selection.items():
+            gone[self.analysis.group(name).atoms[chosen]] = True
+        known: dict[int, int] = {}
+
+        def left(atoms: np.ndarray) -> int:
+            found = known.get(id(atoms))
+            if found is None:
+                found = known[id(atoms)] = int((~gone[self.analysis.resolve(atoms)].any(1)).sum())
+            return found
+
+        return left
 
 
 class _Extent(NamedTuple):
