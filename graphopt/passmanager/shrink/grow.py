@@ -31,7 +31,10 @@ def neighbourhoods(case: Case, roots: Sequence[Node]) -> Iterator[Case]:
         cut = part(case, nodes, recorded)
         if cut is not None:
             yield cut
-    yield tidied(case) or case
+    tidy = tidied(case)
+    if tidy is not None:
+        yield tidy
+    yield case
 
 
 def _regions(graph: Graph, roots: Sequence[Node]) -> Iterator[frozenset[Node]]:
