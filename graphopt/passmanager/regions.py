@@ -79,16 +79,14 @@ def claims(step: Alignment) -> Iterator[Claim]:
             yield Claim(old, new, step.replaced_by(old))
     in_place = _changed_roots(step)
     for node in step.before:
-        if is_random(node):
-            continue
         for old in node.results:
             if not old._uses:
                 continue
             if step.is_replaced(old):
                 new = step.forward(old)
-                if new is not None:
+                if new is not None and not is_random(node):
                     yield Claim(old, new, step.replaced_by(old))
-            elif old in in_place:
+            elif old in in_place and not is_random(node):
                 yield Claim(old, *in_place[old])
 
 

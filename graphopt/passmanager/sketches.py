@@ -50,11 +50,12 @@ class Sketches(dict[Value, Any]):
 def sketch(value: Any) -> Any:
     """The sketch of a value; None for what is neither a tensor nor a number."""
     if isinstance(value, torch.Tensor):
-        if value.numel() <= SMALL:
-            # A view would keep all that it looks into alive.
-            whole = value.untyped_storage().nbytes() <= 2 * SMALL * value.element_size()
-            return value if whole else value.clone()
-        return Sums(value.shape, value.dtype, _sums(value))
+        size = value.numel()
+        if size > SMALL:
+            return Sums(value.shape, value.dtype, _sums(value))
+        # A view would keep all that it looks into alive.
+        whole = value.untyped_storage().nbytes() <= 2 * SMALL * value.element_size()
+        return value if whole else value.clone()
     return value if isinstance(value, int | float | complex) else None
 
 
@@ -96,12 +97,12 @@ def _far(a: torch.Tensor, b: torch.Tensor, limit: float) -> bool:
 
 
 def _sums(value: torch.Tensor) -> torch.Tensor:
-    if value.is_complex():
-        value = torch.view_as_real(value.resolve_conj())
-    flat = value.detach().reshape(-1).to("cpu", torch.float64)
+    if value.dtype is not torch.float64 or value.is_cuda:
+        value = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+        value = value.detach().to("cpu", torch.float64)
+    flat = value.reshape(-1)
     sums = _project(flat)
-    total = float(sums.sum())
-    return sums if abs(total) < HUGE else _special_sums(flat)
+    return sums if abs(float(sums.sum())) < HUGE else _special_sums(flat)
 
 
 def _special_sums(flat: torch.Tensor) -> torch.Tensor:
@@ -112,11 +113,14 @@ def _special_sums(flat: torch.Tensor) -> torch.Tensor:
 
 
 def _project(flat: torch.Tensor) -> torch.Tensor:
-    weights = _weights()
-    rows = flat.numel() // ROW
-    sums = flat[: rows * ROW].view(rows, ROW) @ weights
-    rest = flat[rows * ROW :]
-    return torch.cat([sums, (rest @ weights[: rest.numel()])[None]]) if rest.numel() else sums
+    weights, size = _weights(), flat.numel()
+    rest = size % ROW
+    if not rest:
+        return torch.mv(flat.view(-1, ROW), weights)
+    sums = flat.new_empty(size // ROW + 1)
+    torch.mv(flat[: size - rest].view(-1, ROW), weights, out=sums[:-1])
+    torch.dot(flat[size - rest :], weights[:rest], out=sums[-1])
+    return sums
 
 
 @cache
