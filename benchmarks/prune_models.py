@@ -40,7 +40,7 @@ CRITERIA = ("l2", "fpgm", "random")
 
 @dataclass
 class Row:
-    """One model. share: parameters left at 0.5 by L2. worst: the greatest error in terms of what is allowed, by
+    """One model. share: parameters left at 0.5 by the first criterion. worst: the greatest error in terms of what is allowed, by
     target. peer: torch-pruning at 0.5."""
 
     name: str
@@ -104,7 +104,7 @@ def examine(subject: Subject, ratios: Sequence[float], criteria: Sequence[str]) 
         for criterion in criteria if row.groups else ():
             pass_ = PruneChannels(ratio=ratio, criterion=criterion)
             report = pass_.run(graph.clone(), PassContext(target="fx")).details
-            if (ratio, criterion) == (0.5, "l2"):
+            if (ratio, criterion) == (0.5, criteria[0]):
                 row.share = report.after.parameters / max(report.before.parameters, 1)
             row.refused += [
                 f"{r.name}: {r.reason}" for r in report.refused if f"{r.name}: {r.reason}" not in row.refused

@@ -72,5 +72,5 @@ def _zeros(node: Node, value: Value, scope: Scope) -> Iterator[int]:
     return (int(s) for s in scope.removed(value, axis) if numbers[s] == 0 and int(s) not in unknown_slots)
 
 
-def _refusal(node: Node, value: Value, axis: int, slots: Sequence[int], reason: str) -> Refusal:
+def _refusal(node: Node, value: Value, axis: int, slots: Sequence[int] | np.ndarray, reason: str) -> Refusal:
     return Refusal(value, axis, np.asarray(slots, dtype=np.int64), node, reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -156,7 +156,8 @@ def _atoms(removal: Removal, refusal: Refusal) -> np.ndarray:
     """The atoms whose removal takes the slots away."""
     analysis = removal.analysis
     factors = analysis.tracker.values[refusal.value][refusal.axis]
-    places = np.unravel_index(refusal.slots, [factor.size for factor in factors])  # type: ignore[arg-type]
+    sizes: list[Any] = [factor.size for factor in factors]
+    places = np.unravel_index(refusal.slots, sizes)
     found = [
         analysis.resolve(factor.atoms)[place].ravel()
         for factor, place in zip(factors, places)

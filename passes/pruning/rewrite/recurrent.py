@@ -38,7 +38,11 @@ class Recurrent(Treatment):
         return results
 
     def refusals(self, node: Node, scope: Scope) -> Iterator[Refusal]:
-        """Input features must be zero, and so must initial states."""
+        """Input features must be zero, and so must initial states; all weights of a unit must be zero."""
+        for parameter in parameters(node):
+            removed = scope.removed(parameter, 0)
+            if len(removed) and not scope.is_zeroed(parameter, 0):
+                yield Refusal(parameter, 0, removed, node, "its gates would not be zero")
         value = first_operand(node)
         for axis in scope.axes(value):
             numbers, refused = scope.entering(node, value, axis)
@@ -50,6 +54,11 @@ class Recurrent(Treatment):
                 for found in refused:
                     yield Refusal(state, axis, found.slots, node, INITIAL)
                 yield from nonzero(node, state, axis, numbers, INITIAL)
+
+
+def parameters(node: Node) -> list[Value]:
+    """The weights and biases of all layers and directions."""
+    return [v for v in node.arguments()["params"] if v is not None]
 
 
 def states(node: Node) -> list[Value]:

@@ -19,6 +19,9 @@ known, so that no wide copy of a weight is made."""
 CACHED_ELEMENTS = 1 << 10
 """Numbers of a stored tensor that are remembered; more are derived anew: no second copy of the model is held."""
 
+STEPS = 32
+"""How far back the cause of a refusal is looked for."""
+
 
 @dataclass(frozen=True, eq=False)
 class Refusal:
@@ -136,8 +139,20 @@ class Scope:
         vector[slots[fine]] = values[slots[fine]].double()
         if bool(fine.all()):
             return vector, []
-        reason = "what the masked model has there is no constant"
+        reason = f"what the masked model has there is no constant{self._lost(value)}"
         return vector, [Refusal(value, axis, slots[~fine].numpy(), node, reason)]
+
+    def _lost(self, value: Value) -> str:
+        """Where constants went in that did not come out."""
+        for _ in range(STEPS):
+            node = value.producer
+            if node is None:
+                return ""
+            unknown_operands = [v for v in node.inputs if v in self.removal.shapes and not self.dead(v).anything]
+            if not unknown_operands:
+                return f" after {node.op.name} ({node.location})"
+            value = unknown_operands[0]
+        return ""
 
     def _among_kept(self, value: Value, axis: int) -> Dead:
         """What is known of a value in the slots that stay along all other axes."""

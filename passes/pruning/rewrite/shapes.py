@@ -89,7 +89,8 @@ class Reshaped(OneOperand):
         if node.op.base == "aten.unflatten":
             return editor.again(node, sizes=_unflattened(node, editor)).results
         name = "shape" if "shape" in node.attributes else "size"
-        return editor.again(node, **{name: editor.size(result, node.attributes[name])}).results
+        changes: dict[str, Any] = {name: editor.size(result, node.attributes[name])}
+        return editor.again(node, **changes).results
 
 
 def _static_part(shape: Sequence[Dim]) -> int:

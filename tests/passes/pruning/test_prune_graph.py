@@ -185,6 +185,43 @@ def test_kept_constants_enter_reductions() -> None:
     assert not report.refused and graph.constants["w"].shape == (4, 4)
 
 
+class Sequence(nn.Module):
+    """A recurrent layer between two others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(x)[0])
+
+
+def test_recurrent_units_go_only_with_their_biases() -> None:
+    net, x = settle(Sequence(), 0), torch.randn(2, 3, 4, dtype=torch.float64)
+    result = prune(net, (x,))
+    assert worst_error(result, (x,)) < 1e-12 and result.report.changed
+    kept = prune(net, (x,), constants="keep")
+    assert not kept.report.changed and "gates" in kept.report.refused[0].reason
+
+
+class Messages(nn.Module):
+    """Messages summed at nodes: how often each node is reached depends on the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.message, self.update = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        message = F.softplus(self.message(x))
+        return self.update(torch.zeros(3, 6, dtype=x.dtype).index_add(0, targets, message))
+
+
+def test_the_cause_of_a_refusal_is_named() -> None:
+    inputs = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 1, 2, 0])
+    result = prune(settle(Messages(), 0), inputs)
+    assert not result.report.changed and "after aten.index_add" in result.report.refused[0].reason
+
+
 class Chain(nn.Module):
     """Layers of one width."""
 
