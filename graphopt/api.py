@@ -26,6 +26,7 @@ from graphopt.program import Program, build_program, load_program, saved_options
 from graphopt.rewrite import Contract
 from graphopt.serialization import load_graph
 from graphopt.state import State, adopt_state, share_state
+from graphopt.state_map import KeptByName, set_kept
 from graphopt.targets import Target
 
 # torch.export keeps its tracing modes in globals of the process: two threads that trace at once break both.
@@ -64,12 +65,15 @@ def trace(
 
     check_arguments(args, kwargs)
     check_dynamic(dynamic_shapes)
+    kept: KeptByName = {}
     if isinstance(model, CompiledModel):
-        model = model.module
+        model, kept = model.module, model.kept_slices()
     if isinstance(model, type):
         raise CaptureError(f"{model.__name__} is a class; make a model of it first: {model.__name__}(...)")
     with _TRACING, autocast_inside(model) as traced:
-        return capture(traced, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, trust=trust)
+        graph = capture(traced, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, trust=trust)
+    set_kept(graph, kept)
+    return graph
 
 
 def compile(
@@ -219,7 +223,7 @@ def _compile_lazily(model: nn.Module, options: CompileOptions) -> CompiledModel:
     lossy = [p.name for p in options.passes.leaves() if p.contract is Contract.LOSSY]
     if trains and lossy:
         raise GraphOptError(
-            f"{lossy[0]} changes weights, which all captures of a model that trains share; give args to graphopt.compile"
+            f"{lossy[0]} changes weights, which all captures of a model that trains share; give args to compile"
         )
     state = State(model, share=options.share_weights) if trains else None
 

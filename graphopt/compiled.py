@@ -20,7 +20,7 @@ from graphopt.program import Program, program_facts
 from graphopt.report import CompileReport
 from graphopt.serialization import save_graph
 from graphopt.state import State, adopt_tables
-from graphopt.state_map import StateMap
+from graphopt.state_map import KeptByName, StateMap
 
 if TYPE_CHECKING:
     import onnx
@@ -211,6 +211,11 @@ class CompiledModel(nn.Module):
     def state_map(self) -> StateMap:
         """Which slices of the original model's tensors this one keeps, after pruning."""
         return StateMap.of(self._require("state_map").graph)
+
+    def kept_slices(self) -> KeptByName:
+        """What `state_map` says, by the names that the FX module has for its tensors; whole tensors are left out."""
+        paths, kept = self.module.meta["names"], self.state_map.kept
+        return {paths.get(name, name): slices for name, slices in kept.items() if slices}
 
     def slice_state_dict(self, old: Mapping[str, torch.Tensor], *, strict: bool = True) -> dict[str, torch.Tensor]:
         """Cut a checkpoint of the original model down to this one, for `load_state_dict`.

@@ -14,7 +14,6 @@ import os
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import IO, Any
 
 import torch
@@ -26,7 +25,7 @@ from graphopt.ir.files import atomic_write
 from graphopt.ir.op import MISSING
 from graphopt.ir.printer import is_inline, printed_constants
 from graphopt.ops import parse, registry
-from graphopt.state_map import kept_from_json, kept_to_json
+from graphopt.state_map import kept_from_json, kept_to_json, set_kept
 
 FORMAT = 1
 GRAPH, WEIGHTS, MANIFEST = "graph.txt", "weights.safetensors", "manifest.json"
@@ -67,7 +66,7 @@ def load_graph(source: str | os.PathLike[str] | IO[bytes]) -> tuple[Graph, dict[
     except GraphOptError as error:
         raise SerializationError(f"{title} holds a graph that this version cannot read: {error}") from error
     graph.signature = signature_from_json(manifest["signature"])
-    _restore_kept(graph, manifest.get("kept", {}))
+    set_kept(graph, kept_from_json(manifest.get("kept", {})))
     return graph, manifest
 
 
@@ -221,13 +220,6 @@ def _unpack(weights: bytes) -> dict[str, torch.Tensor]:
         name.removeprefix(_PAIRS): torch.view_as_complex(tensor) if name.startswith(_PAIRS) else tensor
         for name, tensor in tensors.items()
     }
-
-
-def _restore_kept(graph: Graph, entries: Mapping[str, Any]) -> None:
-    for name, kept in kept_from_json(entries).items():
-        value = graph.constants.get(name)
-        if value is not None and value.constant is not None:
-            value.constant = replace(value.constant, kept=kept)
 
 
 def _digest(data: bytes) -> str:

@@ -8,7 +8,7 @@ A pruned tensor keeps its name. Along each dim it keeps some indices of the orig
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from graphopt.errors import GraphOptError
 from graphopt.ir import ConstantKind, Graph, Value
 
 Kept = Mapping[int, np.ndarray[Any, Any]]
+KeptByName = Mapping[str, Kept]
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,15 @@ def _find(old: Mapping[str, torch.Tensor], name: str) -> torch.Tensor | None:
     if name + ORIGINAL in old and name + MASK in old:
         return old[name + ORIGINAL] * old[name + MASK]
     return old.get(name.removesuffix(ORIGINAL)) if name.endswith(ORIGINAL) else None
+
+
+def set_kept(graph: Graph, kept: KeptByName) -> None:
+    """Record what constants keep, by any of their names."""
+    for value in graph.constants.values() if kept else ():
+        assert value.constant is not None
+        found = next((kept[name] for name in (value.name, *value.constant.names) if name in kept), None)
+        if found:
+            value.constant = replace(value.constant, kept=found)
 
 
 def kept_to_json(graph: Graph) -> dict[str, dict[str, list[int]]]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.analysis.channels import ChannelAnalysis, Group, Member, Role
+from graphopt.errors import GraphOptError
 from graphopt.ir import Graph, Node, Trait, Value
 from graphopt.passes.pruning.rewrite import Plan, apply_plan, plan_pruning
 from graphopt.passes.weight_pruning.layers import READING
@@ -120,7 +121,25 @@ def _leave_one(analysis: ChannelAnalysis, selection: Selection) -> Selection:
         for axis in group.axes:
             if chosen[axis.channels].all():
                 chosen[axis.channels[0]] = False
-    return {name: chosen for name, chosen in selection.items() if chosen.any()}
+    chosen = {name: mask for name, mask in selection.items() if mask.any()}
+    return chosen if _leaves_all(analysis, chosen) else _one_by_one(analysis, chosen)
+
+
+def _leaves_all(analysis: ChannelAnalysis, selection: Selection) -> bool:
+    try:
+        analysis.removed(selection)
+    except GraphOptError:  # a dim that carries channels of several groups would be emptied
+        return False
+    return True
+
+
+def _one_by_one(analysis: ChannelAnalysis, selection: Selection) -> Selection:
+    """As many groups as leave something of every dim."""
+    chosen: Selection = {}
+    for name, mask in selection.items():
+        if _leaves_all(analysis, {**chosen, name: mask}):
+            chosen[name] = mask
+    return chosen
 
 
 def _zero_axes(analysis: ChannelAnalysis, selection: Selection) -> Collection[tuple[Value, int]]:

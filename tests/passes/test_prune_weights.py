@@ -353,5 +353,5 @@ def test_text_form_and_report() -> None:
 
 
 def test_a_model_captured_at_its_first_call_says_that_it_needs_inputs() -> None:
-    with pytest.raises(GraphOptError, match="give args"):
+    with pytest.raises(GraphOptError, match="give args to compile"):
         graphopt.compile(MLP, target="fx", passes="prune-weights")
