@@ -2,8 +2,9 @@
 
 As JSON (`to_dict`), form 1: `model`, `target`, `engine`; `engines`, a row for each that was tried; `seconds` of each
 stage; `passes`, see `graphopt.passmanager.Report`; `graphs`, `before` and `after`, see `graphopt.html_report.facts`.
-Where it was asked for: `measured`, latencies; `attribution`, where errors come from; `peaks`, what the machine can do;
-`compiled`, the report that a loaded model brought along.
+Where it was asked for: `measured`, latencies; `attribution`, where errors come from; `histories`, by the name of a
+result the steps that made or changed its node; `peaks`, what the machine can do; `compiled`, the report that a loaded
+model brought along.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class CompileReport:
     passes: what each pass did (`graphopt.passmanager.Report`). engines: the candidates that were tried, with medians
     in milliseconds. seconds: the time of each stage. model: the name of its class. engine: what runs the result.
     before, after: the graph as captured (without the numbers of its tensors), and as it runs.
-    measured, node_seconds, attribution, peaks: filled by `graphopt.html_report.measure`.
+    measured, node_seconds, attribution, histories, peaks: filled by `CompiledModel.measure`.
     compiled: of a model that was loaded from a file, the report (as `to_dict` gives it) of how it was compiled.
     """
 
@@ -53,6 +54,7 @@ class CompileReport:
     measured: Sequence[Measurement] = ()
     node_seconds: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
     attribution: ErrorAttribution | None = field(default=None, repr=False)
+    histories: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     peaks: Peaks | None = None
 
     @property
@@ -89,6 +91,8 @@ class CompileReport:
             found["measured"] = [asdict(row) for row in self.measured]
         if self.attribution is not None:
             found["attribution"] = self.attribution.to_dict()
+        if self.histories:
+            found["histories"] = {name: list(lines) for name, lines in self.histories.items()}
         if self.peaks is not None:
             found["peaks"] = self.peaks.to_dict()
         return found if self.compiled is None else {**found, "compiled": self.compiled}

@@ -16,6 +16,7 @@ from graphopt.compiled import CompiledModel
 from graphopt.html_report.facts import node_owners
 from graphopt.html_report.roofline import Peaks, measure_peaks
 from graphopt.ir import Graph, Node
+from graphopt.passmanager import Provenance
 
 NODE_ROUNDS = 5
 
@@ -57,6 +58,7 @@ def measure(
     report.measured = compare(model, [compiled], args, kwargs, rounds=rounds)
     history = kept_history(compiled)
     graphs = {"before": history.graphs[0]} if history is not None and history.graphs else {}
+    report.histories = {} if history is None else node_histories(history)
     graphs["after"] = compiled.graph
     inputs = CallingConvention(compiled.graph).flatten(tuple(args), dict(kwargs))
     report.node_seconds = {name: node_seconds(graph, inputs) for name, graph in graphs.items()}
@@ -74,6 +76,16 @@ def node_seconds(graph: Graph, inputs: Sequence[Any], rounds: int = NODE_ROUNDS)
         clock.start()
         interpreter.run(*inputs)
     return [statistics.median(clock.times.get(node, [0.0])[1:] or [0.0]) for node, _ in node_owners(graph)]
+
+
+def node_histories(history: Provenance) -> dict[str, list[str]]:
+    """What made or changed the nodes of a run's final graph, oldest first, by the names of their results."""
+    found: dict[str, list[str]] = {}
+    for node in history.graphs[-1] if history.steps else ():
+        events = [str(event) for event in history.history(node).events]
+        if events:
+            found.update((result.name, events) for result in node.results if result.name)
+    return found
 
 
 class _Clock:

@@ -88,7 +88,11 @@ class Details {
 
   history(node, rules) {
     const where = this.view.graph.source(node);
-    return [el("li", {}, where ? `captured at ${where}` : "captured"), rules.map((rule) => el("li", {}, el("code", {}, rule)))];
+    const steps = this.view.title === "After" ? report.histories?.[this.view.graph.name(node)] : null;
+    return [
+      el("li", {}, where ? ["captured at ", shortPath(where)] : "captured"),
+      steps ? steps.map((step) => el("li", {}, step)) : rules.map((rule) => el("li", {}, el("code", {}, rule))),
+    ];
   }
 
   errors(row) {
