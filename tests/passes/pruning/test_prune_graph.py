@@ -204,22 +204,14 @@ def test_recurrent_units_go_only_with_their_biases() -> None:
     assert not kept.report.changed and "gates" in kept.report.refused[0].reason
 
 
-class Messages(nn.Module):
-    """Messages summed at nodes: how often each node is reached depends on the graph."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.message, self.update = nn.Linear(4, 6), nn.Linear(6, 2)
-
-    def forward(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        message = F.softplus(self.message(x))
-        return self.update(torch.zeros(3, 6, dtype=x.dtype).index_add(0, targets, message))
-
-
 def test_the_cause_of_a_refusal_is_named() -> None:
-    inputs = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 1, 2, 0])
-    result = prune(settle(Messages(), 0), inputs)
-    assert not result.report.changed and "after aten.index_add" in result.report.refused[0].reason
+    """Positions that are kept as they are differ from place to place."""
+    text = LINEAR.replace("f32[N, 4]", "f32[N, 5, 4]") + "parameter %p: f32[5, 8]\n%z = add.Tensor(%y, %p)\n"
+    text += "%o = linear(%z, %v, %c)\nreturn %o"
+    graph, report = pruned(text, {"w": HALF})
+    assert report.changed and graph.constants["p"].shape == (5, 4)
+    _, report = pruned(text, {"w": HALF}, constants="keep")
+    assert not report.changed and "after aten.add" in report.refused[0].reason
 
 
 class Chain(nn.Module):
