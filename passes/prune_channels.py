@@ -148,8 +148,14 @@ class PruneChannels(Pass):
     @property
     def asked(self) -> str:
         """What is asked for, as text."""
-        given = [f"{name}={getattr(self, name):g}" for name in self.BUDGETS if getattr(self, name) is not None]
-        return self.title or (given[0] if given else f"ratio={DEFAULT_RATIO:g}")
+        if self.title:
+            return self.title
+        return f"ratio={self.share:g}" if self.budget is None else f"{self.budget}={getattr(self, self.budget):g}"
+
+    @property
+    def budget(self) -> str | None:
+        """The name of the option that says how much goes."""
+        return next((name for name in self.BUDGETS if getattr(self, name) is not None), None)
 
     def options(self) -> dict[str, Any]:
         """The options that differ from their defaults, functions by their names."""

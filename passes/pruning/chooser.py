@@ -211,6 +211,9 @@ class Chooser:
 
     def _share(self, plan: Plan, by_hand: Selection, refused: Sequence[Refused]) -> Found | None:
         asked = self.asked
+        if not plan.candidates and not by_hand and asked.budget not in (None, "ratio"):
+            why = "".join(f"; {one.name}: {one.reason}" for one in self.refused[:2])
+            raise Unreachable(f"{asked.asked} cannot be reached: there are no channels to prune{why}")
         for name in ("macs", "parameters"):
             target = getattr(asked, name)
             if target is not None:

@@ -189,6 +189,9 @@ def test_a_graph_without_channels_is_left_alone() -> None:
     graph = parse("input %x: f32[2, 3]\n%y = aten.relu(%x)\nreturn %y")
     result, report = pruned(graph, PassContext())
     assert difference(graph, result) is None and report.removed == 0
+    for options in ({"macs": 0.5}, {"parameters": 0.5}, {"speedup": 2.0}):
+        with pytest.raises(Unreachable, match="cannot be reached: there are no channels to prune"):
+            pruned(graph, PassContext(), **options)  # type: ignore[arg-type]
 
 
 def test_budgets_of_size_are_exact() -> None:
