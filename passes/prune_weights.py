@@ -12,7 +12,7 @@ Zeros alone make no dense engine faster. They are what `remove-zero-channels` an
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -215,7 +215,7 @@ class PruneWeights(Pass):
         return [Batch(list(inputs), inputs) for inputs in context.samples[: self.samples]]
 
 
-_Pruned = Mapping[Layer, tuple[torch.Tensor, torch.Tensor]]
+_Pruned = dict[Layer, tuple[torch.Tensor, torch.Tensor]]
 """The new weight of each layer, and the marks of what stays, in the weight's shape."""
 
 

@@ -121,8 +121,8 @@ def _leave_one(analysis: ChannelAnalysis, selection: Selection) -> Selection:
         for axis in group.axes:
             if chosen[axis.channels].all():
                 chosen[axis.channels[0]] = False
-    chosen = {name: mask for name, mask in selection.items() if mask.any()}
-    return chosen if _leaves_all(analysis, chosen) else _one_by_one(analysis, chosen)
+    found = {name: mask for name, mask in selection.items() if mask.any()}
+    return found if _leaves_all(analysis, found) else _one_by_one(analysis, found)
 
 
 def _leaves_all(analysis: ChannelAnalysis, selection: Selection) -> bool:

@@ -141,7 +141,8 @@ def find_layers(graph: Graph) -> list[Layer]:
 
     A weight that several nodes read is one layer; nodes that only look it up (a tied embedding) see the mask too.
     """
-    masked = {found[0]: (found[1], node) for node in graph if (found := masked_weight(node, graph)) is not None}
+    masks = [(pair, node) for node in graph if (pair := masked_weight(node, graph)) is not None]
+    masked = {weight: (mask, node) for (weight, mask), node in masks}
     acting = {node.result: weight for weight, (_, node) in masked.items()}
     found: dict[Value, list[tuple[str, int, Reader]]] = {}
     for node in graph:

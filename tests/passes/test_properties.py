@@ -9,6 +9,7 @@ from graphopt.passes.common_subexpressions import CommonSubexpressions
 from graphopt.passes.dead_code import DeadCode
 from graphopt.passes.fold_batch_norm import FoldBatchNorm
 from graphopt.passes.fold_constants import FoldConstants
+from graphopt.passes.fold_masks import FoldMasks
 from graphopt.passes.fold_pad import FoldPad
 from graphopt.passes.fuse_attention import FuseAttention
 from graphopt.passes.fuse_linear import FuseLinear
@@ -33,6 +34,7 @@ LAYERS = (
     "mul.Scalar div.Scalar sub.Tensor div.Tensor relu mm matmul addmm t permute reshape"
 )
 PADS = "constant_pad_nd pad conv1d conv2d conv2d.padding max_pool2d avg_pool2d relu clamp"
+MASKS = "mul.Tensor zeros_like ones_like linear conv2d add.Tensor relu call-again"
 ATTENTION = "matmul bmm transpose.int softmax.int mul.Scalar div.Scalar add.Tensor where.self"
 CONSTANTS = (
     "full zeros ones arange full_like zeros_like add.Tensor mul.Tensor expand transpose.int to.dtype call-again cat"
@@ -43,6 +45,7 @@ CASES: list[tuple[Pass, str]] = [
     (Canonicalize(), SHAPES),
     (FoldConstants(), CONSTANTS),
     (FoldBatchNorm(), LAYERS),
+    (FoldMasks(), MASKS),
     (FuseLinear(), LAYERS),
     (FoldPad(), PADS),
     (FuseAttention(), ATTENTION),
