@@ -144,7 +144,7 @@ def _function(module: ModuleType, name: str, text: str) -> Callable[..., Any]:
     if isinstance(function, nn.Module | type) or not callable(function):
         kind = "class" if isinstance(function, type) else type(function).__name__
         raise GraphOptError(f"{text} is a {kind}, not a function; give a function that returns (model, args)")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _is_own(candidate: Any, module: ModuleType) -> bool:
