@@ -7,7 +7,9 @@ original with those slices set to zero that torch-pruning removed from the outpu
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,26 @@ from torch.utils import _pytree as pytree
 PRODUCERS = (
     nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.Embedding,
 )  # fmt: skip
+
+
+LIMIT = 60
+"""Seconds after which a run is given up."""
+
+
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError in a block that takes longer."""
+
+    def give_up(*_: Any) -> None:
+        raise TimeoutError(f"no result within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @dataclass
@@ -107,19 +129,20 @@ def prune(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], rat
     pruned, masked = copy.deepcopy(module), copy.deepcopy(module)
     before = sum(p.numel() for p in pruned.parameters())
     wanted = call(module, args, kwargs)
+    masks = Masks(pruned, masked)
     try:
-        pruner = tp.pruner.BasePruner(
-            pruned,
-            example_inputs=dict(kwargs) if kwargs and not args else tuple(args),
-            importance=tp.importance.GroupMagnitudeImportance(p=2),
-            pruning_ratio=ratio,
-            ignored_layers=output_layers(pruned, args, kwargs),
-            output_transform=lambda outputs: sum(t.sum() for t in leaves(outputs)),
-        )
-        masks = Masks(pruned, masked)
-        for group in pruner.step(interactive=True):
-            masks.record(group)
-            group.prune()
+        with limited(LIMIT):
+            pruner = tp.pruner.BasePruner(
+                pruned,
+                example_inputs=dict(kwargs) if kwargs and not args else tuple(args),
+                importance=tp.importance.GroupMagnitudeImportance(p=2),
+                pruning_ratio=ratio,
+                ignored_layers=output_layers(pruned, args, kwargs),
+                output_transform=lambda outputs: sum(t.sum() for t in leaves(outputs)),
+            )
+            for group in pruner.step(interactive=True):
+                masks.record(group)
+                group.prune()
         got = call(pruned, args, kwargs)
     except Exception as error:  # the table shows what any model does, a failure included
         return Outcome(problem=f"{type(error).__name__}: {' '.join(str(error).split())[:110]}")
