@@ -108,3 +108,16 @@ def test_two_calls_agree() -> None:
     first, second = ([m for m, _ in variations(graph(), inputs(3, 4))] for _ in range(2))
     for a, b in zip(first, second, strict=True):
         assert all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in zip(a, b))
+
+
+def test_another_size_is_another_for_what_derives_from_it() -> None:
+    """A stride of 4 makes 128 and 127 the same 32: a number baked in from it would not show."""
+    graph = parse("""
+    input %x: f32[N, 1, L]
+    parameter %w: f32[2, 1, 3]
+    %a = aten.conv1d(%x, %w) {stride=(4,), padding=(1,)}
+    %b = aten.sum.dim_IntList(%a) {dim=(2,)}
+    return %b""")
+    made, sizes = next(variations(graph, [torch.zeros(3, 1, 128)]))
+    assert sizes["L"] != 128 and made[0].shape[2] == sizes["L"]
+    assert torch.conv1d(made[0], torch.zeros(2, 1, 3), stride=4, padding=1).shape[2] != 32
