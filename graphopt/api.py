@@ -67,7 +67,8 @@ def trace(
     check_dynamic(dynamic_shapes)
     kept: KeptByName = {}
     if isinstance(model, CompiledModel):
-        model, kept = model.module, model.kept_slices()
+        kept = model.kept_slices()
+        model = model.module
     if isinstance(model, type):
         raise CaptureError(f"{model.__name__} is a class; make a model of it first: {model.__name__}(...)")
     with _TRACING, autocast_inside(model) as traced:

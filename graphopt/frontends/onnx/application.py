@@ -11,7 +11,7 @@ import torch
 from graphopt.errors import CaptureError
 from graphopt.frontends.builder import Builder
 from graphopt.frontends.onnx.entries import Entry, Known, Sequence_, known
-from graphopt.ir import Constant, DType, Op, TensorType, Trait, Value, from_torch
+from graphopt.ir import Constant, DType, Expr, Op, TensorType, Trait, Value, from_torch
 from graphopt.ir.bind import bind
 from graphopt.ir.dims import Dim
 from graphopt.ops import registry, torch_arguments
@@ -229,11 +229,23 @@ def tensor_type(value: Value) -> TensorType:
     return value.type
 
 
+def numbers_of(dims: Sequence[Dim], what: str) -> list[int]:
+    """Dims that must be numbers.
+
+    Raises:
+        Declined: some are not known before the model runs; `what` says what needs them.
+    """
+    found = [d for d in dims if isinstance(d, int)]
+    if len(found) < len(dims):
+        raise Declined(f"{what} of a dim whose size is not known before the model runs")
+    return found
+
+
 def _evaluated(operator: Op, tensors: Sequence[Any], attributes: Mapping[str, Any]) -> list[torch.Tensor] | None:
     """The results on small constants; None if they aren't small, or depend on symbols."""
     if getattr(attributes, "symbols", ()):
         return None
-    args, kwargs = torch_arguments(operator, tensors, attributes, int)
+    args, kwargs = torch_arguments(operator, tensors, attributes, _no_size)
     assert operator.evaluate is not None
     try:
         result = operator.evaluate(*args, **kwargs)
@@ -243,3 +255,7 @@ def _evaluated(operator: Op, tensors: Sequence[Any], attributes: Mapping[str, An
     if not all(isinstance(r, torch.Tensor) and r.numel() <= SMALL for r in results):
         return None
     return [r.contiguous().clone() for r in results]
+
+
+def _no_size(dim: Expr) -> Any:
+    raise Declined(f"the size {dim} is not known before the model runs")

@@ -154,7 +154,7 @@ class Reader:
         if rule is None:
             raise Declined(f"operator {domain + '.' if domain else ''}{node.op_type} is not supported")
         result = rule(application)
-        return list(result) if isinstance(result, list | tuple) else [result]
+        return result if isinstance(result, Sequence) else [result]
 
 
 def _label(node: onnx.NodeProto) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.frontends.onnx.application import Application
+from graphopt.frontends.onnx.application import Application, numbers_of
 from graphopt.frontends.onnx.entries import Known, as_array
 from graphopt.ir import DType
 from graphopt.ir.dim_ops import dim_max, dim_min, floordiv, mod, product
@@ -112,8 +112,8 @@ def slice_(a: Application) -> Known | None:
     assert bounds[0] is not None and bounds[1] is not None
     start, end, step = bounds[0][0], bounds[1][0], steps[0]
     size = len(found.elements)
-    end = None if step < 0 and end < -size else end
-    return Known(found.elements[slice(start, end, step)], found.dtype)
+    whole = step < 0 and end < -size  # down to the first element, which no end can say
+    return Known(found.elements[slice(start, None if whole else end, step)], found.dtype)
 
 
 @shape_rule("Concat")
@@ -146,7 +146,8 @@ def reshape(a: Application) -> Known | None:
     target = a.contents(1)
     if found is None or target is None or not target.is_static:
         return None
-    shape = [found.shape[i] if d == 0 else d for i, d in enumerate(target.flat)]
+    sizes = numbers_of(target.flat, "Reshape")
+    shape = [found.shape[i] if d == 0 else d for i, d in enumerate(sizes)]
     return Known(found.elements.reshape(shape), found.dtype)
 
 
@@ -180,7 +181,7 @@ def where(a: Application) -> Known | None:
     condition, operands = a.numbers(0), [a.contents(1), a.contents(2)]
     if operands[0] is None or operands[1] is None:
         return None
-    truth = np.array(condition, dtype=bool).reshape(a.type(0).shape)
+    truth = np.array(condition, dtype=bool).reshape(numbers_of(a.type(0).shape, "Where"))
     return Known(_object(np.where(truth, operands[0].elements, operands[1].elements)), operands[0].dtype)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
+from graphopt.frontends.onnx.application import Application, Declined, numbers_of, tensor_type, translates
 from graphopt.frontends.onnx.operators.windows import interleaved, padding
 from graphopt.ir import DType, Value
 
@@ -67,9 +67,7 @@ def _transposed_padding(
     if shape is None and mode in ("NOTSET", "VALID", ""):
         pads = a.attr("pads") or [0] * (2 * rank)
         return list(pads[:rank]), list(pads[rank:])
-    sizes = tensor_type(x).shape[2:]
-    if not all(isinstance(d, int) for d in sizes):
-        raise Declined(f"{a.name} to an output shape, on dims whose sizes are not known")
+    sizes = numbers_of(tensor_type(x).shape[2:], f"{a.name} to an output shape")
     target = list(shape[-rank:]) if shape is not None else [d * s for d, s in zip(sizes, strides)]
     before, after = [], []
     for size, stride, extent, add, out in zip(sizes, strides, extents, extra, target):

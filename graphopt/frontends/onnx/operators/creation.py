@@ -45,8 +45,10 @@ def range_(a: Application) -> Entry:
     dtype = a.type(0).dtype
     if all(f is not None for f in found):
         start, limit, delta = (f.flat[0] for f in found if f is not None)
-        if all(isinstance(d, int) for d in (start, limit, delta)) and 0 <= (limit - start) / (delta or 1) <= 1024:
-            return Known(as_array(list(range(start, limit, delta))), dtype)
+        if isinstance(start, int) and isinstance(limit, int) and isinstance(delta, int):
+            positions = range(start, limit, delta)
+            if len(positions) <= 1024:
+                return Known(as_array(positions), dtype)
     else:
         start, limit, delta = (a.numbers(i)[0] for i in range(3))
     return a.emit("aten.arange.start_step", start, limit, delta, dtype=dtype)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
+from graphopt.frontends.onnx.application import Application, Declined, numbers_of, tensor_type, translates
 from graphopt.frontends.onnx.entries import Entry, Known, as_array
 from graphopt.ir import DType, Value
 from graphopt.ir.dim_ops import ceildiv, dim_max, dim_min, product
@@ -97,8 +97,8 @@ def expand(a: Application) -> Value:
     """Broadcast to the shape that the operand and `shape` have in common."""
     own, target = list(a.type(0).shape), a.dims(1)
     rank = max(len(own), len(target))
-    own = [1] * (rank - len(own)) + own
-    target = [1] * (rank - len(target)) + target
+    own = [*[1] * (rank - len(own)), *own]
+    target = [*[1] * (rank - len(target)), *target]
     shape = [o if isinstance(t, int) and t == 1 else t for o, t in zip(own, target)]
     return a.emit("aten.expand", a[0], shape)
 
@@ -166,9 +166,10 @@ def pad(a: Application) -> Value:
     rank = tensor_type(x).rank
     amounts: list[Dim] = list(a.attr("pads", a.attr("paddings")) or a.dims(1))
     axes = [i % rank for i in a.numbers(3)] if a.has(3) else list(range(rank))
-    before, after = [0] * rank, [0] * rank
+    before: list[Dim] = [0] * rank
+    after: list[Dim] = [0] * rank
     for axis, low, high in zip(axes, amounts, amounts[len(axes) :]):
-        before[axis], after[axis] = low, high  # type: ignore[call-overload]
+        before[axis], after[axis] = low, high
     mode = a.attr("mode", "constant")
     if mode == "constant":
         fill = a.numbers(2)[0] if a.has(2) else a.attr("value", 0.0)
@@ -185,19 +186,17 @@ def _innermost_first(before: list[Any], after: list[Any]) -> list[Dim]:
 
 def _padded(a: Application, x: Value, axis: int, before: Dim, after: Dim, mode: str) -> Value:
     """Gather the elements that the padding repeats, dim by dim: PyTorch pads the last dims of some ranks only."""
-    size = tensor_type(x).shape[axis]
     if before == 0 and after == 0:
         return x
-    if not all(isinstance(d, int) for d in (size, before, after)):
-        raise Declined(f"{mode} padding of a dim whose size is not known")
-    positions = np.arange(-before, size + after)  # type: ignore[operator]
+    size, low, high = numbers_of([tensor_type(x).shape[axis], before, after], f"{mode} padding")
+    positions = np.arange(-low, size + high)
     if mode == "edge":
         positions = positions.clip(0, size - 1)
     elif mode == "wrap":
         positions = positions % size
     elif mode == "reflect":
-        period = max(2 * (size - 1), 1)  # type: ignore[operator]
-        positions = np.abs((positions + size - 1) % period - (size - 1))  # type: ignore[operator]
+        period = max(2 * (size - 1), 1)
+        positions = np.abs((positions + size - 1) % period - (size - 1))
     else:
         raise Declined(f"padding of mode {mode!r}")
     return a.emit("aten.index_select", x, axis, a.constant(torch.from_numpy(positions)))
