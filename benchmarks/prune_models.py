@@ -41,8 +41,8 @@ CRITERIA = ("l2", "fpgm", "random")
 
 @dataclass
 class Row:
-    """One model. share: parameters left at 0.5 by the first criterion. worst: the greatest error in terms of what is allowed, by
-    target. peer: torch-pruning at 0.5."""
+    """One model. share: parameters left at 0.5 by the first criterion. worst: the greatest error in terms of what is
+    allowed, by target. peer: torch-pruning at 0.5."""
 
     name: str
     groups: int = 0
@@ -147,7 +147,7 @@ def in_double(module: nn.Module, inputs: Inputs) -> list[Any] | None:
         return leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf
 
     try:
-        return call(copy.deepcopy(module).double(), pytree.tree_map(widen, copy.deepcopy(inputs)))
+        return call(nn.Module.double(copy.deepcopy(module)), pytree.tree_map(widen, copy.deepcopy(inputs)))
     except RuntimeError:
         return None
 

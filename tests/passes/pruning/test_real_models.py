@@ -1,0 +1,50 @@
+"""Pruned = masked on real architectures, in double precision, at sizes that they were not captured at."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch.utils import _pytree as pytree
+
+import graphopt
+from graphopt.analysis.channels import ChannelAnalysis
+from graphopt.analysis.interpreter import Interpreter
+from graphopt.ir import verify
+from graphopt.passes.pruning.masked import mask_module, mask_slices
+from graphopt.passes.pruning.rewrite import prune_graph
+from tests.passes.pruning.oracle import random_selection
+from tests.zoo import MODELS
+from tests.zoo.audit import call, other_sizes
+
+CASES = [
+    ("lenet", 0.75), ("hf-mobilenet-v2", 0.5), ("shufflenet", 0.25), ("hf-convnext", 0.5), ("unet", 0.75),
+    ("hf-swin", 0.5), ("hf-bloom", 0.75), ("hf-llama", 0.25), ("hf-modernbert", 0.5), ("hf-whisper", 0.5),
+    ("gru", 0.75), ("transformer-encoder", 0.5), ("hf-mamba", 0.25), ("hf-cvt", 0.75),
+]  # fmt: skip
+"""The other models, all ratios and the engines are the matter of `benchmarks/prune_models.py`."""
+
+
+def widened(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf
+
+
+@pytest.mark.parametrize(("name", "ratio"), CASES)
+def test_model(name: str, ratio: float) -> None:
+    entry = MODELS[name]
+    model, (args, kwargs) = entry.build(), entry.inputs()
+    graph = graphopt.trace(model, args, kwargs, dynamic_shapes=entry.dynamic_shapes())
+    original, analysis = graph.clone(), ChannelAnalysis(graph)
+    report = prune_graph(graph, analysis, random_selection(analysis, ratio, 0))
+    verify(graph)
+    assert report.changed
+    masked = copy.deepcopy(model)
+    mask_module(masked, mask_slices(ChannelAnalysis(original), report.selection))
+    for inputs in other_sizes(entry)[:1]:
+        wide = pytree.tree_map(widened, inputs)
+        leaves = [leaf for leaf in pytree.tree_leaves(wide) if isinstance(leaf, torch.Tensor)]
+        wanted = call(torch.nn.Module.double(masked), wide)
+        for got, want in zip(Interpreter(graph, float64=True).run(*leaves), wanted):
+            assert (got - want).abs().max() <= 1e-9 * want.abs().max()
