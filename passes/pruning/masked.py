@@ -22,6 +22,16 @@ def mask_slices(
     """The parameter slices that are zero in the masked model, under every name of each parameter.
 
     selection: by group, True for the channels that go. constants: "keep" leaves shifts as they are.
+
+    >>> from graphopt.ops import parse
+    >>> graph = parse('''input %x: f32[N, 4]
+    ... parameter %w: f32[3, 4]
+    ... parameter %v: f32[2, 3]
+    ... %y = aten.linear(%x, %w)
+    ... %z = aten.linear(%y, %v)
+    ... return %z''')
+    >>> mask_slices(ChannelAnalysis(graph), {"w": np.array([True, False, False])})
+    {'w': {0: array([0])}}
     """
     removal = analysis.removed(selection)
     zeroed = zeroed_axes(analysis, shifts=constants == "zero")
