@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from graphopt.errors import GraphOptError, ValidationError
@@ -73,7 +73,7 @@ class Original:
         if not self.sets:
             return
         graph, refused = self.baseline.graph, list[str]()
-        for made, sizes in [*variations(graph, self.sets[0])] or [(list(self.sets[0]), {})]:
+        for made, sizes in _second_sets(graph, self.sets[0]):
             try:
                 self.second_outputs = self.runner.wide(graph, made, self.sketches)
             except GraphOptError as error:
@@ -86,3 +86,13 @@ class Original:
         if refused:
             tried = "no second sample set works" if self.second is None else "some sizes were not possible"
             self.notes.append(f"{tried}: {refused[0]}")
+
+
+def _second_sets(graph: Graph, sample: Sequence[Any]) -> Iterator[tuple[list[Any], dict[str, int]]]:
+    """The variations of a sample, or the sample itself if it has none."""
+    found = False
+    for variation in variations(graph, sample):
+        found = True
+        yield variation
+    if not found:
+        yield list(sample), {}

@@ -180,6 +180,16 @@ class Alignment:
         """True for a node of the graph after that the step touched: gave it another operand or attribute."""
         return node in self._tracker.modified_in
 
+    def image(self, node: Node) -> Node | None:
+        """The node after that is the image of a node before, if it is still there."""
+        value = self._tracker.images.get(node.results[0]) if node.results else None
+        image = value.producer if value is not None else None
+        return image if image is not None and image.graph is not None else None
+
+    def is_touched(self, node: Node) -> bool:
+        """True if a node after was given another operand or attribute, or something in its regions was."""
+        return node in self._tracker.modified_in or bool(node.regions)
+
     def modified_by(self, node: Node) -> Application | None:
         """The last application that touched a node of the graph after: gave it another operand or attribute."""
         return self._application(self._tracker.modified_in.get(node, 0))

@@ -114,7 +114,9 @@ def _users_as_before(step: Alignment, source: Node, root: Node) -> bool:
 class RegionCheck:
     """Checks the regions of one step.
 
-    before, after: the sketches of the two graphs' values in float64 on `inputs`.
+    before: sketches of the values of the graph before, in float64 on `inputs`. after: those of the graph after, to be
+    filled by a run. Some are there from the start: a node that computes what it did, from values that are what they
+    were or claim to be, is not worth another sketch. If a claim is wrong, that is what is found.
     rounded: the pass stored new floating-point constants. excuses: what was let pass, and why.
     """
 
@@ -124,7 +126,6 @@ class RegionCheck:
         step: Alignment,
         inputs: Sequence[Any],
         before: Sketches,
-        after: Sketches,
         *,
         rounded: bool,
     ) -> None:
@@ -132,13 +133,34 @@ class RegionCheck:
         self.step = step
         self.inputs = inputs
         self.before = before
-        self.after = after
         self.rounded = rounded
         self.excuses: list[str] = []
+        self.claims = list(claims(step))
+        self.after = self._carried()
+
+    def _carried(self) -> Sketches:
+        """The sketches of values that are what they were."""
+        step, found = self.step, Sketches()
+        trusted = {claim.new for claim in self.claims} | set(step.after.inputs)
+        for old in step.before.constants.values():
+            new = step.forward(old)
+            if new is not None and _same_tensor(old, new):
+                trusted.add(new)
+        for source in step.before:
+            node = step.image(source)
+            if node is None or any(v is not None and v not in trusted for v in node._operands):
+                continue
+            if self._units.get(node.results[0]) or (step.is_touched(node) and step.is_changed_in_place(source, node)):
+                continue
+            trusted.update(node.results)
+            found.update(
+                (new, self.before[old]) for old, new in zip(source.results, node.results) if old in self.before
+            )
+        return found
 
     def first(self) -> Region | None:
         """The first region, in the order of the graph before, that breaks what it claims; None if none does."""
-        for claim in claims(self.step):
+        for claim in self.claims:
             if self._differ(claim.old, claim.new):
                 region = self._region(claim)
                 if region is not None:
@@ -195,9 +217,9 @@ class RegionCheck:
     def _extent(self, claim: Claim) -> tuple[list[tuple[Value, Value]], tuple[Node, ...]]:
         """Where the region starts, as pairs of values before and after, and the nodes after up to its end."""
         step, starts = self.step, dict[Value, Value]()
-        kept = [old for old in step.backward(claim.new) if not step.is_replaced(old) and old is not claim.old]
-        if kept:
-            return [(kept[0], claim.new)], ()
+        for old in step.backward(claim.new):
+            if old is not claim.old and not step.is_replaced(old) and not _changed(step, old, claim.new):
+                return [(old, claim.new)], ()  # it says that two values of the graph before are equal
         nodes: dict[Node, None] = {}
         pending = [claim.new]
         while pending:
@@ -267,6 +289,13 @@ def _keeping(wanted: set[Value], found: dict[Value, Any]) -> Any:
         found.update((value, result) for value, result in zip(node.results, results) if value in wanted)
 
     return keep
+
+
+def _changed(step: Alignment, old: Value, new: Value) -> bool:
+    """True if a value is computed otherwise than the one that it is the image of."""
+    return (
+        old.producer is not None and new.producer is not None and step.is_changed_in_place(old.producer, new.producer)
+    )
 
 
 def _same_tensor(a: Value, b: Value) -> bool:

@@ -156,8 +156,10 @@ class Validator:
             Mismatch: the promise is broken; says how.
             ValidationError: the original graph does not run on the samples.
         """
-        outputs = self._run(after)
-        region = self._check_regions(outputs, step, rounded) if promise is not Contract.LOSSY else None
+        regions = self._regions(step, rounded) if step is not None and promise is not Contract.LOSSY else None
+        outputs = self._run(after, regions.after if regions is not None else Sketches())
+        region = regions.first() if regions is not None else None
+        outputs.excuses += [f"{excuse}; {EXCUSE}" for excuse in regions.excuses] if regions is not None else []
         outputs.inexcusable = region is not None
         try:
             self._check_outputs(outputs, promise, rounded)
@@ -196,11 +198,11 @@ class Validator:
             self._current = Outputs(self.graph, baseline.work, second, original.sketches)
         return self._current
 
-    def _run(self, graph: Graph) -> Outputs:
+    def _run(self, graph: Graph, sketches: Sketches) -> Outputs:
         original = self.original
         outputs = Outputs(graph, [self._attempt(self.runner.work, graph, s) for s in self.sets], None)
         if original.second is not None:
-            outputs.sketches = Sketches() if original.sketches is not None else None
+            outputs.sketches = sketches if original.sketches is not None else None
             outputs.second = self._attempt(self.runner.wide, graph, original.second, outputs.sketches)
         return outputs
 
@@ -215,14 +217,11 @@ class Validator:
         if promise is Contract.LOSSY and self.budget is not None and outputs.error is not None:
             self.budget.check(outputs.error)
 
-    def _check_regions(self, outputs: Outputs, step: Alignment | None, rounded: bool) -> Region | None:
-        before, after, inputs = self.current.sketches, outputs.sketches, self.original.second
-        if step is None or before is None or after is None or inputs is None:
+    def _regions(self, step: Alignment, rounded: bool) -> RegionCheck | None:
+        before, inputs = self.current.sketches, self.original.second
+        if before is None or inputs is None:
             return None
-        check = RegionCheck(self.runner, step, inputs, before, after, rounded=rounded)
-        region = check.first()
-        outputs.excuses += [f"{excuse}; {EXCUSE}" for excuse in check.excuses]
-        return region
+        return RegionCheck(self.runner, step, inputs, before, rounded=rounded)
 
     def _attempt(self, run: Callable[..., list[Any]], graph: Graph, *given: Any) -> list[Any]:
         try:
