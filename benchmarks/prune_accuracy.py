@@ -5,13 +5,14 @@ unpruned network as teacher: the mean of the seeds is to stay within half a poin
 images. The second draws the curve for each criterion, beside Torch-Pruning's where that is installed, with the same
 networks, data, budgets of multiply-adds (counted by one counter) and short fine-tuning.
 
-    python benchmarks/prune_accuracy.py [--quick] [--json FILE] [--seeds N]
+    python benchmarks/prune_accuracy.py [--part quarter|curve] [--quick] [--json FILE] [--seeds N]
 """
 
 from __future__ import annotations
 
 import copy
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -169,6 +170,7 @@ def run(
     seconds = time.perf_counter() - start
     share = macs(model, data.images) / macs(trained.module, data.images)
     after = accuracy(model, data)
+    print(f"{subject.name}, {tool}, {criterion}, {kept:.3g}, seed {seed}: {before:.3f}, {after:.3f}", file=sys.stderr)
     return Outcome(subject.name, tool, criterion, kept, seed, share, trained.accuracy, before, after, seconds)
 
 
@@ -249,18 +251,23 @@ def show_curve(outcomes: list[Outcome], shares: tuple[float, ...]) -> None:
 
 
 def main() -> None:
-    options = parse_args(__doc__, ("--seeds", {"type": int, "default": 3, "help": "seeds (default: 3)"}))
+    options = parse_args(
+        __doc__,
+        ("--seeds", {"type": int, "default": 3, "help": "seeds (default: 3)"}),
+        ("--part", {"choices": ("all", "quarter", "curve"), "default": "all", "help": "what to run (default: all)"}),
+    )
     seeds = 1 if options.quick else options.seeds
     shares = (0.25,) if options.quick else KEPT
     criteria = ("l2", "taylor") if options.quick else CRITERIA
     peers = (("magnitude",) if options.quick else PEERS) if has_peer() else ()
-    main_part = quarter(seeds, 0.1 if options.quick else 1.0)
-    show_quarter(main_part)
-    curves = curve(seeds, shares, criteria, peers)
+    main_part = [] if options.part == "curve" else quarter(seeds, 0.1 if options.quick else 1.0)
+    if main_part:
+        show_quarter(main_part)
+    curves = [] if options.part == "quarter" else curve(seeds, shares, criteria, peers)
     show_curve(curves, shares)
     if not peers:
         print("Torch-Pruning is not installed; pip install torch-pruning==1.6.1 puts it beside.")
-    if not options.quick:
+    if main_part and not options.quick:
         check(main_part)
     write_json(options.json, "prune_accuracy", {"quarter": main_part, "curve": curves})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -33,29 +34,37 @@ def reestimate_batch_norm(model: nn.Module, loader: Iterable[Any], *, batches: i
     >>> float(model.running_mean), float(model.running_var)
     (4.0, 2.0)
     """
-    norms = _batch_norms(model)
+    given_batches = iter(loader)
+    first = list(islice(given_batches, 1))
+    if not first:
+        raise InputError("batch norms cannot be estimated anew: the loader is empty, or an iterator that was used up")
+    norms = _batch_norms(model, first[0])
     if not norms:
         return 0
     seen = 0
     with _estimating(model, norms), torch.no_grad():
-        for number, given in enumerate(loader):
-            if number == batches:
-                break
+        for number, given in enumerate(islice(chain(first, given_batches), batches)):
             batch = read_batch(model, given)
             size = batch_size(batch)
             seen += size
             for norm in norms:
                 norm.momentum = size / seen  # type: ignore[assignment]
             call_model(model, batch, f"batch {number} of the loader")
-    if not seen:
-        raise InputError("batch norms cannot be estimated anew: the loader is empty, or an iterator that was used up")
     return len(norms)
 
 
-def _batch_norms(model: nn.Module) -> list[nn.Module]:
-    """The modules that keep statistics of batches: PyTorch's own, and those of emitted FX modules."""
+def _batch_norms(model: nn.Module, given: Any) -> list[nn.Module]:
+    """The modules that keep statistics of batches: PyTorch's own, and those of emitted FX modules.
+
+    given: a batch. A model that is captured anew for each mode shows the modules that run in eval mode after a call.
+    """
     from graphopt.backends.fx.leaves import BatchNorm
 
+    if isinstance(model, CompiledModel):
+        training = model.training
+        with torch.no_grad():
+            call_model(model.eval(), read_batch(model, given), "batch 0 of the loader")
+        model.train(training)
     roots = [model, model.module] if isinstance(model, CompiledModel) else [model]
     modules = dict.fromkeys(m for root in roots for m in root.modules())
     return [
