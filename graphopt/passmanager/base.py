@@ -49,6 +49,7 @@ class Pass:
     requires, conflicts: properties of a graph (such as "quantized") that must, and must not, hold before.
     establishes, preserves: properties that hold after, and that survive; None preserves everything.
     must_speed_up: whether the manager measures the result on the context's engine and reverts what isn't faster.
+    idempotent: whether it claims that a second run changes nothing; `graphopt.testing.check_pass` holds it to that.
 
     Calling a pass on a graph returns a new graph and leaves the old one alone.
     """
@@ -60,6 +61,7 @@ class Pass:
     establishes: ClassVar[frozenset[str]] = frozenset()
     preserves: ClassVar[frozenset[str] | None] = None
     must_speed_up: ClassVar[bool] = False
+    idempotent: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

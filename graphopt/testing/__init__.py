@@ -8,6 +8,7 @@ from graphopt.testing.engines import Unsupported, check_onnx, engine_function, f
 from graphopt.testing.equivalence import Difference, assert_equivalent, is_finite
 from graphopt.testing.generate import graphs, random_graph
 from graphopt.testing.inputs import sample_bindings, sample_inputs
+from graphopt.testing.linear import assert_linear
 from graphopt.testing.properties import assert_pass_holds, assert_round_trip, assert_saves, check_pass
 from graphopt.testing.samplers.table import register_sampler, sampled_operators, unregister_sampler
 from graphopt.testing.shrink import shrink
@@ -23,6 +24,7 @@ __all__ = [
     "GraphStatistics",
     "Unsupported",
     "assert_equivalent",
+    "assert_linear",
     "assert_pass_holds",
     "assert_round_trip",
     "assert_saves",

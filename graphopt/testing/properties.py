@@ -12,31 +12,47 @@ from graphopt.rewrite import Contract
 from graphopt.testing.checks import single
 from graphopt.testing.equivalence import assert_equivalent
 from graphopt.testing.generate import graphs
+from graphopt.testing.linear import assert_linear
 
 
 def check_pass(
     passes: Pass | type[Pass] | str | Any,
     examples: int = 50,
     *,
-    idempotent: bool = False,
+    idempotent: bool | None = None,
+    linear: bool = True,
     context: PassContext | None = None,
     seed: int | None = None,
     **options: Any,
 ) -> None:
     """Property-test a pass over generated graphs: hypothesis finds and shrinks a graph on which it breaks its word.
 
-    See `assert_pass_holds` for what is checked. examples: how many graphs. seed: other graphs than the default ones.
+    See `assert_pass_holds` for what is checked on each graph, and `assert_linear` for the cost, by counting calls.
+
+    examples: how many graphs. seed: other graphs than the default ones.
+    idempotent: a second run changes nothing; by default, if the pass claims so (`Pass.idempotent`).
+    linear: the cost is linear in nodes; False for a pass that may not be.
     options: those of `graphs`, such as `operators` near the pass's own.
 
     Raises:
         AssertionError: with the smallest graph found, as text.
 
     >>> check_pass("dead-code", examples=5)
+
+    A pass of one's own, with operators that it looks for:
+
+    >>> from graphopt.passmanager import rewrite
+    >>> from graphopt.rewrite import aten, var
+    >>> @rewrite(aten.relu(aten.relu(var("x"))), contract=Contract.BITWISE)
+    ... def relu_once(x):
+    ...     return aten.relu(x)
+    >>> check_pass(relu_once, examples=5, idempotent=True, operators=["relu", "add.Tensor"])
     """
     from hypothesis import HealthCheck, given, settings
     from hypothesis import seed as with_seed
 
     pass_ = single(passes)
+    settled = pass_.idempotent if idempotent is None else idempotent
 
     @settings(
         max_examples=examples,
@@ -47,9 +63,11 @@ def check_pass(
     )
     @given(graphs(**options))
     def holds(graph: Graph) -> None:
-        assert_pass_holds(pass_, graph, idempotent=idempotent, context=context)
+        assert_pass_holds(pass_, graph, idempotent=settled, context=context)
 
     (holds if seed is None else with_seed(seed)(holds))()
+    if linear:
+        assert_linear(pass_, context=context, **options)
 
 
 def assert_pass_holds(
