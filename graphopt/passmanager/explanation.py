@@ -14,6 +14,7 @@ from graphopt.passmanager.checks import Checks
 from graphopt.passmanager.context import PassContext
 from graphopt.passmanager.diagnosis import Failure, diagnose
 from graphopt.passmanager.replay import replay
+from graphopt.passmanager.report import PassRecord
 from graphopt.passmanager.reproducer import Recipe, opt_command, write_reproducer
 from graphopt.passmanager.reruns import Rerun, Reruns
 from graphopt.passmanager.settings import Settings
@@ -131,13 +132,18 @@ def shrink_failure(
     def fails(case: Case) -> bool:
         given = [case.inputs] if case.inputs is not None else []
         record = replay(pass_, case.graph, given, context, settings)
-        return record is not None and record.check == check and (not rule or rule in record.applied)
+        return record is not None and record.check == check and (not rule or _blamed(rule, record))
 
     if culprit is not None and culprit.roots:
         found = shrink(Case(culprit.before, inputs), culprit.roots, fails)
         if found.fails or culprit.before is graph:
             return found
     return shrink(Case(graph, inputs), (), fails)
+
+
+def _blamed(rule: str, record: PassRecord) -> bool:
+    """A rule that raised was not applied: the message names it."""
+    return rule in record.applied or f"rule {rule!r} raised" in record.reason
 
 
 def _written(

@@ -165,6 +165,16 @@ def test_a_pass_without_rules(tmp_path: Path) -> None:
     assert report.rolled_back
 
 
+def test_a_rule_that_raises(tmp_path: Path) -> None:
+    @rewrite(aten.relu(x))
+    def broken(x):
+        raise ValueError("boom")
+
+    reason = failing([relu_once, broken], tmp_path, mlp())
+    assert "rule 'broken' raised ValueError: boom" in reason and "shrunk to 1 node in" in reason
+    assert [n.op.name for n in read_reproducer(tmp_path / "001-broken.gir").graph] == ["aten.relu"]
+
+
 def test_explaining_is_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _, report = PassManager(negate_output, on_error="no").run(mlp(), context())
