@@ -18,4 +18,6 @@ def shrink(graph: Graph, fails: Fails, *, attempts: int = 400) -> Graph:
     Nodes are cut off, outputs dropped, results replaced by operands of their own type, attributes put to their
     defaults, and sizes made smaller. Each candidate is verified before it is tried.
     """
-    return shrink_case(Case(graph, None), (), lambda case: fails(case.graph), runs=attempts, seconds=math.inf).case.graph
+    return shrink_case(
+        Case(graph, None), (), lambda case: fails(case.graph), runs=attempts, seconds=math.inf
+    ).case.graph
