@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
+from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
 
@@ -11,13 +11,16 @@ from graphopt.errors import GraphOptError, TargetError
 from graphopt.ir import Graph
 from graphopt.targets import Engine, Executable
 
-ROUNDS = 16
-"""Rounds of both in turn, at most. The least time of each counts, so that a busy moment of the machine does not."""
+ROUNDS = 15
+"""Rounds of both in turn, at most; each gives a ratio of medians, and the median of the ratios counts."""
 
-SETTLED = 3
-"""Rounds in a row that improve on neither by 2 %: then the least times are known."""
+ENOUGH = 5
+"""Rounds, at least."""
 
-SECONDS = 0.15
+SPREAD = 0.04
+"""The ratios have settled when the middle half of them lies within this share of their median."""
+
+SECONDS = 0.25
 """How long each runs in a round, at least, so that the clock does not decide."""
 
 LEAST = 7
@@ -50,14 +53,11 @@ class Stopwatch:
         """Return the time of the original over that of a graph."""
         other = self.engine.load(graph)
         repeats = [self._repeats(self._original), self._repeats(other)]
-        least, settled = [inf, inf], 0
-        for _ in range(ROUNDS):
-            times = [self._seconds(e, n) for e, n in zip((self._original, other), repeats)]
-            settled = settled + 1 if all(new > 0.98 * old for new, old in zip(times, least)) else 0
-            least = [min(pair) for pair in zip(times, least)]
-            if settled == SETTLED:
-                break
-        return least[0] / least[1]
+        ratios: list[float] = []
+        while len(ratios) < ROUNDS and not _settled(ratios):
+            before, after = (self._seconds(e, n) for e, n in zip((self._original, other), repeats))
+            ratios.append(before / after)
+        return median(ratios)
 
     def _repeats(self, executable: Executable) -> int:
         """Runs that take about `SECONDS`, after a warm-up."""
@@ -65,10 +65,17 @@ class Stopwatch:
         return max(LEAST, min(1000, int(SECONDS / max(self._seconds(executable, 1), 1e-6))))
 
     def _seconds(self, executable: Executable, repeats: int) -> float:
-        """The least time of a run: what else the machine does only ever adds to it."""
+        """The median time of a run."""
         times = []
         for _ in range(repeats):
             start = perf_counter()
             executable.run(self.inputs)
             times.append(perf_counter() - start)
-        return min(times)
+        return median(times)
+
+
+def _settled(ratios: list[float]) -> bool:
+    if len(ratios) < ENOUGH:
+        return False
+    low, middle, high = quantiles(ratios)
+    return high - low <= SPREAD * middle
