@@ -11,7 +11,7 @@ from graphopt.passmanager import Pass, PassContext
 from graphopt.rewrite import Contract
 from graphopt.testing.checks import single
 from graphopt.testing.equivalence import assert_equivalent
-from graphopt.testing.generate import graphs
+from graphopt.testing.generate import graphs, random_graph
 from graphopt.testing.linear import assert_linear
 
 
@@ -29,7 +29,7 @@ def check_pass(
 
     See `assert_pass_holds` for what is checked on each graph, and `assert_linear` for the cost, by counting calls.
 
-    examples: how many graphs. seed: other graphs than the default ones.
+    examples: how many graphs, of the search and of plain chance each. seed: other graphs than the default ones.
     idempotent: a second run changes nothing; by default, if the pass claims so (`Pass.idempotent`).
     linear: the cost is linear in nodes; False for a pass that may not be.
     options: those of `graphs`, such as `operators` near the pass's own.
@@ -66,6 +66,9 @@ def check_pass(
         assert_pass_holds(pass_, graph, idempotent=settled, context=context)
 
     (holds if seed is None else with_seed(seed)(holds))()
+    for number in range(examples):  # the search keeps near what it has seen, so some graphs are drawn at random
+        graph = random_graph((seed or 0) * examples + number, **options)
+        assert_pass_holds(pass_, graph, idempotent=settled, context=context)
     if linear:
         assert_linear(pass_, context=context, **options)
 
