@@ -118,11 +118,15 @@ class PrintAfterChange(BaseInstrument):
 
 
 class DumpDirectory(BaseInstrument):
-    """Writes the graph around each pass that changed it: `003-fold-batch-norm.before.txt`, `….after.txt`."""
+    """Writes the graph around each pass that changed it: `003-fold-batch-norm.before.txt`, `….after.txt`.
+
+    What a pass made that was then undone is written, too: `….rejected.txt` in place of `….after.txt`.
+    """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self.number = 0
+        self.made: Graph | None = None
 
     def start(self, pipeline: Pipeline, graph: Graph) -> None:
         try:
@@ -130,12 +134,20 @@ class DumpDirectory(BaseInstrument):
         except OSError as error:
             raise GraphOptError(f"cannot write dumps to {self.folder}: {error.strerror}") from error
 
+    def before_pass(self, pass_: Pass, graph: Graph) -> None:
+        self.made = None
+
+    def before_validation(self, pass_: Pass, graph: Graph) -> None:
+        self.made = graph
+
     def after_pass(self, record: PassRecord, before: Graph, after: Graph) -> None:
         self.number += 1
-        if after is before:
+        outcome, made = ("after", after) if after is not before else ("rejected", self.made)
+        self.made = None
+        if made is None:
             return
         stem = f"{self.number:03}-{re.sub(r'[^A-Za-z0-9._-]', '_', record.name)}"
-        for suffix, graph in (("before", before), ("after", after)):
+        for suffix, graph in (("before", before), (outcome, made)):
             path = self.folder / f"{stem}.{suffix}.txt"
             try:
                 path.write_text(str(graph) + "\n")

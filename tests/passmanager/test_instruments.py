@@ -107,6 +107,22 @@ def test_dumps_are_numbered_and_parse_back(tmp_path: Path) -> None:
     assert structurally_equal(parse((tmp_path / "dump" / names[1]).read_text(), tensors), graph)
 
 
+@pytest.mark.unchecked_passes
+def test_what_was_undone_is_dumped_too(tmp_path: Path) -> None:
+    @rewrite(aten.relu(x))
+    def relu_away(x):
+        return aten.neg(x)
+
+    PassManager([relu_away, relu_once], instruments=[DumpDirectory(tmp_path)], on_error="no").run(mlp(), context())
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "001-relu-away.before.txt",
+        "001-relu-away.rejected.txt",
+        "002-relu-once.after.txt",
+        "002-relu-once.before.txt",
+    ]
+    assert "aten.neg" in (tmp_path / "001-relu-away.rejected.txt").read_text()
+
+
 def test_an_unwritable_dump_folder_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(GraphOptError, match="cannot write dumps"):
