@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,8 @@ from graphopt.targets.registry import get_engine
 from graphopt.validation import output_check
 
 FX = "fx"
+INNER = ("graphopt", "torch", "contextlib")
+"""Whose frames a warning is not about."""
 
 
 @dataclass
@@ -101,6 +104,14 @@ def build_program(graph: Graph, options: CompileOptions, arguments: Arguments | 
         return _build(graph, options, arguments)
 
 
+def _callers_level() -> int:
+    """The `stacklevel` of a warning that points at the line that asked to compile, or called a lazy model."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in INNER:
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -> Program:
     seconds: dict[str, float] = {}
     context, source = pass_context(graph, options, arguments), Watch(graph)
@@ -119,7 +130,7 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -
         optimized, passes = _optimize(manager, graph, context)
     for record in passes.rolled_back:
         reason = f"{record.reason}{_next_step(record.finding)}"
-        warnings.warn(f"pass {record.text!r} was rolled back: {reason}", GraphOptWarning, stacklevel=2)
+        warnings.warn(f"pass {record.text!r} was rolled back: {reason}", GraphOptWarning, stacklevel=_callers_level())
     report = CompileReport(options.target.name, passes, seconds=seconds, before=skeleton(graph))
     if not options.engines:
         with _stage(seconds, "emission"):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from graphopt.errors import GraphOptError
+from graphopt.errors import GraphOptError, GraphOptWarning
 
 app = typer.Typer(
     name="graphopt",
@@ -40,8 +41,18 @@ def root(
     """Options of the program itself."""
 
 
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Graphopt's own warnings say themselves what they are about; a line of its source helps nobody on a terminal."""
+    if issubclass(category, GraphOptWarning):
+        return f"warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
+
+
 def main() -> None:
     """Run the command line; a `GraphOptError` is printed without a traceback, and the exit status is 1."""
+    warnings.formatwarning = _format_warning
     try:
         app()
     except GraphOptError as error:

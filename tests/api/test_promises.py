@@ -59,8 +59,9 @@ def test_a_pass_that_raises_is_rolled_back_with_a_warning() -> None:
     def failing(graph: graphopt.Graph, rewriter: graphopt.Rewriter) -> None:
         raise ValueError("no luck")
 
-    with pytest.warns(GraphOptWarning, match="failing.*rolled back.*no luck"):
+    with pytest.warns(GraphOptWarning, match="failing.*rolled back.*no luck") as warned:
         fast = graphopt.compile(nn.ReLU(), (X,), target="fx", passes=[failing])
+    assert warned[0].filename == __file__
     assert torch.equal(fast(X), X.relu())
     with pytest.raises(GraphOptError, match="no luck"):
         graphopt.compile(nn.ReLU(), (X,), target="fx", passes=[failing], on_failure="raise")
