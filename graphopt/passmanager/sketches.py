@@ -64,7 +64,8 @@ class Sketches(dict[Value, Any]):
         if node.results and node.results[0] in self:
             return
         if node.op.base in SAME_ORDER:
-            known = self.get(node._operands[0])  # type: ignore[call-overload]
+            operand = node._operands[0]
+            known = self.get(operand) if operand is not None else None
             if (
                 isinstance(known, Sums)
                 and known.shape.numel() == results[0].numel()
