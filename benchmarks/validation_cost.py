@@ -32,7 +32,7 @@ BAR = 1.2
 
 @dataclass
 class Cost:
-    """One model: k, s, runs, what (k + 1)·s is, and processor seconds of validation and of the plain runs (the least)."""
+    """One model: k, s, runs, what (k + 1)·s is, and processor seconds of validation and the plain runs (least)."""
 
     name: str
     changed: int
