@@ -103,7 +103,9 @@ def first_text(found: ErrorAttribution) -> str:
     lines += [f"  stands for {first.original}"] if first.original else []
     guilty = found.guilty
     if guilty:
-        lines.append(f"the error is made at {len(guilty)} values, most of it at {value_text(guilty[0])}")
+        place = value_text(guilty[0])
+        made = place if len(guilty) == 1 else f"{len(guilty)} values, most of it at {place}"
+        lines.append(f"the error is made at {made}")
         lines.append(f"  on right operands: {guilty[0].local}")
     return "\n".join(lines)
 

@@ -198,6 +198,8 @@ def test_the_first_value_out_of_tolerance_is_the_guilty_node() -> None:
     later = [node for node in found.nodes if node.op == "aten.batch_norm"]
     assert all(node.local_ok for node in later) and not later[-1].ok
     assert "first value out of tolerance: %relu" in str(found)
+    made = f"{len(found.guilty)} values, most of it at " if len(found.guilty) > 1 else ""
+    assert f"the error is made at {made}%" in str(found)
 
 
 def test_a_tolerance_of_ones_own() -> None:
