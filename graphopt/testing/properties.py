@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
+from graphopt.errors import GraphOptWarning
 from graphopt.ir import Graph, difference, print_graph, verify
 from graphopt.ops import parse
 from graphopt.passmanager import Pass, PassContext
@@ -33,6 +35,8 @@ def check_pass(
     idempotent: a second run changes nothing; by default, if the pass claims so (`Pass.idempotent`).
     linear: the cost is linear in nodes; False for a pass that may not be.
     options: those of `graphs`, such as `operators` near the pass's own.
+
+    Warns where the pass changed no graph at all: then little was tested.
 
     Raises:
         AssertionError: with the smallest graph found, as text.
@@ -66,9 +70,18 @@ def check_pass(
         assert_pass_holds(pass_, graph, idempotent=settled, context=context)
 
     (holds if seed is None else with_seed(seed)(holds))()
+    fired = False
     for number in range(examples):  # the search keeps near what it has seen, so some graphs are drawn at random
         graph = random_graph((seed or 0) * examples + number, **options)
-        assert_pass_holds(pass_, graph, idempotent=settled, context=context)
+        after = assert_pass_holds(pass_, graph, idempotent=settled, context=context)
+        fired = fired or difference(graph, after) is not None
+    if not fired:
+        warnings.warn(
+            f"{pass_.name} changed none of {examples} random graphs, so this says little; name the operators that "
+            "it looks for: check_pass(…, operators=[…])",
+            GraphOptWarning,
+            stacklevel=2,
+        )
     if linear:
         assert_linear(pass_, context=context, **options)
 

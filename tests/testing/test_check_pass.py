@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from graphopt.errors import GraphOptWarning
 from graphopt.ir import Graph, verify
 from graphopt.ops import parse
 from graphopt.passmanager import Pass, PassContext, PassResult, pass_, rewrite
@@ -83,3 +84,12 @@ def test_copies_are_sound() -> None:
         verify(made)
         assert len(made) == 3 * len(link)
     assert len(repeated(link, 3).inputs) == 3 == len(repeated(link, 3).outputs)
+
+
+def test_a_pass_that_never_fires_is_told() -> None:
+    @rewrite(aten.relu(aten.sigmoid(x)), contract=Contract.REASSOCIATING)
+    def rare(x: Any) -> Any:
+        return aten.sigmoid(x)
+
+    with pytest.warns(GraphOptWarning, match="rare changed none of 3 random graphs"):
+        check_pass(rare, 3, linear=False, operators=["neg"])
