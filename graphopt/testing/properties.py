@@ -73,8 +73,8 @@ def check_pass(
     fired = False
     for number in range(examples):  # the search keeps near what it has seen, so some graphs are drawn at random
         graph = random_graph((seed or 0) * examples + number, **options)
-        after = assert_pass_holds(pass_, graph, idempotent=settled, context=context)
-        fired = fired or difference(graph, after) is not None
+        assert_pass_holds(pass_, graph, idempotent=settled, context=context)
+        fired = fired or _fires(pass_, graph, context)
     if not fired:
         warnings.warn(
             f"{pass_.name} changed none of {examples} random graphs, so this says little; name the operators that "
@@ -84,6 +84,13 @@ def check_pass(
         )
     if linear:
         assert_linear(pass_, context=context, **options)
+
+
+def _fires(pass_: Pass, graph: Graph, context: PassContext | None) -> bool:
+    """Whether a rule applies, or a pass without rules changes anything; rules drop dead nodes besides."""
+    result = pass_.run(graph.clone(), context or PassContext())
+    statistics = result.statistics
+    return result.changed if statistics is None else bool(statistics.applied or statistics.folded)
 
 
 def assert_pass_holds(

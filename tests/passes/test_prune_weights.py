@@ -265,9 +265,7 @@ def test_real_models_equal_the_masked_module(name: str) -> None:
     masked = {n.removesuffix("_mask"): m for n, m in state.items() if n.endswith("_mask")}
     total = sum(layer.tensor.numel() for layer in find_layers(pruned.graph))
     once = {mask.data_ptr(): mask for mask in masked.values()}.values()  # a tied weight has a mask of several names
-    assert sum(int((mask == 0).sum()) for mask in once) == pytest.approx(
-        0.6 * total, abs=1
-    )
+    assert sum(int((mask == 0).sum()) for mask in once) == pytest.approx(0.6 * total, abs=1)
     with torch.no_grad():
         for parameter, mask in masked.items():
             model.get_parameter(parameter).mul_(mask)
