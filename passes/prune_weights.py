@@ -32,6 +32,11 @@ from graphopt.passes.weight_pruning.sparsegpt import sparsegpt
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
 
+NOTHING = (
+    "no weight to prune: only parameters that linear, convolution, matmul or recurrent layers read are, and "
+    "fold-batch-norm or fold-constants before may have made constants of them"
+)
+
 
 @dataclass(frozen=True)
 class PruneWeights(Pass):
@@ -92,9 +97,11 @@ class PruneWeights(Pass):
         Raises:
             InputError: the method needs data, and there is none.
             UnknownNameError: a name in `layers` or `ignore` that no weight has.
-            GraphOptError: no layer to prune, or scores that are not numbers.
+            GraphOptError: every weight is ignored, or scores are not numbers.
         """
         layers = self._chosen(find_layers(graph))
+        if not layers:
+            return PassResult(False, notes=[NOTHING])
         if self.method == SPARSEGPT:
             pruned, notes = self._compensated(graph, layers, context)
         else:
@@ -120,11 +127,8 @@ class PruneWeights(Pass):
             if not fnmatch.filter(names, glob):
                 raise unknown_name("weight", glob, names, f"It was given to {self.name}.")
         found = [layer for layer in layers if not any(fnmatch.fnmatchcase(layer.name, glob) for glob in self.ignore)]
-        if not found:
-            raise GraphOptError(
-                f"{self.name} found no weight to prune: only parameters that linear, convolution, matmul or recurrent "
-                "layers read are, and fold-batch-norm or fold-constants before it may have made constants of them"
-            )
+        if layers and not found:
+            raise GraphOptError(f"{self.name} has no weight to prune: `ignore` names all {len(layers)} of them")
         return found
 
     def _sparsity(self, layer: Layer) -> float:

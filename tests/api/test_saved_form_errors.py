@@ -21,7 +21,7 @@ from torch import Tensor
 import graphopt
 from graphopt import serialization
 from graphopt.errors import SerializationError
-from graphopt.ir import difference, verify
+from graphopt.ir import difference, files, verify
 from graphopt.ir.op import Op, Param, ParamKind
 from graphopt.ops import parse, registry
 from graphopt.serialization import graph_to_bytes, load_graph, save_graph
@@ -70,8 +70,8 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         def __getattr__(self, name: str) -> Any:
             return getattr(self.file, name)
 
-    original = serialization.tempfile.NamedTemporaryFile
-    monkeypatch.setattr(serialization.tempfile, "NamedTemporaryFile", lambda **o: Full(original(**o)))
+    original = files.tempfile.NamedTemporaryFile
+    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", lambda **o: Full(original(**o)))
     with pytest.raises(SerializationError, match=r"cannot write .*model.gopt: No space left on device"):
         fast.save(path)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["model.gopt"]
