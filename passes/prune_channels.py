@@ -27,6 +27,7 @@ from graphopt.passes.pruning.criteria import get_criterion, get_normalization
 from graphopt.passes.pruning.criteria.objective import Objective
 from graphopt.passes.pruning.fidelity import MaskedModel, masked_error
 from graphopt.passes.pruning.report import Curve
+from graphopt.passes.pruning.rewrite.plan import Constants, Norms
 from graphopt.passes.pruning.rewrite.prune import apply_plan
 from graphopt.passes.pruning.selection import Limits, Scope
 from graphopt.passes.pruning.sensitivity import sweep
@@ -125,6 +126,11 @@ class PruneChannels(Pass):
             raise GraphOptError(f"give one of {', '.join(self.BUDGETS)}, got {' and '.join(given)}")
         if self.scope not in get_args(Scope):
             raise unknown_name("scope", self.scope, get_args(Scope), f"There are {', '.join(get_args(Scope))}.")
+        for name, known in (("constants", get_args(Constants)), ("norms", get_args(Norms))):
+            if getattr(self, name) not in known:
+                raise unknown_name(
+                    f"value of {name}", str(getattr(self, name)), known, f"It takes {' or '.join(known)}."
+                )
         if isinstance(self.round_to, str) and self.round_to != "target":
             raise unknown_name("value of round_to", self.round_to, ["target"], "It takes a number or 'target'.")
         if self.batches < 1:
@@ -181,7 +187,8 @@ class PruneChannels(Pass):
         masked = MaskedModel(graph.clone(), chooser.analysis, choice.pruning.selection, self.constants)
         apply_plan(graph, choice.pruning, listeners=context.listeners, rule=self.name)
         if context.samples:
-            report.masked_error = masked_error(masked, graph, context.samples[0])
+            keeps = self.constants == "keep"
+            report.masked_error = masked_error(masked, graph, context.samples[0], lossy=keeps)
         return PassResult(bool(choice.pruning.selection), notes=report.lines(), details=report)
 
     def _sweep(self, chooser: Chooser, choice: Choice) -> list[Curve]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from graphopt.errors import GraphOptError, InputError, unknown_name
+from graphopt.errors import GraphOptError, InputError, requested, unknown_name
 from graphopt.ir import ConstantKind, Graph, Value
 from graphopt.passes.fold_masks import MASK
 from graphopt.passes.pruning.criteria.batches import Batch, read_batches
@@ -80,6 +80,8 @@ class PruneWeights(Pass):
                 raise GraphOptError(f"{name} is {share_}; a share of zeros is between 0 and 1")
         if self.threshold is not None and self.method != "magnitude":
             raise GraphOptError(f"threshold is an option of magnitude, not of {self.method}")
+        if self.threshold is not None and not self.threshold >= 0:
+            raise GraphOptError(f"threshold is a magnitude, 0 or more, got {self.threshold}")
         if self.method == SPARSEGPT and self.scope not in (None, "layer"):
             raise GraphOptError("sparsegpt makes up for errors within a layer; leave scope out")
         self.kind  # noqa: B018 - a wrong pattern or method is an error now
@@ -99,13 +101,14 @@ class PruneWeights(Pass):
             UnknownNameError: a name in `layers` or `ignore` that no weight has.
             GraphOptError: every weight is ignored, or scores are not numbers.
         """
-        layers = self._chosen(find_layers(graph))
-        if not layers:
-            return PassResult(False, notes=[NOTHING])
-        if self.method == SPARSEGPT:
-            pruned, notes = self._compensated(graph, layers, context)
-        else:
-            pruned, notes = self._scored(graph, layers, context)
+        with requested():
+            layers = self._chosen(find_layers(graph))
+            if not layers:
+                return PassResult(False, notes=[NOTHING])
+            if self.method == SPARSEGPT:
+                pruned, notes = self._compensated(graph, layers, context)
+            else:
+                pruned, notes = self._scored(graph, layers, context)
         rewriter = Rewriter(graph, context.listeners)
         apart = context.trainable if self.masks is None else self.masks
         for layer, (weight, kept) in pruned.items():

@@ -193,3 +193,27 @@ def test_saved_and_loaded(tmp_path: Any) -> None:
     torch.testing.assert_close(loaded(x), pruned(x))
     sliced = pruned.slice_state_dict(model.state_dict())
     assert torch.equal(sliced["conv1.weight"], dict(pruned.named_parameters())["conv1.weight"])
+
+
+def test_constants_that_are_kept_may_err_at_padded_borders() -> None:
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)
+    model = nn.Sequential(first, nn.Sigmoid(), second, nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    x = torch.randn(2, 3, 12, 12)
+    small = graphopt.prune(model, (x,), ratio=0.0, constants="keep", channels={"0.weight": tuple(range(8))})
+    report = small.report.pruning
+    assert report.masked_error > 1e-4  # reported, not refused
+    with torch.no_grad():
+        constant = torch.sigmoid(first.bias)  # what a filter without weights gives, everywhere
+        hidden = torch.sigmoid(first(x))
+        hidden[:, :8] = constant[:8, None, None]
+        exact = model[4](torch.relu(second(hidden)))
+    inner = (..., slice(2, -2), slice(2, -2))
+    assert not torch.allclose(small(x), exact, atol=1e-5)
+    torch.testing.assert_close(small(x)[inner], exact[inner], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"norms": "refus"}, {"constants": "kep"}])
+def test_modes_are_checked(options: dict[str, str]) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean"):
+        graphopt.prune(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)).eval(), (torch.randn(2, 4),), **options)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import graphopt
-from graphopt.errors import GraphOptError, InputError, PassError, UnknownNameError
+from graphopt.errors import GraphOptError, InputError, UnknownNameError
 from graphopt.passes.fold_masks import FoldMasks
 from graphopt.passes.prune_weights import PruneWeights
 from graphopt.passes.weight_pruning.layers import find_layers
@@ -340,7 +340,7 @@ def test_data_that_does_not_fit() -> None:
 def test_text_form_and_report() -> None:
     graph = graphopt.trace(MLP, (torch.ones(1, 4),))
     text = 'prune-weights{sparsity=0.25, layers={"2.*"=0.5}, ignore=("nothing",)}'
-    with pytest.raises(PassError, match="Unknown weight 'nothing'"):
+    with pytest.raises(UnknownNameError, match="Unknown weight 'nothing'"):
         PassManager(text, on_failure="raise").run(graph)
     pruned, report = PassManager(text.replace(', ignore=("nothing",)', ""), on_failure="raise").run(graph)
     assert [n for n in report.records[0].notes if "zeros" in n] == [
@@ -353,3 +353,10 @@ def test_text_form_and_report() -> None:
 def test_a_model_captured_at_its_first_call_says_that_it_needs_inputs() -> None:
     with pytest.raises(GraphOptError, match="give args to compile"):
         graphopt.compile(MLP, target="fx", passes="prune-weights")
+
+
+@pytest.mark.parametrize("text", ['prune-weights{ignore="conv9"}', "prune-weights{method=taylor}"])
+def test_what_is_asked_in_vain_is_raised(text: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)).eval()
+    with pytest.raises(GraphOptError, match=r"conv9|loss"):
+        graphopt.compile(model, (torch.randn(2, 4),), target="fx", passes=text)
