@@ -268,7 +268,7 @@ def _refuse_nan(graph: Graph) -> None:
         if _holds_nan(constant.tensor.detach()):
             raise InputError(
                 f"{constant.kind.value} {value.name!r} holds NaN, so no result can be checked; mend the weights, or "
-                "pass validate=False to compile without checks"
+                "give graphopt.compile validate=False to go without checks"
             )
 
 

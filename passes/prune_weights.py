@@ -84,7 +84,12 @@ class PruneWeights(Pass):
             raise GraphOptError(f"threshold is a magnitude, 0 or more, got {self.threshold}")
         if self.method == SPARSEGPT and self.scope not in (None, "layer"):
             raise GraphOptError("sparsegpt makes up for errors within a layer; leave scope out")
-        self.kind  # noqa: B018 - a wrong pattern or method is an error now
+        kind = self.kind
+        if self.layers and (kind.window or self.threshold is not None):
+            told = f"pattern {self.pattern}" if kind.window else "threshold"
+            raise GraphOptError(
+                f"{told} says how much of each layer goes, so shares for `layers` would be without effect"
+            )
         if self.method != SPARSEGPT:
             get_method(self.method, data=False)
 

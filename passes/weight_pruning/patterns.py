@@ -59,8 +59,8 @@ def parse_pattern(text: str) -> Pattern:
         )
     first, second = int(found[1]), int(found[3])
     if found[2] == ":":
-        if second < 1 or first > second:
-            raise GraphOptError(f"pattern {text!r} keeps {first} of {second}; it must keep between 0 and all")
+        if not 1 <= first <= second:
+            raise GraphOptError(f"pattern {text!r} keeps {first} of {second}; it must keep between 1 and all")
         return Pattern(keep=first, window=second)
     if not first or not second:
         raise GraphOptError(f"pattern {text!r}: a block has at least one row and one column")

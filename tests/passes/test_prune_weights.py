@@ -112,7 +112,7 @@ def test_unstructured_masks_have_the_number_asked_for(
 
 
 @settings(max_examples=60, deadline=None)
-@given(scored(), st.integers(0, 4), st.integers(1, 4))
+@given(scored(), st.integers(1, 4), st.integers(1, 4))
 def test_windows_keep_the_best(drawn: tuple[list[torch.Tensor], list[int]], keep: int, window: int) -> None:
     scores, channels = drawn
     keep = min(keep, window)
@@ -360,3 +360,17 @@ def test_what_is_asked_in_vain_is_raised(text: str) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)).eval()
     with pytest.raises(GraphOptError, match=r"conv9|loss"):
         graphopt.compile(model, (torch.randn(2, 4),), target="fx", passes=text)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pattern": "0:4"},
+        {"threshold": -1.0},
+        {"pattern": "2:4", "layers": {"a": 0.9}},
+        {"threshold": 0.1, "layers": {"a": 0.9}},
+    ],
+)
+def test_options_without_sense_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(GraphOptError, match=r"between 1 and all|0 or more|without effect"):
+        PruneWeights(**options)

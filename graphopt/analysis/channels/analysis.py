@@ -81,13 +81,15 @@ class ChannelAnalysis:
         """
         return Removal(self, selection)
 
-    def explain(self, name: str) -> str:
+    def explain(self, what: str | Group) -> str:
         """Return in words what a group or a parameter is tied to, by which nodes, and what of it can't be removed.
+
+        what: a group, or the name of a group or parameter.
 
         Raises:
             UnknownNameError: neither a group nor a parameter of that name.
         """
-        return explain(self, name)
+        return explain(self, what if isinstance(what, str) else what.name)
 
     def resolve(self, atoms: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the removable atoms that each slot of an array hangs on, 0 where there are fewer."""
