@@ -21,6 +21,8 @@ class DType(Enum):
     U64 = "u64"
     I4 = "i4"
     U4 = "u4"
+    I2 = "i2"
+    U2 = "u2"
     F16 = "f16"
     BF16 = "bf16"
     F32 = "f32"
@@ -29,6 +31,10 @@ class DType(Enum):
     F8E4M3FNUZ = "f8e4m3fnuz"
     F8E5M2 = "f8e5m2"
     F8E5M2FNUZ = "f8e5m2fnuz"
+    F8E8M0 = "f8e8m0"
+    F6E2M3 = "f6e2m3"
+    F6E3M2 = "f6e3m2"
+    F4E2M1 = "f4e2m1"
     C64 = "c64"
     C128 = "c128"
     STRING = "string"
@@ -74,6 +80,21 @@ class DType(Enum):
         except KeyError:
             raise TypeError(f"PyTorch has no dtype for {self.value}") from None
 
+    @property
+    def storage(self) -> torch.dtype:
+        """The PyTorch dtype of the tensors that hold such elements.
+
+        It is `torch` where PyTorch has the type. An integer of fewer than 8 bits lies in a byte of its own, a float of
+        fewer than 8 bits in a float8_e4m3fn, which holds each of its numbers.
+
+        Raises:
+            TypeError: PyTorch has no tensors of such elements.
+
+        >>> DType.I4.storage
+        torch.int8
+        """
+        return _STORAGE.get(self) or self.torch
+
 
 def from_torch(dtype: torch.dtype) -> DType:
     """Return the `DType` of a PyTorch dtype.
@@ -97,6 +118,10 @@ _FLOATING = frozenset(
         DType.F8E4M3FNUZ,
         DType.F8E5M2,
         DType.F8E5M2FNUZ,
+        DType.F8E8M0,
+        DType.F6E2M3,
+        DType.F6E3M2,
+        DType.F4E2M1,
     }
 )
 _INTEGER = frozenset(
@@ -111,6 +136,8 @@ _INTEGER = frozenset(
         DType.U64,
         DType.I4,
         DType.U4,
+        DType.I2,
+        DType.U2,
     }
 )
 _BITS = {
@@ -118,10 +145,16 @@ _BITS = {
     DType.STRING: 0,
     DType.I4: 4,
     DType.U4: 4,
+    DType.I2: 2,
+    DType.U2: 2,
     DType.F8E4M3FN: 8,
     DType.F8E4M3FNUZ: 8,
     DType.F8E5M2: 8,
     DType.F8E5M2FNUZ: 8,
+    DType.F8E8M0: 8,
+    DType.F6E2M3: 6,
+    DType.F6E3M2: 6,
+    DType.F4E2M1: 4,
     DType.BF16: 16,
     **{d: int(d.value[1:]) for d in DType if d.value[1:].isdigit()},
 }
@@ -143,7 +176,17 @@ _TO_TORCH = {
     DType.F8E4M3FNUZ: torch.float8_e4m3fnuz,
     DType.F8E5M2: torch.float8_e5m2,
     DType.F8E5M2FNUZ: torch.float8_e5m2fnuz,
+    DType.F8E8M0: torch.float8_e8m0fnu,
     DType.C64: torch.complex64,
     DType.C128: torch.complex128,
 }
 _FROM_TORCH = {torch_dtype: dtype for dtype, torch_dtype in _TO_TORCH.items()}
+_STORAGE = {
+    DType.I4: torch.int8,
+    DType.I2: torch.int8,
+    DType.U4: torch.uint8,
+    DType.U2: torch.uint8,
+    DType.F6E2M3: torch.float8_e4m3fn,
+    DType.F6E3M2: torch.float8_e4m3fn,
+    DType.F4E2M1: torch.float8_e4m3fn,
+}

@@ -30,6 +30,12 @@ ONNX_CODES: dict[DType, int] = {
     DType.F8E5M2FNUZ: 20,
     DType.U4: 21,
     DType.I4: 22,
+    DType.F4E2M1: 23,
+    DType.F8E8M0: 24,
+    DType.U2: 25,
+    DType.I2: 26,
+    DType.F6E2M3: 27,
+    DType.F6E3M2: 28,
 }
 FROM_ONNX_CODE: dict[int, DType] = {code: dtype for dtype, code in ONNX_CODES.items()}
 
