@@ -35,7 +35,7 @@ class _TensorCheck:
     def __init__(self, name: str, type_: TensorType) -> None:
         self.name = name
         self.type = type_
-        self.dtype = type_.dtype.torch
+        self.dtype = type_.dtype.storage
         self.device = torch.device(type_.device)
         self.rank = type_.rank
         self.shape = tuple(d for d in type_.shape) if all(isinstance(d, int) for d in type_.shape) else None

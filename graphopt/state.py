@@ -67,7 +67,7 @@ def with_tensor(value: Value, constant: Constant, tensor: torch.Tensor) -> Const
     """
     type_ = value.type
     assert isinstance(type_, TensorType)
-    if tensor.dtype is not type_.dtype.torch or tuple(tensor.shape) != type_.shape:
+    if tensor.dtype is not type_.dtype.storage or tuple(tensor.shape) != type_.shape:
         raise GraphOptError(
             f"{constant.kind.value} {value.name!r} is {tensor.dtype} of shape {list(tensor.shape)} now, but the graph "
             f"was compiled for {type_!r}; convert the original model and compile that"

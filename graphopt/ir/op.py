@@ -37,6 +37,8 @@ class Trait(Enum):
     """The shape of a result depends on the values of the operands."""
     REGION = auto()
     """Control flow: runs its regions."""
+    DECODES = auto()
+    """Turns a compact stored form into numbers: not folded, since that would undo the storage."""
 
     __hash__ = object.__hash__
 

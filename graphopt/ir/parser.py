@@ -140,7 +140,7 @@ class _Parser(ValueParser):
             start = self.lexer.peek
             values = _lists(self.attribute())
             try:
-                return torch.tensor(values, dtype=type_.dtype.torch).reshape(shape)
+                return torch.tensor(values, dtype=type_.dtype.storage).reshape(shape)
             except (TypeError, ValueError, RuntimeError) as error:
                 raise self.lexer.error(f"these values are no {type_!r} ({error})", start) from None
         given = self.tensors.get(name)
@@ -151,7 +151,7 @@ class _Parser(ValueParser):
                 raise self.lexer.error(f"the data of constant {name!r} was not given", token)
             if content_hash(given) != digest:
                 raise self.lexer.error(f"the data of constant {name!r} has another hash", digest_token)
-        if given is not None and (tuple(given.shape) != shape or given.dtype != type_.dtype.torch):
+        if given is not None and (tuple(given.shape) != shape or given.dtype != type_.dtype.storage):
             raise self.lexer.error(f"the data given for {name!r} is {given.dtype} {tuple(given.shape)}", token)
         return _sample_tensor(name, type_) if given is None else given
 
@@ -302,5 +302,5 @@ def _sample_tensor(name: str, type_: TensorType) -> torch.Tensor:
     shape = _static_shape(type_)
     generator = torch.Generator().manual_seed(sum(ord(c) * 31**i for i, c in enumerate(name)) % 2**31)
     if type_.dtype.is_floating:
-        return torch.rand(shape, generator=generator, dtype=torch.float64).to(type_.dtype.torch)
-    return torch.randint(0, 2, shape, generator=generator).to(type_.dtype.torch)
+        return torch.rand(shape, generator=generator, dtype=torch.float64).to(type_.dtype.storage)
+    return torch.randint(0, 2, shape, generator=generator).to(type_.dtype.storage)

@@ -162,7 +162,7 @@ def _check_constant(name: str, value: Value) -> None:
     constant, type_ = value.constant, value.type
     if constant is None or value.name != name or not isinstance(type_, TensorType):
         raise VerificationError(f"constant {name!r} is not a stored tensor of that name")
-    if tuple(constant.tensor.shape) != type_.shape or constant.tensor.dtype != type_.dtype.torch:
+    if tuple(constant.tensor.shape) != type_.shape or constant.tensor.dtype != type_.dtype.storage:
         raise VerificationError(
             f"constant {name!r} is {type_!r}, its tensor is {constant.tensor.dtype} {tuple(constant.tensor.shape)}"
         )

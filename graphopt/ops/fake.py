@@ -224,7 +224,7 @@ def _run(call: Call, operands: list[Any], size: Any) -> Any:
 
 def _empty(type_: Type, size: Any) -> Any:
     if isinstance(type_, TensorType):
-        return torch.empty([size(d) for d in type_.shape], dtype=type_.dtype.torch)
+        return torch.empty([size(d) for d in type_.shape], dtype=type_.dtype.storage)
     if isinstance(type_, ScalarType) and type_.value is not None:
         return size(type_.value)
     raise TypeInferenceError(f"no fake value for {type_!r}")

@@ -47,7 +47,7 @@ def first_sizes(symbols: Sequence[Symbol]) -> dict[str, int]:
 
 def _normal(type_: TensorType, sizes: Mapping[str, int], generator: torch.Generator) -> torch.Tensor:
     shape = [evaluate(d, sizes) for d in type_.shape]
-    made = torch.randn(shape, generator=generator, dtype=torch.float64).to(type_.dtype.torch)
+    made = torch.randn(shape, generator=generator, dtype=torch.float64).to(type_.dtype.storage)
     return made if type_.device == "cpu" else made.to(type_.device)
 
 
