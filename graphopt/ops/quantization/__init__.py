@@ -1,0 +1,7 @@
+"""Quantization: formats, arithmetic, the operators `graphopt.quantize`, `graphopt.dequantize` and their kin."""
+
+from graphopt.ops.quantization import dialect
+from graphopt.ops.quantization.formats import FORMATS, Format, find_format
+from graphopt.ops.quantization.functions import dequantize, fake_quantize, quantize
+
+__all__ = ["FORMATS", "Format", "dequantize", "dialect", "fake_quantize", "find_format", "quantize"]
