@@ -1,6 +1,6 @@
 """Operators: the registry, the dialects, type inference and reference semantics."""
 
-from graphopt.ops import control_flow, functionalized, scalars, torch_dialects
+from graphopt.ops import control_flow, functionalized, quantization, scalars, torch_dialects
 from graphopt.ops.registry import OpRegistry, get_op, registry
 from graphopt.ops.schema import attribute_from_torch, attribute_to_torch, torch_arguments
 from graphopt.ops.text import parse
@@ -16,6 +16,7 @@ __all__ = [
     "get_op",
     "ir_name",
     "parse",
+    "quantization",
     "registry",
     "scalars",
     "torch_arguments",
