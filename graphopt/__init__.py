@@ -25,6 +25,7 @@ try:
     from graphopt.errors import GraphOptError
     from graphopt.ir import Graph, Node, Value
     from graphopt.ops import parse
+    from graphopt.ops.quantization import dequantize, fake_quantize, quantize
     from graphopt.passmanager import Pass, PassContext, PassManager, PassResult, RulePass, pass_, register_pass, rewrite
     from graphopt.pruning import prune
     from graphopt.rewrite import Algebra, Contract, Rewriter, Rule
@@ -54,13 +55,16 @@ __all__ = [
     "Value",
     "attribute_error",
     "compile",
+    "dequantize",
     "diff",
     "explain",
+    "fake_quantize",
     "finetune",
     "load",
     "parse",
     "pass_",
     "prune",
+    "quantize",
     "register_pass",
     "rewrite",
     "trace",
