@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from graphopt.ir.dims import Expr, Symbol, symbols_of
 from graphopt.ir.dtypes import DType
 
-Attribute: TypeAlias = "None | bool | int | float | complex | str | Expr | DType | tuple[Attribute, ...]"
+Attribute: TypeAlias = "None | bool | int | float | complex | str | bytes | Expr | DType | tuple[Attribute, ...]"
 
 
 class Attributes(Mapping[str, Any]):

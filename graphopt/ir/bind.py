@@ -62,7 +62,9 @@ def complete(op: Op, attributes: Mapping[str, Any]) -> Attributes:
     full = {p.name: normalize(op, p, left.pop(p.name, MISSING)) for p in op.attribute_params}
     if SEGMENTS in left:
         full[SEGMENTS] = left.pop(SEGMENTS)
-    if left:
+    if op.open:
+        full.update(left)
+    elif left:
         raise unknown_name("attribute", next(iter(left)), full, f"It was given to {op.name}.")
     return Attributes(full) if full else EMPTY
 

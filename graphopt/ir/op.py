@@ -96,6 +96,7 @@ class Op:
     base: the name without the overload (`aten.add` of `aten.add.Tensor`).
     infer: result types from operand types and attributes.
     evaluate: the reference semantics on torch tensors, called with the schema's arguments by name.
+    open: a node may have attributes beyond the schema; they go to `evaluate` by name, too.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Op:
     traits: frozenset[Trait] = frozenset()
     infer: InferFn | None = None
     evaluate: Callable[..., Any] | None = None
+    open: bool = False
     base: str = field(init=False)
     operand_params: tuple[Param, ...] = field(init=False)
     attribute_params: tuple[Param, ...] = field(init=False)
@@ -147,6 +149,8 @@ class Op:
                 bound[param.name] = attributes[param.name]
             elif param.default is not MISSING:
                 bound[param.name] = param.default
+        if self.open:
+            bound.update((name, value) for name, value in attributes.items() if name not in bound)
         return bound
 
     def segments(self, count: int, attributes: Mapping[str, Any]) -> tuple[int, ...]:

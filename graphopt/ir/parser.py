@@ -66,7 +66,7 @@ class _Parser(ValueParser):
         graph.share_symbol_names(self.names)
         framed = self.lexer.accept("graph")
         if framed:
-            graph.name = self._graph_name()
+            graph.name = self.word_or_string()
             self.lexer.expect("{")
         self.lexer.skip_newlines()
         scope: dict[str, Value] = {}
@@ -86,11 +86,6 @@ class _Parser(ValueParser):
             self.lexer.expect("}")
         graph.set_outputs(outputs, updates)
         return graph
-
-    def _graph_name(self) -> str:
-        if self.lexer.peek.kind == "string":
-            return self.lexer.string()
-        return self.lexer.expect_kind("word").text
 
     def statement(self, graph: Graph, scope: dict[str, Value]) -> None:
         token = self.lexer.peek
@@ -162,8 +157,8 @@ class _Parser(ValueParser):
             while self.lexer.accept(","):
                 results.append(self.result())
             self.lexer.expect("=")
-        op_token = self.lexer.expect_kind("word")
-        op = self.lookup(op_token)
+        op_token = self.lexer.peek
+        op = self.lookup(op_token, self.word_or_string())
         self.lexer.expect("(")
         operands = self.operands(scope)
         attributes = self.complete_attributes(op, op_token)
@@ -263,11 +258,11 @@ class _Parser(ValueParser):
             raise self.lexer.error(f"%{name} is defined twice", token)
         scope[name] = value
 
-    def lookup(self, token: Token) -> Op:
-        op = self._ops.get(token.text)
+    def lookup(self, token: Token, name: str) -> Op:
+        op = self._ops.get(name)
         if op is None:
             try:
-                op = self._ops[token.text] = self.resolve(token.text)
+                op = self._ops[name] = self.resolve(name)
             except GraphOptError as error:
                 raise ParseError(str(error), self.lexer.text, token.start) from None
         return op

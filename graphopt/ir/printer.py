@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +27,7 @@ INLINE_LIMIT = 16
 _PLAIN = re.compile(r"[A-Za-z0-9_.$]+")
 _WORD = re.compile(r"[^\W\d][\w.]*")
 _FIRST_WORD = re.compile(r'-?("|[^\W\d][\w.]*)')
-_RESERVED = frozenset(["none", "true", "false", "inf", "nan", "complex", "dim", *(d.value for d in DType)])
+_RESERVED = frozenset(["none", "true", "false", "inf", "nan", "complex", "dim", "bytes", *(d.value for d in DType)])
 
 
 def print_graph(graph: Graph, *, locations: bool = True) -> str:
@@ -112,10 +113,11 @@ class _Printer:
     def node_line(self, node: Node) -> str:
         text = ", ".join([f"{self.name(r)}: {r.type!r}" for r in node.results])
         operands = ", ".join(["none" if v is None else self.name(v) for v in node._operands])
-        text = f"{text} = {node.op.name}({operands})" if text else f"{node.op.name}({operands})"
+        call = f"{_word(node.op.name)}({operands})"
+        text = f"{text} = {call}" if text else call
         attributes = printed_attributes(node)
         if attributes:
-            text += " {" + ", ".join([f"{k}={attribute_text(v)}" for k, v in attributes.items()]) + "}"
+            text += " {" + ", ".join([f"{_word(k)}={attribute_text(v)}" for k, v in attributes.items()]) + "}"
         if self.locations and node.location != UNKNOWN:
             text += " " + location_text(node.location)
         return text
@@ -190,6 +192,8 @@ def attribute_text(value: Any) -> str:
         return f"complex({_float_text(value.real)}, {_float_text(value.imag)})"
     if isinstance(value, str):
         return json.dumps(value)
+    if isinstance(value, bytes):
+        return f'bytes("{b64encode(value).decode()}")'
     if isinstance(value, tuple):
         return "(" + ", ".join(map(attribute_text, value)) + ("," if len(value) == 1 else "") + ")"
     if isinstance(value, Expr):

@@ -5,7 +5,9 @@ Graphs repeat themselves, so types, locations and attribute lists are remembered
 
 from __future__ import annotations
 
-from typing import Any
+from base64 import b64decode
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from graphopt.ir.dim_text import DimParseError, parse_dim
 from graphopt.ir.dims import Dim, Symbol
@@ -142,15 +144,20 @@ class ValueParser:
         while not self.lexer.accept("}"):
             if found:
                 self.lexer.expect(",")
-            token = self.lexer.expect_kind("word")
-            if token.text in found:
-                raise self.lexer.error(f"attribute {token.text!r} is given twice", token)
+            token = self.lexer.peek
+            name = self.word_or_string()
+            if name in found:
+                raise self.lexer.error(f"attribute {name!r} is given twice", token)
             self.lexer.expect("=")
-            found[token.text] = self.attribute()
+            found[name] = self.attribute()
         return found
 
+    def word_or_string(self) -> str:
+        """A name: a word, or any text in quotes."""
+        return self.lexer.string() if self.lexer.peek.kind == "string" else self.lexer.expect_kind("word").text
+
     def attribute(self) -> Any:
-        """One attribute: none, true, a number, a dim, a string, a dtype or a tuple of such."""
+        """One attribute: none, true, a number, a dim, a string, bytes, a dtype or a tuple of such."""
         token = self.lexer.peek
         if token.kind == "string":
             return self.lexer.string()
@@ -167,10 +174,10 @@ class ValueParser:
         if token.text in _DTYPES:
             self.lexer.next()
             return _DTYPES[token.text]
-        if token.text in ("complex", "dim") and self.lexer.tokens[self.lexer.position + 1].text == "(":
+        if token.text in self._WRAPPED and self.lexer.tokens[self.lexer.position + 1].text == "(":
             self.lexer.next()
             self.lexer.expect("(")
-            value: Any = self.dim() if token.text == "dim" else self._complex()
+            value = self._WRAPPED[token.text](self)
             self.lexer.expect(")")
             return value
         return self._number_or_dim()
@@ -179,6 +186,15 @@ class ValueParser:
         real = self._number_or_dim()
         self.lexer.expect(",")
         return complex(real, self._number_or_dim())
+
+    def _bytes(self) -> bytes:
+        token = self.lexer.peek
+        try:
+            return b64decode(self.lexer.string(), validate=True)
+        except ValueError:
+            raise self.lexer.error("expected base64", token) from None
+
+    _WRAPPED: ClassVar[dict[str, Callable[[ValueParser], Any]]] = {"complex": _complex, "dim": dim, "bytes": _bytes}
 
     def _tuple(self) -> Any:
         close = ")" if self.lexer.next().text == "(" else "]"

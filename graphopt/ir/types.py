@@ -142,6 +142,8 @@ def types_compatible(declared: Type, inferred: Type) -> bool:
         )
     if isinstance(declared, ScalarType) and isinstance(inferred, ScalarType):
         return declared.kind is inferred.kind
+    if isinstance(declared, SequenceType | OptionalType):
+        return type(declared) is type(inferred) and types_compatible(declared.element, inferred.element)
     return False
 
 

@@ -138,7 +138,7 @@ def _check_attributes(node: Node) -> None:
         elif attributes[name] is not param.default and not is_of_kind(attributes[name], param.type):
             raise _error(node, f"attribute {name!r} of {op.name} is {attributes[name]!r}, not of type {param.type}")
     for name in attributes:
-        if name not in params and name != SEGMENTS:
+        if name not in params and name != SEGMENTS and not op.open:
             raise _error(node, f"{op.name} has no attribute {name!r}")
 
 

@@ -1,6 +1,6 @@
 """Operators: the registry, the dialects, type inference and reference semantics."""
 
-from graphopt.ops import control_flow, functionalized, quantization, scalars, torch_dialects
+from graphopt.ops import control_flow, functionalized, onnx_dialect, quantization, scalars, torch_dialects
 from graphopt.ops.registry import OpRegistry, get_op, registry
 from graphopt.ops.schema import attribute_from_torch, attribute_to_torch, torch_arguments
 from graphopt.ops.text import parse
@@ -15,6 +15,7 @@ __all__ = [
     "functionalized",
     "get_op",
     "ir_name",
+    "onnx_dialect",
     "parse",
     "quantization",
     "registry",

@@ -157,6 +157,8 @@ def torch_arguments(
             args.append((converted, is_default))
     while args and args[-1][1]:
         args.pop()
+    if op.open:
+        kwargs.update({name: value for name, value in named.items() if name not in {p.name for p in op.params}})
     return [value for value, _ in args], kwargs
 
 

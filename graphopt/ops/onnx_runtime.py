@@ -1,0 +1,211 @@
+"""Running ONNX models: by ONNX Runtime, its graph optimizations off, or else by the reference evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from graphopt.errors import GraphOptError
+from graphopt.ir import Type
+from graphopt.ops.onnx_dialect import CAPTURED, KINDS, OUTPUTS, imports_of, node_proto
+from graphopt.ops.onnx_values import element_code, from_numpy, kind_from_text, to_numpy, type_of_array, type_to_proto
+
+if TYPE_CHECKING:
+    import onnx
+
+Run = Callable[[list[Any]], list[Any]]
+"""Takes and gives NumPy arrays, lists of them, and None."""
+
+_IR_VERSION = 10
+"""With which models are made for one run: every runtime of interest reads it."""
+
+
+class OnnxProgram:
+    """A model that can be run, from its bytes; loaded at the first run.
+
+    >>> from onnx.helper import make_graph, make_model, make_node, make_tensor_value_info
+    >>> info = [make_tensor_value_info(name, 1, [2]) for name in "xy"]
+    >>> model = make_model(make_graph([make_node("Abs", ["x"], ["y"])], "g", info[:1], info[1:]), ir_version=10)
+    >>> OnnxProgram(model.SerializeToString()).run([torch.tensor([-1.0, 2.0])])
+    [tensor([1., 2.])]
+    """
+
+    def __init__(self, model: bytes) -> None:
+        self.model = model
+        self._run: Run | None = None
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """Run on values of the graph's inputs, in order.
+
+        Raises:
+            GraphOptError: neither library can; the message says why.
+        """
+        return self.run_arrays([to_numpy(value) for value in inputs])
+
+    def run_arrays(self, arrays: list[Any]) -> list[Any]:
+        """Run on NumPy arrays."""
+        if self._run is not None:
+            return [from_numpy(value) for value in self._run(arrays)]
+        reasons = []
+        for library, load in (("ONNX Runtime", _load_session), ("the reference evaluator", _load_evaluator)):
+            try:
+                run = load(self.model)
+                results = run(arrays)
+            except Exception as error:  # the libraries' exceptions share no base
+                reasons.append(f"{library}: {_first_line(error)}")
+            else:
+                self._run = run
+                return [from_numpy(value) for value in results]
+        raise GraphOptError("; ".join(reasons))
+
+
+def run_node(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    """Run one node of the `onnx` dialect.
+
+    inputs: the operands, None for an absent one; a list for a sequence.
+
+    Raises:
+        GraphOptError: no library can.
+    """
+    captured = list(attributes[CAPTURED])
+    kinds = [kind_from_text(text) if text else None for text in attributes[KINDS]] or [None] * len(inputs)
+    arrays = [to_numpy(value, kind) for value, kind in zip(inputs, kinds)]
+    names = [f"i{n}" for n in range(len(arrays) - len(captured))]
+    is_given = [kind is not None or value is not None for value, kind in zip(inputs, kinds)]
+    given = [n if there else "" for n, there in zip(names, is_given)]
+    positions = attributes[OUTPUTS]
+    node = node_proto(name, given, [f"o{position}" for position in positions], dict(attributes), positions)
+    if "seed" not in attributes and _takes_seed(node.op_type):
+        node.attribute.add(name="seed", type=1, f=float(torch.randint(2**20, ())))  # so torch.manual_seed decides
+    infos = [
+        _info(n, array, kind) for n, array, kind, there in zip([*names, *captured], arrays, kinds, is_given) if there
+    ]
+    program = _program(_model(node, infos, imports_of(name, attributes)))
+    return program.run_arrays([a for a, there in zip(arrays, is_given) if there])
+
+
+def make_model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    imports: Mapping[str, int],
+) -> onnx.ModelProto:
+    """Return a model of some nodes."""
+    from onnx import ModelProto
+
+    model = ModelProto()
+    model.ir_version = _IR_VERSION
+    for domain, version in {**imports, "": imports.get("", _newest(model))}.items():
+        entry = model.opset_import.add()
+        entry.domain, entry.version = domain, version
+    model.graph.name = "opaque"
+    model.graph.node.extend(nodes)
+    model.graph.input.extend(inputs)
+    model.graph.output.extend(outputs)
+    return model
+
+
+def _newest(model: onnx.ModelProto) -> int:
+    """A version of the standard domain for a model that uses other domains alone."""
+    return 20
+
+
+def _info(name: str, array: Any, kind: Type | None) -> onnx.ValueInfoProto:
+    from onnx import ValueInfoProto
+
+    info = ValueInfoProto(name=name)
+    info.type.CopyFrom(type_of_array(array) if kind is None else type_to_proto(kind))
+    return info
+
+
+def _model(node: onnx.NodeProto, infos: Sequence[onnx.ValueInfoProto], imports: Mapping[str, int]) -> bytes:
+    from onnx import ValueInfoProto
+
+    outputs = [ValueInfoProto(name=name) for name in node.output if name]
+    data: bytes = make_model([node], infos, outputs, imports).SerializeToString(deterministic=True)
+    return data
+
+
+@lru_cache(maxsize=256)
+def _program(model: bytes) -> OnnxProgram:
+    """Loading costs milliseconds, and validation runs each node many times."""
+    return OnnxProgram(model)
+
+
+def _takes_seed(op_type: str) -> bool:
+    return op_type.startswith("Random") or op_type in ("Multinomial", "Bernoulli", "Dropout")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _load_session(model: bytes) -> Run:
+    """ONNX Runtime on the CPU. Types that NumPy lacks go by `OrtValue`."""
+    if find_spec("onnxruntime") is None:
+        raise GraphOptError("not installed; run `pip install graphopt[onnx]`")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what goes wrong is raised
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    by_value = any(_is_odd(value.type) for value in (*session.get_inputs(), *session.get_outputs()))
+
+    def run(arrays: list[Any]) -> list[Any]:
+        feeds = dict(zip(names, arrays))
+        if not by_value:
+            return list(session.run(None, feeds))
+        values = {name: _ort_value(array) for name, array in feeds.items()}
+        return [_from_ort_value(value) for value in session.run_with_ort_values(None, values)]
+
+    return run
+
+
+_ODD = ("bfloat16", "float8", "int4", "int2", "float4")
+
+
+def _is_odd(type_: str) -> bool:
+    return any(name in type_ for name in _ODD)
+
+
+def _ort_value(array: Any) -> Any:
+    from onnxruntime import OrtValue
+
+    if isinstance(array, list):
+        raise GraphOptError("sequences of elements that NumPy lacks are not passed to ONNX Runtime")
+    if not _is_odd(array.dtype.name):
+        return OrtValue.ortvalue_from_numpy(array)
+    code = element_code(array)
+    if array.dtype.itemsize == 1 and "float8" not in array.dtype.name:
+        raise GraphOptError(f"{array.dtype.name} is packed, and not passed to ONNX Runtime")
+    return OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint8 if array.itemsize == 1 else np.uint16), code)
+
+
+def _from_ort_value(value: Any) -> Any:
+    if not value.is_tensor() or not _is_odd(value.data_type()):
+        return value.numpy()
+    return to_numpy(torch.from_dlpack(value))
+
+
+def _load_evaluator(model: bytes) -> Run:
+    """The reference evaluator, which knows the standard's domains alone."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    proto = onnx.load_model_from_string(model)
+    evaluator = ReferenceEvaluator(proto)
+    names = [value.name for value in proto.graph.input]
+
+    def run(arrays: list[Any]) -> list[Any]:
+        with np.errstate(all="ignore"):
+            return list(evaluator.run(None, dict(zip(names, arrays))))
+
+    return run
