@@ -72,7 +72,8 @@ def verify_touched(graph: Graph, touched: Touched) -> None:
 def interface_difference(before: Graph, after: Graph) -> str | None:
     """Return how the interface (inputs, outputs, what is mutated) changed, or None.
 
-    A dim may be named otherwise, but one that was symbolic must not have become a number.
+    A dim may be named otherwise, but one that was symbolic must not have become a number. A stored tensor that is
+    written to may have become smaller, together with what is written.
     """
     if [(v.name, v.type) for v in before.inputs] != [(v.name, v.type) for v in after.inputs]:
         return f"the inputs were {_listed(before.inputs)} and are {_listed(after.inputs)}"
@@ -81,7 +82,9 @@ def interface_difference(before: Graph, after: Graph) -> str | None:
     if len(before.returned) != len(after.returned):
         return f"the graph returned {len(before.returned)} values and returns {len(after.returned)}"
     for index, (old, new) in enumerate(zip(before.returned, after.returned)):
-        if not _stands_for(old.type, new.type):
+        target = before.mutations[index - len(before.outputs)] if index >= len(before.outputs) else None
+        state = after.constants.get(target) if target is not None else None
+        if not _stands_for(old.type if state is None else state.type, new.type):
             return f"output {index} (%{new.name}) was {old.type!r} and is {new.type!r}"
     return None
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from graphopt.ir import Graph, types_known_equal
 from graphopt.passmanager.bounds import Complaint
 from graphopt.passmanager.compare import distance, form_difference, is_inexact, pairs, special_difference
 from graphopt.passmanager.report import ErrorSummary
@@ -29,6 +30,17 @@ def summarize(
             return summary, index, Complaint(found)
         summary = worse(summary, _error(new, old, want, index))
     return summary, -1, None
+
+
+def resized_states(before: Graph, after: Graph) -> frozenset[int]:
+    """The returned values that are written to stored tensors which a pass has made smaller: no two to compare."""
+    first = len(before.outputs)
+    return frozenset(
+        first + index
+        for index, name in enumerate(before.mutations)
+        if name in before.constants and name in after.constants
+        if not types_known_equal(before.constants[name].type, after.constants[name].type)
+    )
 
 
 def _error(new: Any, old: Any, want: Any, index: int) -> ErrorSummary:

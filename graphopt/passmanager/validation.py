@@ -45,7 +45,7 @@ from graphopt.passmanager.report import ErrorSummary
 from graphopt.passmanager.runner import Baseline, Runner
 from graphopt.passmanager.sketches import Sketches
 from graphopt.passmanager.stability import jumps, rounding
-from graphopt.passmanager.summary import summarize, worse
+from graphopt.passmanager.summary import resized_states, summarize, worse
 from graphopt.rewrite import Contract
 
 EXCUSE = "excused, for the original itself moves as much there by rounding alone"
@@ -238,12 +238,13 @@ class Validator:
 
     def _check_close(self, outputs: Outputs, *, lossy: bool) -> None:
         original, total = self.original, ErrorSummary()
+        skip = original.skip | resized_states(self.graph, outputs.graph)
         for number, work in enumerate(outputs.work):
             if not lossy:
                 self._check_set(outputs, number)
             old = original.baseline.work[number]
             reference = original.reference(original.baseline, number, if_known=not lossy) or old
-            summary, index, complaint = summarize(work, reference, old, original.skip)
+            summary, index, complaint = summarize(work, reference, old, skip)
             if complaint is not None:
                 raise Mismatch(f"output {index}: {complaint.message}", index)
             total = worse(total, summary)

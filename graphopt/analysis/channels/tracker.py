@@ -9,7 +9,7 @@ from enum import Enum
 import torch
 
 from graphopt.analysis.channels.atoms import Atoms, Ids
-from graphopt.analysis.channels.axes import Axis, Factor, State, opaque, varying
+from graphopt.analysis.channels.axes import Axis, Factor, State, factor_states, opaque, varying
 from graphopt.analysis.channels.regroup import Regrouper
 from graphopt.ir import ConstantKind, Dim, Graph, Node, TensorType, Trait, Value
 
@@ -79,6 +79,7 @@ class Tracker:
         self.couplings: list[Coupling] = []
         self.cares: list[Care] = []
         self.constant_values: set[Value] = set()
+        self.written = {graph.constants[n]: v for n, v in graph.updates.items() if n in graph.constants}
         self.node: Node | None = None
         self._played: set[tuple[Value, int]] = set()
 
@@ -115,10 +116,19 @@ class Tracker:
             if not isinstance(size, int) or size == 0:
                 axes.append(opaque(size, self.reason(f"size {size}")))
                 continue
-            state = State.ZERO if parameter else constant_state(value.constant.tensor, dim)
+            state = State.ZERO if parameter else self._stored_state(value, dim)
             atoms = self.fresh(size, (value, dim))
             axes.append((Factor(size, atoms[:, None], 0, state, ((value, dim),)),))
         return tuple(axes)
+
+    def _stored_state(self, value: Value, dim: int) -> State:
+        """What slots of a stored tensor that is no parameter hold. One that is written to holds what the last call
+        left there: zero, if it starts from zero and is written zero (see `settle`), else nothing that is known."""
+        assert value.constant is not None
+        tensor = value.constant.tensor
+        if value not in self.written:
+            return constant_state(tensor, dim)
+        return State.VARYING if tensor.is_meta or bool(tensor.any()) else State.ZERO
 
     # ------------------------------------------------------------------ making
 
@@ -258,9 +268,27 @@ def run(tracker: Tracker, apply: Callable[[Tracker, Node], None]) -> None:
 
 
 def freeze_returned(tracker: Tracker) -> None:
-    """The caller sees the outputs, and what is written back must keep its shape."""
-    names = [f"output {index}" for index in range(len(tracker.graph.outputs))]
-    names += [f"written back to {name!r}" for name in tracker.graph.mutations]
-    for name, value in zip(names, tracker.graph.returned):
+    """The caller sees the outputs and the inputs that are written to; a stored tensor shrinks with its new value."""
+    graph = tracker.graph
+    for index, value in enumerate(graph.outputs):
         if isinstance(value.type, TensorType):
-            tracker.freeze_all(value, name)
+            tracker.freeze_all(value, f"output {index}")
+    for name, value in graph.updates.items():
+        constant = graph.constants.get(name)
+        if constant is None:
+            tracker.freeze_all(value, f"written back to {name!r}, which the caller sees")
+        else:
+            settle(tracker, constant, value)
+
+
+def settle(tracker: Tracker, constant: Value, written: Value) -> None:
+    """Couple a stored tensor to its next value. Where it was taken to hold zeros, it must stay so: by induction over
+    the calls, its removed slots are zero in all of them."""
+    text = f"written back to {constant.name!r}"
+    for own, new in zip(tracker.axes(constant), tracker.axes(written)):
+        if not own and not new:
+            continue
+        joint = tracker.equate(own, new, text)
+        for factor, before, after in zip(joint, factor_states(own, joint), factor_states(new, joint)):
+            if before is State.ZERO and after is not State.ZERO:
+                tracker.freeze((factor,), f"{text}: its removed slots would not stay zero")

@@ -127,7 +127,7 @@ def look(graph: Graph, scope: Scope) -> list[Refusal]:
         scope.numbers.update(zip(node.results, results, strict=True))
         if touched:
             refusals += treats.refusals(node, scope)
-    return refusals
+    return [*refusals, *scope.settled()]
 
 
 class _Owners:

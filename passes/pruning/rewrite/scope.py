@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from graphopt.analysis.channels import Removal
 from graphopt.ir import Node, TensorType, Value
-from graphopt.passes.pruning.rewrite.dead import Dead, unknown, where_known, wide
+from graphopt.passes.pruning.rewrite.dead import Dead, filled, unknown, where_known, wide
 
 KNOWN_ELEMENTS = 1 << 12
 """Elements up to which a stored tensor that is no vector is looked at as a whole; of larger ones only what is zeroed is
@@ -103,11 +103,21 @@ class Scope:
         assert value.constant is not None
         axes = [axis for axis in self.axes(value) if self.is_zeroed(value, axis)]
         tensor = value.constant.tensor
+        if value in self.removal.analysis.tracker.written:
+            return self._rewritten(value, axes, tensor)
         if tensor.dim() == 1 or tensor.numel() <= KNOWN_ELEMENTS:
             tensor = wide(tensor)
             for axis in axes:
                 tensor = tensor.index_fill(axis, torch.from_numpy(self.removed(value, axis)), 0)
             return where_known(value, tensor, torch.ones_like(tensor, dtype=torch.bool))
+        return self._zeros(value, axes)
+
+    def _rewritten(self, value: Value, axes: Sequence[int], tensor: torch.Tensor) -> Dead:
+        """A stored tensor that every call writes to: at most its zeros stay what they are (see `settled`)."""
+        return self._zeros(value, axes) if tensor.is_meta or bool(tensor.any()) else filled(value, 0)
+
+    def _zeros(self, value: Value, axes: Sequence[int]) -> Dead:
+        """Zeros in what goes along some axes, and nothing known elsewhere."""
         nothing = unknown(value)
         known = nothing.known
         for axis in axes:
@@ -141,6 +151,20 @@ class Scope:
             return vector, []
         reason = f"what the masked model has there is no constant{self._lost(value)}"
         return vector, [Refusal(value, axis, slots[~fine].numpy(), node, reason)]
+
+    def settled(self) -> Iterator[Refusal]:
+        """The slots of stored tensors that were taken to hold zeros, and are written something else."""
+        tracker = self.removal.analysis.tracker
+        for constant, written in tracker.written.items():
+            node = written.producer or tracker.graph.terminator
+            for axis in self.axes(constant):
+                _, open_ = self.entering(node, constant, axis)
+                numbers, refused = self.entering(node, written, axis)
+                bad = set(numbers.nonzero().flatten().tolist()).union(*(r.slots.tolist() for r in refused))
+                bad = bad.difference(*(r.slots.tolist() for r in open_))
+                if bad:
+                    reason = f"written back to {constant.name!r}, it would not stay zero"
+                    yield Refusal(written, axis, np.array(sorted(bad)), node, reason)
 
     def _lost(self, value: Value) -> str:
         """Where constants went in that did not come out."""
