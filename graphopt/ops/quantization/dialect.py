@@ -107,9 +107,7 @@ def _may_equal(shape: tuple[Dim, ...], wanted: tuple[Dim, ...]) -> bool:
     )
 
 
-def infer_requantize(
-    x: TensorType, scale: TensorType, zero_point: TensorType | None, dtype: str, axis: int | None
-) -> TensorType:
+def infer_requantize(x: TensorType, scale: TensorType, zero_point: TensorType | None, dtype: str) -> TensorType:
     """The format's type, in the shape of the input."""
     if x.dtype is not DType.I32:
         raise Mismatch(f"it takes 32-bit sums, not {x.dtype.value}")

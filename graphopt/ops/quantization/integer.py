@@ -1,6 +1,6 @@
 """Products of integers, exactly, in 32 bits, and what stands around them in a model that computes in integers.
 
-    matmul_integer(a, b)  = (a − a₀) · (b − b₀)              conv_integer(x, w) = (x − x₀) ∗ (w − w₀)
+    matmul_integer(a, b)  = (a − a₀) · (b − b₀)              conv_integer(x, w, b) = (x − x₀) ∗ (w − w₀) + b
     requantize(y, scale)  = saturate(round(y · scale) + zero_point)
     dynamic_quantize(x)   = Q(x), scale, zero_point, with scale = (max(x, 0) − min(x, 0)) / 255
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import torch
 
-from graphopt.ops.quantization.arithmetic import quantized, spread
+from graphopt.ops.quantization.arithmetic import quantized
 from graphopt.ops.quantization.formats import find_format
 from graphopt.ops.quantization.library import LIBRARY
 
@@ -25,11 +25,12 @@ LIBRARY.define(
     "matmul_integer(Tensor a, Tensor b, Tensor? a_zero_point=None, Tensor? b_zero_point=None) -> Tensor"
 )
 LIBRARY.define(
-    "conv_integer(Tensor input, Tensor weight, Tensor? input_zero_point=None, Tensor? weight_zero_point=None, *, "
-    "int[] stride=[], int[] padding=[], int[] dilation=[], int groups=1) -> Tensor"
+    "conv_integer(Tensor input, Tensor weight, Tensor? bias=None, Tensor? input_zero_point=None, "
+    "Tensor? weight_zero_point=None, *, int[] stride=[], int[] padding=[], int[] dilation=[], "
+    "int groups=1) -> Tensor"
 )
 LIBRARY.define(
-    "requantize(Tensor input, Tensor scale, Tensor? zero_point=None, str dtype=\"int8\", int? axis=None) -> Tensor"
+    'requantize(Tensor input, Tensor scale, Tensor? zero_point=None, str dtype="int8") -> Tensor'
 )
 LIBRARY.define("dynamic_quantize(Tensor input) -> (Tensor, Tensor, Tensor)")
 
@@ -83,6 +84,7 @@ def _signed(x: torch.Tensor, zero_point: torch.Tensor | None) -> tuple[torch.Ten
 def conv_integer(
     input: torch.Tensor,
     weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
     input_zero_point: torch.Tensor | None = None,
     weight_zero_point: torch.Tensor | None = None,
     *,
@@ -93,7 +95,7 @@ def conv_integer(
 ) -> torch.Tensor:
     """input [N, C, *], weight [O, C/groups, *]; padding: all sizes before, then all behind, of numbers that mean 0.
 
-    weight_zero_point: one number, or one for each output channel.
+    weight_zero_point: one number, or one for each output channel. bias: 32-bit integers, one a channel.
     """
     dims = weight.dim() - 2
     x, w = input.float(), weight.float()
@@ -109,7 +111,8 @@ def conv_integer(
     ones = [1] * dims
     run = (torch.conv1d, torch.conv2d, torch.conv3d)[dims - 1]
     result: torch.Tensor = run(x, w, None, list(stride) or ones, [0] * dims, list(dilation) or ones, groups)
-    return result.to(torch.int32)
+    sums = result.to(torch.int32)
+    return sums if bias is None else sums + bias.reshape(-1, *ones)
 
 
 def requantize(
@@ -117,10 +120,9 @@ def requantize(
     scale: torch.Tensor,
     zero_point: torch.Tensor | None = None,
     dtype: str = "int8",
-    axis: int | None = None,
 ) -> torch.Tensor:
-    """Bring 32-bit sums to another scale; `scale` is one number, or one for each index along `axis`."""
-    factor = spread(scale, input.shape, axis, 0).to(torch.float32 if scale.dtype is not torch.float64 else scale.dtype)
+    """Bring 32-bit sums to another scale; `scale` broadcasts to their shape."""
+    factor = scale.to(torch.float32 if scale.dtype is not torch.float64 else scale.dtype)
     one = torch.ones((), dtype=factor.dtype, device=input.device)
     zero = None if zero_point is None else zero_point.reshape(())
     return quantized(input.to(factor.dtype) * factor, one, zero, find_format(dtype), None, 0)
@@ -152,7 +154,6 @@ def _fake_requantize(
     scale: torch.Tensor,
     zero_point: torch.Tensor | None = None,
     dtype: str = "int8",
-    axis: int | None = None,
 ) -> torch.Tensor:
     return torch.empty_like(input, dtype=find_format(dtype).storage)
 
@@ -160,6 +161,7 @@ def _fake_requantize(
 def _fake_conv(
     input: torch.Tensor,
     weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
     input_zero_point: torch.Tensor | None = None,
     weight_zero_point: torch.Tensor | None = None,
     *,
