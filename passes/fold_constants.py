@@ -28,7 +28,7 @@ _SHAPE_ONLY = frozenset(
     f"aten.{name}"
     for name in ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "_shape_as_tensor")
 )
-_DIALECTS = ("aten", "prims")
+_DIALECTS = ("aten", "prims", "graphopt")
 _REFUSALS = (RuntimeError, IndexError, ValueError, NotImplementedError, TypeError)
 
 
@@ -39,14 +39,18 @@ class FoldConstants(LosslessRules):
     limit: the bytes that one fold may add, less the constants that it makes useless.
     growth: the bytes that all folds together may add.
 
-    Random operators, effects, operators with data-dependent sizes, other dialects (a dequantization is meant to
-    stay), updated buffers and, where the result is trained, parameters are left alone.
+    decode: also compute what turns a compact stored form into numbers, such as the dequantization of a stored weight.
+        By default it stays (`Trait.DECODES`), since folding it would undo the storage.
+
+    Random operators, effects, operators with data-dependent sizes, other dialects, updated buffers and, where the
+    result is trained, parameters are left alone.
     """
 
     contract = Contract.REASSOCIATING
 
     limit: int = 64 * 1024
     growth: int = 4 * 1024 * 1024
+    decode: bool = False
 
     def rules(self) -> Iterable[Rule]:
         """The rules that bring constants together."""
@@ -87,6 +91,8 @@ class _Folder:
 
     def _foldable(self, node: Node) -> bool:
         op = node.op
+        if Trait.DECODES in op.traits and not self.options.decode:
+            return False
         if op.evaluate is None or op.dialect not in _DIALECTS or Trait.DATA_DEPENDENT in op.traits or node.regions:
             return False
         if not is_pure(node, self.surroundings.trainable) or any(map(_is_symbolic, node.attributes.values())):

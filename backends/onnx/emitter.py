@@ -235,7 +235,9 @@ class Emitter:
             if found is not None:
                 return found
         assert value.constant is not None, f"{value!r} is used before it is defined"
-        found = self.constant(value.constant.tensor, value.name)
+        tensor = value.constant.tensor
+        dtype = value.type.dtype if isinstance(value.type, TensorType) else from_torch(tensor.dtype)
+        found = Tensor(dtype, tuple(tensor.shape), value.name, tensor)
         self.root.values[value] = found
         return found
 

@@ -12,6 +12,7 @@ from graphopt.backends.onnx.names import assign_names
 from graphopt.backends.onnx.records import Body, Operation, Tensor
 from graphopt.ir import UNKNOWN, from_torch
 from graphopt.ops.onnx_dtypes import ONNX_CODES, raw_bytes
+from graphopt.ops.quantization import is_packed, pack
 
 WriteData = Callable[[onnx.TensorProto, torch.Tensor], None]
 
@@ -188,7 +189,7 @@ def write_initializer(proto: onnx.TensorProto, tensor: Tensor, write_data: Write
         proto.name = tensor.name
     proto.data_type = ONNX_CODES[tensor.dtype]
     proto.dims.extend(tensor.data.shape)
-    write_data(proto, tensor.data)
+    write_data(proto, pack(tensor.data, tensor.dtype) if is_packed(tensor.dtype) else tensor.data)
 
 
 def write_raw(proto: onnx.TensorProto, data: torch.Tensor) -> None:
