@@ -29,16 +29,16 @@ from graphopt.ops import registry
 
 
 class Builder:
-    """Appends nodes to a graph; `location` is where the next ones come from."""
+    """Appends nodes to a graph; `location` is where the next ones come from, `sizes` holds dims as values."""
 
     def __init__(self, graph: Graph, sizes: dict[Dim, Value] | None = None) -> None:
         self.graph = graph
         self.location: Location = UNKNOWN
-        self._sizes: dict[Dim, Value] = {} if sizes is None else sizes
+        self.sizes: dict[Dim, Value] = {} if sizes is None else sizes
 
     def at(self, location: Location) -> Builder:
         """Return a builder of the same graph at another location."""
-        other = Builder(self.graph, self._sizes)
+        other = Builder(self.graph, self.sizes)
         other.location = location
         return other
 
@@ -47,9 +47,9 @@ class Builder:
         for value in self.graph.inputs:
             if isinstance(value.type, ScalarType) and value.type.value == dim:
                 return value
-        if dim not in self._sizes:
-            self._sizes[dim] = self.one("graphopt.dim", dim, type=ScalarType(ScalarKind.INT, dim))
-        return self._sizes[dim]
+        if dim not in self.sizes:
+            self.sizes[dim] = self.one("graphopt.dim", dim, type=ScalarType(ScalarKind.INT, dim))
+        return self.sizes[dim]
 
     def append(
         self,
@@ -64,7 +64,7 @@ class Builder:
         node = Node(op, operands, attributes, types, regions=regions, location=self.location, names=names)
         for value in node.results:
             if isinstance(value.type, ScalarType) and value.type.value is not None:
-                self._sizes.setdefault(value.type.value, value)
+                self.sizes.setdefault(value.type.value, value)
         return self.graph.append(node).results
 
     def call(

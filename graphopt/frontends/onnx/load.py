@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from graphopt.errors import CaptureError
+from graphopt.frontends.onnx.functions import Functions
 from graphopt.frontends.onnx.opsets import Opsets
 from graphopt.frontends.onnx.reader import Reader
 from graphopt.ir import Graph, verify
@@ -30,7 +31,7 @@ def read_onnx(source: str | Path | bytes | onnx.ModelProto, values: Mapping[str,
 
     model, folder = _opened(source)
     graph = Graph(_identifier(model.graph.name))
-    reader = Reader(graph, Opsets.of(model), folder, values or {})
+    reader = Reader(graph, Opsets.of(model), folder, values or {}, functions=Functions.of(model))
     reader.read(model.graph)
     verify(graph)
     return graph

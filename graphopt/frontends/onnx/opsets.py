@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,17 +27,32 @@ class Opsets:
         Raises:
             CaptureError: the standard opset is missing, too old, or newer than the onnx package.
         """
+        versions = _versions(model.opset_import)
+        if model.ir_version < 3:
+            versions.setdefault("", 1)
+        if "" not in versions and any(not node.domain for node in model.graph.node):
+            raise CaptureError("the model does not say which opset it uses; its opset_import is empty")
+        return Opsets.checked(versions, "the model")
+
+    @staticmethod
+    def imported(imports: Iterable[onnx.OperatorSetIdProto], what: str) -> Opsets:
+        """Return the opsets that `what`, a function, imports.
+
+        Raises:
+            CaptureError: the standard opset is too old, or newer than the onnx package.
+        """
+        return Opsets.checked(_versions(imports), what)
+
+    @staticmethod
+    def checked(versions: dict[str, int], what: str) -> Opsets:
+        """Return opsets, of which the standard one is supported if there is one."""
         from onnx import defs
 
-        versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
         newest = defs.onnx_opset_version()
-        version = versions.setdefault("", 1 if model.ir_version < 3 else 0)
-        if not version:
-            if any(not node.domain for node in model.graph.node):
-                raise CaptureError("the model does not say which opset it uses; its opset_import is empty")
-        elif not LOWEST <= version <= newest:
+        version = versions.setdefault("", 0)
+        if version and not LOWEST <= version <= newest:
             raise CaptureError(
-                f"the model uses opset {version}; opsets {LOWEST} to {newest} are supported. Convert it with "
+                f"{what} uses opset {version}; opsets {LOWEST} to {newest} are supported. Convert it with "
                 "onnx.version_converter, or install a newer onnx"
             )
         return Opsets(versions)
@@ -53,3 +69,7 @@ class Opsets:
             return int(defs.get_schema(operator, version, domain).since_version)
         except defs.SchemaError:
             raise CaptureError(f"operator {operator} does not exist in opset {version}") from None
+
+
+def _versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    return {("" if o.domain == "ai.onnx" else o.domain): o.version for o in imports}

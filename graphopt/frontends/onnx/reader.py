@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,10 @@ from torch.utils import _pytree as pytree
 
 from graphopt.errors import CaptureError, GraphOptError
 from graphopt.frontends.builder import Builder
-from graphopt.frontends.onnx.application import TRANSLATIONS, Application, Declined
+from graphopt.frontends.onnx.application import TRANSLATIONS, Application, Declined, NeedsValue
 from graphopt.frontends.onnx.attributes import attributes_of
 from graphopt.frontends.onnx.entries import Entry, Known, Sequence_
+from graphopt.frontends.onnx.functions import Functions, inlined, schema_function
 from graphopt.frontends.onnx.opsets import Opsets
 from graphopt.frontends.onnx.shape_rules import SHAPE_RULES
 from graphopt.frontends.onnx.tensors import dtype_of, to_torch
@@ -32,7 +34,8 @@ class Reader:
     """Reads one graph, and those that it holds.
 
     folder: where external data may lie. values: contents of inputs that decide shapes, by name: they are taken to be
-    constant. names: what each ONNX name stands for.
+    constant. names: what each ONNX name stands for. functions: those that the model defines. atomic: a node that
+    cannot be read is not kept as it is, since the whole that it is a part of will be.
     """
 
     graph: Graph
@@ -40,6 +43,8 @@ class Reader:
     folder: Path | None = None
     values: Mapping[str, torch.Tensor] = field(default_factory=dict)
     names: dict[str, Entry] = field(default_factory=dict)
+    functions: Functions = field(default_factory=Functions)
+    atomic: bool = False
 
     def __post_init__(self) -> None:
         self.builder = Builder(self.graph)
@@ -151,10 +156,80 @@ class Reader:
             if found is not None:
                 return [found]
         rule = TRANSLATIONS.get((domain, node.op_type))
-        if rule is None:
-            raise Declined(f"operator {domain + '.' if domain else ''}{node.op_type} is not supported")
-        result = rule(application)
-        return result if isinstance(result, Sequence) else [result]
+        function = self.functions.find(node)
+        if function is not None and rule is None and not _is_standard(node):
+            return self._called(node, function)
+        mark = self._mark()
+        try:
+            if rule is None:
+                raise Declined(f"operator {domain + '.' if domain else ''}{node.op_type} is not supported")
+            result = rule(application)
+            return result if isinstance(result, Sequence) else [result]
+        except GraphOptError as reason:
+            self._undo(mark)
+            body = schema_function(application, self.opsets)
+            if body is None:
+                raise
+            return self._called_whole(node, body, reason if rule is not None else None)
+
+    # Calls of functions
+
+    def _called(self, node: onnx.NodeProto, function: onnx.FunctionProto) -> list[Entry]:
+        """Read the body of a function in place of a call."""
+        prefix = f"{next((name for name in node.output if name), node.op_type)}::"
+        call = inlined(node, function, prefix)
+        outer, location = self.opsets, self.builder.location
+        self.functions.enter(node, function)
+        self.opsets = call.opsets
+        try:
+            self.nodes(call.nodes)
+            results = [self.lookup(name) for name in call.outputs]
+        finally:
+            self.opsets, self.builder.location = outer, location
+            self.functions.leave()
+            for name in call.names:
+                self.names.pop(name, None)
+        for name, own, entry in zip(node.output, call.outputs, results):
+            if name and isinstance(entry, Value) and entry.producer is not None and entry.name == own:
+                entry.name = name
+        return results
+
+    def _called_whole(
+        self, node: onnx.NodeProto, function: onnx.FunctionProto, reason: GraphOptError | None
+    ) -> list[Entry]:
+        """Read the body by which the standard defines an operator, all of it or nothing.
+
+        reason: why the operator's own rule does not cover the node.
+        """
+        mark, atomic, self.atomic = self._mark(), self.atomic, True
+        try:
+            return self._called(node, function)
+        except GraphOptError as error:
+            self._undo(mark)
+            if reason is not None:
+                raise reason from reason.__cause__
+            if isinstance(error.__cause__, NeedsValue):
+                raise error.__cause__ from None
+            raise Declined(f"its definition by other operators cannot be read: {error}") from error
+        finally:
+            self.atomic = atomic
+
+    def _mark(self) -> tuple[int, int]:
+        return len(self.graph), len(self.builder.sizes)
+
+    def _undo(self, mark: tuple[int, int]) -> None:
+        """Take back what was appended since, by a rule that then declined."""
+        nodes, sizes = mark
+        for node in list(itertools.islice(reversed(self.graph), len(self.graph) - nodes)):
+            self.graph.erase(node)
+        for dim in list(self.builder.sizes)[sizes:]:
+            del self.builder.sizes[dim]
+
+
+def _is_standard(node: onnx.NodeProto) -> bool:
+    from onnx import defs
+
+    return node.domain in ("", "ai.onnx") and bool(defs.has(node.op_type))
 
 
 def _label(node: onnx.NodeProto) -> str:
