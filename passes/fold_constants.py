@@ -136,12 +136,14 @@ def _input(value: Value | None) -> torch.Tensor | None:
 def _fits(result: Value, tensor: object) -> bool:
     if not isinstance(tensor, torch.Tensor) or not isinstance(result.type, TensorType):
         return False
-    return tuple(tensor.shape) == result.type.shape and tensor.dtype == result.type.dtype.torch
+    return tuple(tensor.shape) == result.type.shape and tensor.dtype == result.type.dtype.storage
 
 
 def _store(result: Value, tensor: torch.Tensor, rewriter: Rewriter) -> Value:
     assert isinstance(result.type, TensorType)
-    return rewriter.constant(tensor, result.name or "folded", device=result.type.device)
+    return rewriter.constant(
+        tensor, result.name or "folded", device=result.type.device, dtype=result.type.dtype
+    )
 
 
 def _is_symbolic(attribute: object) -> bool:

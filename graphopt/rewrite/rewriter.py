@@ -126,13 +126,14 @@ class Rewriter:
         persistent: bool = True,
         device: str = "cpu",
         kept: Mapping[int, np.ndarray[Any, Any]] | None = None,
+        dtype: DType | None = None,
     ) -> Value:
         """Store a tensor and return its value. `names` are its qualified names if it stands for a parameter.
 
-        persistent, kept: see `Constant`.
+        persistent, kept: see `Constant`. dtype: the element type, where PyTorch has none like it (`DType.storage`).
         """
         tensor = tensor.detach()
-        type_ = TensorType(from_torch(tensor.dtype), tuple(tensor.shape), device)
+        type_ = TensorType(dtype or from_torch(tensor.dtype), tuple(tensor.shape), device)
         version = -1 if tensor.is_inference() else tensor._version
         constant = Constant(tensor, kind, names, requires_grad, persistent, version, kept or {})
         self.changed = True
