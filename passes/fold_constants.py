@@ -141,9 +141,7 @@ def _fits(result: Value, tensor: object) -> bool:
 
 def _store(result: Value, tensor: torch.Tensor, rewriter: Rewriter) -> Value:
     assert isinstance(result.type, TensorType)
-    return rewriter.constant(
-        tensor, result.name or "folded", device=result.type.device, dtype=result.type.dtype
-    )
+    return rewriter.constant(tensor, result.name or "folded", device=result.type.device, dtype=result.type.dtype)
 
 
 def _is_symbolic(attribute: object) -> bool:

@@ -14,6 +14,7 @@ from graphopt.ir import (
     UNKNOWN,
     Constant,
     ConstantKind,
+    DType,
     Graph,
     Location,
     Node,
