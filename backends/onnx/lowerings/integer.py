@@ -1,4 +1,4 @@
-"""Products of integers: `MatMulInteger` and `ConvInteger`; with the scaling behind them, `QLinearMatMul`, `QLinearConv`."""
+"""Products of integers: `MatMulInteger`, `ConvInteger`; with the scaling behind them `QLinearMatMul`, `QLinearConv`."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _SINCE = {
     **dict.fromkeys((DType.I2, DType.U2), 25),
     **dict.fromkeys((DType.F6E2M3, DType.F6E3M2), 28),
 }
-"""The opset from which on `QuantizeLinear` and `DequantizeLinear` know an element type; those not listed, from 10 on."""
+"""The opset from which on `QuantizeLinear` and `DequantizeLinear` know an element type; 10 for those not listed."""
 _PER_AXIS, _IN_BLOCKS, _OTHER_FLOATS = 13, 21, 19
 
 

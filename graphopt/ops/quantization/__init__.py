@@ -5,4 +5,16 @@ from graphopt.ops.quantization.formats import FORMATS, Format, find_format
 from graphopt.ops.quantization.functions import dequantize, fake_quantize, quantize
 from graphopt.ops.quantization.packing import is_packed, pack, packed_size, unpack
 
-__all__ = ["FORMATS", "Format", "dequantize", "dialect", "fake_quantize", "find_format", "is_packed", "pack", "packed_size", "quantize", "unpack"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "dequantize",
+    "dialect",
+    "fake_quantize",
+    "find_format",
+    "is_packed",
+    "pack",
+    "packed_size",
+    "quantize",
+    "unpack",
+]

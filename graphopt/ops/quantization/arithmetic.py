@@ -12,6 +12,7 @@ import torch
 
 from graphopt.ops.quantization.formats import Format
 
+
 def quantized(
     x: torch.Tensor,
     scale: torch.Tensor,

@@ -21,17 +21,13 @@ from graphopt.ops.quantization.library import LIBRARY
 
 _EXACT = 1 << 24
 
-LIBRARY.define(
-    "matmul_integer(Tensor a, Tensor b, Tensor? a_zero_point=None, Tensor? b_zero_point=None) -> Tensor"
-)
+LIBRARY.define("matmul_integer(Tensor a, Tensor b, Tensor? a_zero_point=None, Tensor? b_zero_point=None) -> Tensor")
 LIBRARY.define(
     "conv_integer(Tensor input, Tensor weight, Tensor? bias=None, Tensor? input_zero_point=None, "
     "Tensor? weight_zero_point=None, *, int[] stride=[], int[] padding=[], int[] dilation=[], "
     "int groups=1) -> Tensor"
 )
-LIBRARY.define(
-    'requantize(Tensor input, Tensor scale, Tensor? zero_point=None, str dtype="int8") -> Tensor'
-)
+LIBRARY.define('requantize(Tensor input, Tensor scale, Tensor? zero_point=None, str dtype="int8") -> Tensor')
 LIBRARY.define("dynamic_quantize(Tensor input) -> (Tensor, Tensor, Tensor)")
 
 

@@ -146,6 +146,4 @@ for _name, _kernel, _fake in (
     LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"graphopt::{_name}", _fake, lib=LIBRARY)
 torch.library.register_autograd("graphopt::fake_quantize", _straight_through, setup_context=_remember, lib=LIBRARY)
-torch.library.register_autograd(
-    "graphopt::dequantize", _by_scale_alone, setup_context=_remember_stored, lib=LIBRARY
-)
+torch.library.register_autograd("graphopt::dequantize", _by_scale_alone, setup_context=_remember_stored, lib=LIBRARY)
