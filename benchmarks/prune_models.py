@@ -5,15 +5,19 @@ dims, and run at sizes that it was not captured at. The reference is the eager m
 removed channels set to zero. An output holds if its error against that in float64, relative to its scale, is at most 4
 times the worst of the masked eager model's own in float32 over the runs, plus 8 units in the last place (ONNX Runtime:
 16 times and 64 units). (One run alone may be exact by luck.)
+
+`--json FILE --resume` goes on where FILE ends, so that a long run may be cut into several with `--seconds`.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +31,11 @@ from torch_pruning_peer import prune as prune_by_torch_pruning
 import graphopt
 from common import parse_args, print_table, write_json
 from graphopt.analysis.channels import ChannelAnalysis
+from graphopt.errors import GraphOptError
+from graphopt.ir import Graph
 from graphopt.passes.prune_channels import PruneChannels
 from graphopt.passes.pruning.masked import mask_module, mask_slices
+from graphopt.passes.pruning.report import PruningReport
 from graphopt.passmanager import PassContext
 from tests.zoo import MODELS
 from tests.zoo.agreement import NOT_IN_ONNX, TARGETS, TOLERANCES
@@ -36,13 +43,13 @@ from tests.zoo.audit import call, other_sizes
 from tests.zoo.model import Inputs
 
 RATIOS = (0.25, 0.5, 0.75)
-CRITERIA = ("l2", "fpgm", "random")
+CRITERIA = ("l2", "taylor", "random")
 
 
 @dataclass
 class Row:
     """One model. share: parameters left at 0.5 by the first criterion. worst: the greatest error in terms of what is
-    allowed, by target. peer: torch-pruning at 0.5."""
+    allowed, by target. refused: what stays, and why. peer: torch-pruning at 0.5."""
 
     name: str
     groups: int = 0
@@ -73,24 +80,22 @@ class Subject:
     random: bool = False
 
 
-def subjects(names: Sequence[str]) -> list[Subject]:
+def subjects(names: Sequence[str], without: Collection[str]) -> Iterator[Subject]:
     """The zoo and the topologies, without models that draw numbers or change their inputs."""
-    found = []
     for name, entry in MODELS.items():
-        if (names and name not in names) or entry.tags & {"random", "mutates"}:
+        if (names and name not in names) or name in without or entry.tags & {"random", "mutates"}:
             continue
         dynamic = entry.dynamic_shapes() if entry.dynamic is not None else None
         runs = other_sizes(entry) if dynamic is not None else [entry.inputs(seed=1)]
         skipped = ("onnxruntime",) if name in NOT_IN_ONNX else ()
-        found.append(Subject(name, entry.build(), entry.inputs(), runs, dynamic, skipped))
+        yield Subject(name, entry.build(), entry.inputs(), runs, dynamic, skipped)
     for name, (make, example) in TOPOLOGIES.items():
-        if names and name not in names:
+        if (names and name not in names) or name in without:
             continue
         torch.manual_seed(0)
         x = example()
         runs = [((torch.cat([x, -x, x])[:5],), {}), ((x[:1],), {})]
-        found.append(Subject(name, make().eval(), ((x,), {}), runs, ({0: torch.export.Dim("N", min=1, max=64)},)))
-    return found
+        yield Subject(name, make().eval(), ((x,), {}), runs, ({0: torch.export.Dim("N", min=1, max=64)},))
 
 
 def examine(subject: Subject, ratios: Sequence[float], criteria: Sequence[str]) -> Row:
@@ -101,22 +106,42 @@ def examine(subject: Subject, ratios: Sequence[float], criteria: Sequence[str]) 
     graph = graphopt.trace(program)
     analysis = ChannelAnalysis(graph)
     row.groups = len(analysis.groups)
+    if not row.groups:
+        _, row.refused = pruned_channels(graph, subject.inputs, 0.5, "l2")
     for ratio in ratios:
         for criterion in criteria if row.groups else ():
-            pass_ = PruneChannels(ratio=ratio, criterion=criterion)
-            report = pass_.run(graph.clone(), PassContext(target="fx")).details
+            try:
+                report, refused = pruned_channels(graph, subject.inputs, ratio, criterion)
+            except GraphOptError as error:
+                row.errors.append(f"{criterion} at {ratio}: {error}")
+                continue
             if (ratio, criterion) == (0.5, criteria[0]):
                 row.share = report.after.parameters / max(report.before.parameters, 1)
-            row.refused += [
-                f"{r.name}: {r.reason}" for r in report.refused if f"{r.name}: {r.reason}" not in row.refused
-            ]
+            row.refused += [reason for reason in refused if reason not in row.refused]
             masked = copy.deepcopy(subject.module)
             selection = {g.name: np.isin(np.arange(g.before), g.removed) for g in report.groups}
             mask_module(masked, mask_slices(analysis, selection))
+            # The targets prune the same channels, without asking the criterion again.
+            pass_ = PruneChannels(ratio=0.0, channels={g.name: g.removed for g in report.groups if g.removed})
             compare(subject, program, pass_, masked, row)
     row.seconds = time.perf_counter() - start
     row.peer = prune_by_torch_pruning(subject.module, args, kwargs, 0.5)
     return row
+
+
+def pruned_channels(graph: Graph, inputs: Inputs, ratio: float, criterion: str) -> tuple[PruningReport, list[str]]:
+    """What the pass removes, and what it refuses and why."""
+    pass_ = PruneChannels(ratio=ratio, criterion=criterion, loss=energy if criterion in ("taylor", "fisher") else None)
+    report = pass_.run(graph.clone(), PassContext(target="fx", calibration=[inputs])).details
+    return report, [f"{r.name}: {r.reason}" for r in report.refused]
+
+
+def energy(outputs: Any) -> torch.Tensor:
+    """A loss for any model: the mean square of all outputs."""
+    squares = [
+        t.square().mean() for t in pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor) and t.requires_grad
+    ]
+    return torch.stack(squares).sum() if squares else torch.zeros(())
 
 
 def compare(subject: Subject, program: Any, pass_: PruneChannels, masked: nn.Module, row: Row) -> None:
@@ -180,12 +205,18 @@ def main() -> None:
         ("--only", {"nargs": "*", "default": [], "help": "names of models"}),
         ("--ratios", {"nargs": "*", "type": float, "default": RATIOS, "help": "shares of channels to remove"}),
         ("--criteria", {"nargs": "*", "default": CRITERIA, "help": "criteria"}),
+        ("--resume", {"action": "store_true", "help": "keep the models that the JSON file has already"}),
+        ("--seconds", {"type": float, "default": float("inf"), "help": "start no model later than this"}),
     )
     warnings.simplefilter("ignore")
     quick = ["lenet", "hf-bert", "mobilenet-v2", *TOPOLOGIES]
     ratios, criteria = ((0.5,), ("l2",)) if options.quick else (options.ratios, options.criteria)
-    rows = []
-    for subject in subjects(options.only or (quick if options.quick else [])):
+    rows = finished(options.json) if options.resume else []
+    done, start = {row.name for row in rows}, time.perf_counter()
+    for subject in subjects(options.only or (quick if options.quick else []), done):
+        if time.perf_counter() - start > options.seconds:
+            print("more to do: run again with --resume")
+            break
         row = examine(subject, ratios, criteria)
         rows.append(row)
         peer = row.peer.problem or f"{row.peer.share:.2f} of the parameters, error {row.peer.error:.1e}"
@@ -193,8 +224,16 @@ def main() -> None:
         print(f"{row.name}: {verdict} {row.share:.2f} {row.relative} {row.errors} | torch-pruning: {peer}", flush=True)
         for reason in row.refused:
             print(f"    refused {reason}", flush=True)
+        write_json(options.json, "prune_models", rows)
     show(rows)
-    write_json(options.json, "prune_models", rows)
+
+
+def finished(path: Path | None) -> list[Row]:
+    """The rows of an earlier run."""
+    if path is None or not path.is_file():
+        return []
+    rows = json.loads(path.read_text())["results"]
+    return [Row(**{**row, "peer": Outcome(**row["peer"])}) for row in rows]
 
 
 def show(rows: Sequence[Row]) -> None:

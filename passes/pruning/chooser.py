@@ -133,7 +133,7 @@ class Chooser:
         """The channels that the caller names."""
         found: Selection = {}
         for pattern, channels in self.asked.channels.items():
-            named = matching(self.graph, groups, pattern)
+            named = [g for g in groups if g.name == pattern] or matching(self.graph, groups, pattern)
             if not named:
                 raise GraphOptError(f"channels names {pattern!r}, whose outputs cannot be pruned (or are ignored)")
             for group in named:

@@ -1,7 +1,8 @@
 """Groups by name and by kind of layer, as options name them.
 
 A pattern names parameters (`layer1.0.conv1.weight`) or modules (`layer1.0.conv1`, `layer1`), with `*`, `?` and `[…]`.
-It matches a group if the group prunes the *outputs* of what is named; that its inputs shrink along is not asked.
+It matches a group if the group prunes the *outputs* of what is named; that its inputs shrink along is not asked. The
+name of a group (`q.weight:0`) means that group alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ def matching(graph: Graph, groups: Sequence[Group], pattern: str) -> list[Group]
     Raises:
         UnknownNameError: nothing in the graph has such a name; the message suggests near ones.
     """
+    own = [group for group in groups if ":" in pattern and group.name == pattern]
+    if own:
+        return own
     known = [name for value in graph.constants.values() if value.constant for name in value.constant.names]
     if not any(matches(pattern, name) for name in known):
         modules = {name.rpartition(".")[0] for name in known} - {""}
