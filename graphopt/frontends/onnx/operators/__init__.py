@@ -1,6 +1,7 @@
 """Translation rules, one module for each family of operators. Importing this package registers them."""
 
 from graphopt.frontends.onnx.operators import (
+    attention,
     convolution,
     creation,
     elementwise,
@@ -13,6 +14,7 @@ from graphopt.frontends.onnx.operators import (
 )
 
 __all__ = [
+    "attention",
     "convolution",
     "creation",
     "elementwise",
