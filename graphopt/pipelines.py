@@ -5,11 +5,13 @@ The default pipeline is lossless: every pass in it is bitwise, value-exact or re
 1. `fold-masks`, before a mask of ones is taken for a product with 1; masks stay where the result is to be trained. Then
    `canonicalize`, since it is what removes most nodes, and later passes look for its normal forms.
 2. `fold-constants`, so that weights that are computed (transposed, reshaped, cast) are stored tensors.
-3. `fuse-linear`, `fold-batch-norm` and `fold-pad`, which need stored tensors and named layers. Batch norms stay where
+3. `raise-activations`, `raise-softmax` and `raise-normalization`, while functions that are written out are whole: the
+   folds below take numbers out of them.
+4. `fuse-linear`, `fold-batch-norm` and `fold-pad`, which need stored tensors and named layers. Batch norms stay where
    the result is to be trained.
-4. `fuse-attention`, before its parts are shared or renamed.
-5. `canonicalize` and `fold-constants` again, for what the folds left over.
-6. `legalize` for the target, then `common-subexpressions`, `merge-constants` and `dead-code` to clean up.
+5. `fuse-attention`, before its parts are shared or renamed.
+6. `canonicalize` and `fold-constants` again, for what the folds left over.
+7. `legalize` for the target, then `common-subexpressions`, `merge-constants` and `dead-code` to clean up.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ from graphopt.passes.fuse_attention import FuseAttention
 from graphopt.passes.fuse_linear import FuseLinear
 from graphopt.passes.legalize import Legalize
 from graphopt.passes.merge_constants import MergeConstants
+from graphopt.passes.raise_activations import RaiseActivations
+from graphopt.passes.raise_normalization import RaiseNormalization
+from graphopt.passes.raise_softmax import RaiseSoftmax
 from graphopt.passmanager import Pass, Pipeline, as_pipeline
 from graphopt.passmanager.pipeline import PassLike
 
@@ -43,7 +48,7 @@ def default_pipeline(target: str = "cpu", trainable: bool = False) -> list[Pass]
     target: the name of the target. trainable: leaves batch norms as they are.
 
     >>> [p.name for p in default_pipeline(trainable=True)][:3]
-    ['canonicalize', 'fold-constants', 'fuse-linear']
+    ['canonicalize', 'fold-constants', 'raise-activations']
     """
     masks: list[Pass] = [] if trainable else [FoldMasks()]
     norms: list[Pass] = [] if trainable else [FoldBatchNorm()]
@@ -51,6 +56,9 @@ def default_pipeline(target: str = "cpu", trainable: bool = False) -> list[Pass]
         *masks,
         Canonicalize(),
         FoldConstants(),
+        RaiseActivations(),
+        RaiseSoftmax(),
+        RaiseNormalization(),
         FuseLinear(),
         *norms,
         FoldPad(),

@@ -42,6 +42,7 @@ RULES: tuple[Rule, ...] = (
     *pieces.RULES,
     *indexing.RULES,
     *control_flow.RULES,
+    *scalars.LAST,
 )
 
 

@@ -36,6 +36,9 @@ def _table() -> dict[str, frozenset[Trait]]:
 
 EXTRA_TRAITS = _table()
 
+HOLDS_NUMBERS = frozenset({"aten.gelu", "aten.hardsigmoid", "aten.hardswish"})
+"""Operators that hold numbers such as √2 and ⅙ exactly, which are rounded where the function is written out."""
+
 
 def is_commutative(node: Node) -> bool:
     """True if the first two operands of this node may be swapped: `add` with `alpha != 1` may not."""

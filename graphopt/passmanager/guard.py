@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from graphopt.ir import Graph, Node, TensorType, Type, Value, types_known_equal, verify, verify_nodes, walk
 from graphopt.ir.types import types_compatible
+from graphopt.ops.traits import HOLDS_NUMBERS
 from graphopt.rewrite import Listener
 
 BACKUP_LIMIT = 1 << 30
@@ -183,19 +185,19 @@ def _constants(graph: Graph) -> Iterable[Value]:
 
 def new_inexact_constants(before: Graph, after: Graph) -> bool:
     """True if `after` holds a number that was rounded when stored: a floating-point tensor that `before` does not
-    store, or an attribute that comes of one."""
-    return bool(_new_tensors(before, after)) or bool(_new_numbers(before, after))
+    store, or an attribute that comes of one; or if it holds one exactly that may have been rounded before."""
+    return bool(_new_tensors(before, after) or _new_numbers(before, after) or _new_exact(before, after))
 
 
 def rounded_values(before: Graph, after: Graph) -> dict[Value, float]:
     """The values of `after` that depend on a number that was rounded when stored, as `new_inexact_constants` finds
     them, with the ulp of that rounding. Costs O(nodes)."""
-    tensors, numbers = _new_tensors(before, after), _new_numbers(before, after)
+    tensors, numbers, exact = _new_tensors(before, after), _new_numbers(before, after), _new_exact(before, after)
     found = {value: torch.finfo(value.constant.tensor.dtype).eps for value in tensors if value.constant is not None}
     for node in after:
         unit = max([found.get(value, 0.0) for value in node.inputs], default=0.0)
         inner = [n for region in node.regions for n in walk(region)]
-        if any(not numbers.isdisjoint(_node_numbers(n)) for n in (node, *inner)):
+        if any(n.op.base in exact or not numbers.isdisjoint(_node_numbers(n)) for n in (node, *inner)):
             unit = max(unit, torch.finfo(torch.float32).eps)
         unit = max([unit, *(found.get(v, 0.0) for region in node.regions for v in region.constants.values())])
         if unit:
@@ -218,6 +220,12 @@ def _new_numbers(before: Graph, after: Graph) -> set[float]:
     """Attributes that look rounded; none, if `before` holds them all."""
     rounded = {value for node in walk(after) for value in _node_numbers(node) if _looks_rounded(value)}
     return rounded - {value for node in walk(before) for value in _node_numbers(node)} if rounded else set()
+
+
+def _new_exact(before: Graph, after: Graph) -> set[str]:
+    """The operators that hold numbers exactly of which there are more than before."""
+    counts = [Counter(n.op.base for n in walk(graph) if n.op.base in HOLDS_NUMBERS) for graph in (before, after)]
+    return set(counts[1] - counts[0])
 
 
 def _node_numbers(node: Node) -> list[float]:

@@ -3,7 +3,7 @@
 from graphopt.rewrite.contract import Contract
 from graphopt.rewrite.driver import RuleSet, apply_rules
 from graphopt.rewrite.listener import Listener
-from graphopt.rewrite.pattern import Match, aten, constant, either, optional, produced_by, var
+from graphopt.rewrite.pattern import Match, aten, constant, either, optional, produced_by, rounded, var
 from graphopt.rewrite.rewriter import Rewriter, result_types
 from graphopt.rewrite.rule import Algebra, Rule
 from graphopt.rewrite.statistics import RewriteStatistics, RuleStatistics
@@ -26,6 +26,7 @@ __all__ = [
     "optional",
     "produced_by",
     "result_types",
+    "rounded",
     "uniform_value",
     "var",
 ]

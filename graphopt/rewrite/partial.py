@@ -285,7 +285,7 @@ def wanted_text(pattern: Pattern) -> str:
     if isinstance(pattern, Produced):
         return _listed(sorted(pattern.bases))
     if isinstance(pattern, Number):
-        return f"the number {pattern.number:g}"
+        return f"the number {pattern.number:g}" + (", rounded" if pattern.rounded else "")
     if isinstance(pattern, Stored):
         return "a stored tensor"
     if isinstance(pattern, Literal):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import Any
 
-from graphopt.ir import ConstantKind, Node, Op, Value
+from graphopt.ir import ConstantKind, DType, Node, Op, TensorType, Value
 from graphopt.ir.attributes import attribute_key
 from graphopt.rewrite.plan import Place, Plan, Source, make_plan
 from graphopt.rewrite.uniform import uniform_value
@@ -115,9 +115,13 @@ class Var(Pattern):
 
 @dataclass(frozen=True, slots=True)
 class Number(Pattern):
-    """A number: an attribute that equals it, or a constant tensor whose every element does. −0.0 is not 0.0."""
+    """A number: an attribute that equals it, or a constant tensor whose every element does. −0.0 is not 0.0.
+
+    rounded: what it was rounded to, when a model was written, is accepted too.
+    """
 
     number: float
+    rounded: bool = False
 
     def match(self, value: Any, match: Match) -> bool:
         if isinstance(value, Value):
@@ -126,7 +130,11 @@ class Number(Pattern):
             return False
         else:
             found = value
-        return found is not None and found == self.number and math.copysign(1, found) == math.copysign(1, self.number)
+        if found is None:
+            return False
+        if self.rounded:
+            return is_rounding_of(found, self.number, value)
+        return found == self.number and math.copysign(1, found) == math.copysign(1, self.number)
 
     def may_match(self, source: Source) -> bool:
         return source is Place.STORED
@@ -295,6 +303,22 @@ def var(name: str, where: Guard | None = None) -> Var:
 def constant(name: str) -> Stored:
     """A pattern that binds a stored tensor whose value may be relied on: neither updated nor trained."""
     return Stored(name)
+
+
+def rounded(number: float) -> Number:
+    """A pattern for a number that is irrational, or else seldom exact, such as √2: any of its roundings matches.
+
+    An operator that knows the number exactly and takes its place must be one of `graphopt.ops.traits.HOLDS_NUMBERS`, so
+    that validation allows for the rounding.
+    """
+    return Number(number, True)
+
+
+def is_rounding_of(found: float, number: float, value: Any = None) -> bool:
+    """True if `found` is `number` to the last digits of single precision, or of the half precision of a tensor."""
+    dtype = value.type.dtype if isinstance(value, Value) and isinstance(value.type, TensorType) else None
+    halves = {DType.F16: 2.0**-10, DType.BF16: 2.0**-7}
+    return abs(found - number) <= abs(number) * halves.get(dtype, 2.0**-22)
 
 
 def produced_by(bases: Iterable[str], name: str) -> Produced:

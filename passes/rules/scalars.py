@@ -1,5 +1,6 @@
-"""Chains of operations with numbers become one.
+"""Numbers: a stored tensor of one element becomes an attribute, and chains of operations with numbers become one.
 
+    x ∘ [c] → x ∘ c
     (x + a) + b → x + (a + b)    (x − a) + b → x + (b − a)    (x · a) · b → x · ab    (x / a) · b → x · (b/a)
 
 Integers wrap, so their sums and products merge bitwise as long as the number fits the type. Floats reassociate; a
@@ -11,13 +12,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphopt.ir import Node
+from graphopt.ir import Node, Value
 from graphopt.passes.rules.conditions import dtype_of, integer_range, is_floating, is_number
-from graphopt.rewrite import Match, Rewriter, Rule, aten, produced_by
+from graphopt.rewrite import Contract, Match, Rewriter, Rule, aten, constant, produced_by, var
 from graphopt.rewrite.rule import Replacement
 
 _SUMS = ("aten.add", "aten.sub")
 _PRODUCTS = ("aten.mul", "aten.div")
+_WITH_NUMBER = ("add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge")
 _EXTREME = 2.0**20
 
 
@@ -125,4 +127,35 @@ def _signed(node: Node) -> Any:
     return -number if node.op.base == "aten.sub" else number
 
 
+class NumberOperand(Rule):
+    """x ∘ [c] → x ∘ c, where [c] is a stored tensor of one element and gives the result neither its type nor its rank.
+
+    Exact, since an element of a floating-point tensor is the same number in double precision.
+    """
+
+    name = "number-operand"
+    contract = Contract.BITWISE
+    pattern = (
+        *(getattr(aten, name)(var("x"), constant("c"), ...) for name in _WITH_NUMBER),
+        aten.pow(var("x"), constant("c")),
+    )
+
+    def guard(self, match: Match) -> bool:
+        """One element, of a real type; the result is of x's type and shape, or a comparison."""
+        number, value, root = match["c"], match["x"], match.root
+        if not root.op.name.endswith((".Tensor", ".Tensor_Tensor")) or not isinstance(value, Value):
+            return False
+        if value.is_constant or number.constant.tensor.numel() != 1 or number.constant.tensor.is_complex():
+            return False
+        return value.type.shape == root.results[0].type.shape and root.attributes.get("alpha", 1) == 1
+
+    def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
+        """The overload that takes a number."""
+        overload = "Tensor_Scalar" if match.root.op.base == "aten.pow" else "Scalar"
+        number = match["c"].constant.tensor.item()
+        return rewriter.create(f"{match.root.op.base}.{overload}", match["x"], number).result
+
+
 RULES: tuple[Rule, ...] = (MergeSums(), MergeProducts())
+LAST: tuple[Rule, ...] = (NumberOperand(),)
+"""After the rules for single numbers, which take them in either form."""
