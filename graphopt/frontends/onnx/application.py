@@ -15,6 +15,7 @@ from graphopt.ir import Constant, DType, Expr, Op, TensorType, Trait, Value, fro
 from graphopt.ir.bind import bind
 from graphopt.ir.dims import Dim
 from graphopt.ops import registry, torch_arguments
+from graphopt.ops.quantization import is_packed
 
 if TYPE_CHECKING:
     import onnx
@@ -197,6 +198,8 @@ class Application:
 
     def cast(self, value: Value, dtype: DType) -> Value:
         """Convert to a dtype, if the value has another."""
+        if is_packed(dtype) and tensor_type(value).dtype is not dtype:
+            raise Declined(f"PyTorch does not convert to {dtype.value}")
         return value if tensor_type(value).dtype is dtype else self.emit("aten.to.dtype", value, dtype)
 
     def reshape(self, value: Value, shape: Sequence[Dim]) -> Value:
@@ -207,9 +210,11 @@ class Application:
     def _is_small(operator: Op, operands: Sequence[Any]) -> bool:
         return (
             bool(operands)
+            and operator.dialect != "graphopt"  # quantized numbers keep their form
             and Trait.PURE in operator.traits
             and operator.evaluate is not None
             and all(v is None or (v.constant is not None and v.constant.tensor.numel() <= SMALL) for v in operands)
+            and not any(v is not None and is_packed(tensor_type(v).dtype) for v in operands)
         )
 
     def _materialized(self, entry: Known) -> Value:

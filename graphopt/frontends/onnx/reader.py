@@ -110,7 +110,7 @@ class Reader:
             stored = to_torch(tensor, self.folder)
             floating = stored.is_floating_point() or stored.is_complex()
             kind = ConstantKind.PARAMETER if floating and stored.ndim else ConstantKind.BUFFER
-            type_ = TensorType(from_torch(stored.dtype), tuple(stored.shape))
+            type_ = TensorType(dtype_of(tensor.data_type, tensor.name), tuple(stored.shape))
             constant = Constant(stored, kind, (tensor.name,), kind is ConstantKind.PARAMETER)
             self.define(tensor.name, self.graph.add_constant(tensor.name, type_, constant))
             self._stored.add(tensor.name)

@@ -12,12 +12,11 @@ import torch
 from graphopt.errors import CaptureError
 from graphopt.ir import DType
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
+from graphopt.ops.quantization import is_packed, packed_size, unpack
+from graphopt.ops.quantization.packing import code_values
 
 if TYPE_CHECKING:
     import onnx
-
-_BITS4 = (DType.U4, DType.I4)
-
 
 def dtype_of(code: int, what: str) -> DType:
     """Return the element type of an ONNX data type code.
@@ -50,8 +49,8 @@ def to_torch(proto: onnx.TensorProto, folder: Path | None) -> torch.Tensor:
         raise CaptureError(f"{what} holds strings, which PyTorch has no tensors of")
     if proto.data_location == TensorProto.EXTERNAL:
         return _external(proto, dtype, shape, folder)
-    if dtype in _BITS4:
-        raise CaptureError(f"{what} is {dtype.value}, which PyTorch has no arithmetic for")
+    if is_packed(dtype):
+        return _packed(proto, dtype, shape, what)
     count = int(np.prod(shape, dtype=np.float64))
     if proto.HasField("raw_data"):
         return _from_bytes(np.frombuffer(proto.raw_data, dtype=np.uint8), dtype, shape, what)
@@ -62,6 +61,31 @@ def to_torch(proto: onnx.TensorProto, folder: Path | None) -> torch.Tensor:
         raise CaptureError(f"{what} says that it has shape {list(shape)}, but holds {stored} elements")
     array = numpy_helper.to_array(proto)
     return _from_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8), dtype, shape, what)
+
+
+def _packed(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], what: str) -> torch.Tensor:
+    """Unpack elements of fewer than 8 bits. 6-bit floats that are no raw data have a number each."""
+    if dtype.bits == 6 and not proto.HasField("raw_data"):
+        codes = torch.tensor(list(proto.int32_data), dtype=torch.int64)
+        return _of_count(code_values(dtype)[codes & 63], shape, what)
+    raw = proto.raw_data if proto.HasField("raw_data") else bytes(b & 255 for b in proto.int32_data)
+    return _unpacked(torch.frombuffer(bytearray(raw), dtype=torch.uint8) if raw else torch.empty(0), dtype, shape, what)
+
+
+def _unpacked(data: torch.Tensor, dtype: DType, shape: tuple[int, ...], what: str) -> torch.Tensor:
+    count = int(np.prod(shape, dtype=np.float64))
+    if data.numel() != packed_size(count, dtype):
+        raise CaptureError(
+            f"{what} says that it is {dtype.value}{list(shape)}, {packed_size(count, dtype)} bytes, but holds "
+            f"{data.numel()}"
+        )
+    return unpack(data, count, dtype).reshape(shape)
+
+
+def _of_count(elements: torch.Tensor, shape: tuple[int, ...], what: str) -> torch.Tensor:
+    if elements.numel() != np.prod(shape, dtype=np.float64):
+        raise CaptureError(f"{what} says that it has shape {list(shape)}, but holds {elements.numel()} elements")
+    return elements.reshape(shape)
 
 
 def _from_bytes(data: np.ndarray, dtype: DType, shape: tuple[int, ...], what: str) -> torch.Tensor:
@@ -86,7 +110,8 @@ def _external(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], fol
         length = int(entries["length"]) if "length" in entries else None
     except ValueError:
         raise CaptureError(f"{what}: offset and length of external data must be integers") from None
-    size = int(np.prod(shape, dtype=np.float64)) * dtype.torch.itemsize
+    count = int(np.prod(shape, dtype=np.float64))
+    size = packed_size(count, dtype) if is_packed(dtype) else count * dtype.torch.itemsize
     if length is not None and length != size:
         raise CaptureError(f"{what} needs {size} bytes, but its external data has {length}")
     available = path.stat().st_size
@@ -95,8 +120,10 @@ def _external(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], fol
             f"{what}: {path.name} has {available} bytes, but bytes {offset} to {offset + size} are needed"
         )
     if not size:
-        return torch.empty(shape, dtype=dtype.torch)
+        return torch.empty(shape, dtype=dtype.storage)
     data = np.memmap(path, dtype=np.uint8, mode="c", offset=offset, shape=(size,))
+    if is_packed(dtype):
+        return _unpacked(torch.from_numpy(data), dtype, shape, what)
     return torch.from_numpy(data).view(dtype.torch).reshape(shape)
 
 

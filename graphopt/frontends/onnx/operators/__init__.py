@@ -9,6 +9,7 @@ from graphopt.frontends.onnx.operators import (
     matrices,
     normalization,
     pooling,
+    quantization,
     reductions,
     shapes,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "matrices",
     "normalization",
     "pooling",
+    "quantization",
     "reductions",
     "shapes",
 ]
