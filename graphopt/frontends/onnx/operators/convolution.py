@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphopt.frontends.onnx.application import Application, Declined, numbers_of, tensor_type, translates
 from graphopt.frontends.onnx.operators.windows import interleaved, padding
-from graphopt.ir import DType, Value
+from graphopt.ir import Value
 
 
 @translates("Conv")
@@ -76,17 +76,3 @@ def _transposed_padding(
         before.append(small if mode == "SAME_UPPER" else large)
         after.append(large if mode == "SAME_UPPER" else small)
     return before, after
-
-
-@translates("ConvInteger")
-def conv_integer(a: Application) -> Value:
-    """A convolution of (x − x₀) and (w − w₀) in 32-bit integers, which double precision computes exactly."""
-    x, weight = a.cast(a[0], DType.F64), a.cast(a[1], DType.F64)
-    if a.has(2):
-        x = a.emit("aten.sub.Tensor", x, a.cast(a[2], DType.F64))
-    if a.has(3):
-        zero = a.cast(a[3], DType.F64)
-        if tensor_type(zero).rank == 1:
-            zero = a.emit("aten.reshape", zero, (-1, *[1] * (tensor_type(weight).rank - 1)))
-        weight = a.emit("aten.sub.Tensor", weight, zero)
-    return a.cast(convolution(a, x, weight, None), DType.I32)

@@ -41,18 +41,6 @@ def einsum(a: Application) -> Value:
     return a.emit("aten.einsum", a.attr("equation").replace(" ", ""), a.values())
 
 
-@translates("MatMulInteger")
-def matmul_integer(a: Application) -> Value:
-    """(A − a₀)·(B − b₀) in 32-bit integers; a₀ may be one number a row, b₀ one a column."""
-    x, y = a.cast(a[0], DType.I32), a.cast(a[1], DType.I32)
-    if a.has(2):
-        zero = a.cast(a[2], DType.I32)
-        x = a.emit("aten.sub.Tensor", x, a.emit("aten.unsqueeze", zero, -1) if tensor_type(zero).rank == 1 else zero)
-    if a.has(3):
-        y = a.emit("aten.sub.Tensor", y, a.cast(a[3], DType.I32))
-    return a.emit("aten.matmul", x, y)
-
-
 @translates("Det")
 def det(a: Application) -> Value:
     """The determinant of each matrix."""
