@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphopt.frontends.onnx.application import Application, tensor_type, translates
-from graphopt.ir import DType, Value
+from graphopt.ir import Value
 
 
 @translates("MatMul")
