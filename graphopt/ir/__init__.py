@@ -21,6 +21,7 @@ from graphopt.ir.types import (
     SequenceType,
     TensorType,
     Type,
+    UnrankedType,
     substitute_type,
     types_known_equal,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "TensorType",
     "Trait",
     "Type",
+    "UnrankedType",
     "Use",
     "Value",
     "bind",

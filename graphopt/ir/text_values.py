@@ -14,7 +14,16 @@ from graphopt.ir.dims import Dim, Symbol
 from graphopt.ir.dtypes import DType
 from graphopt.ir.lexer import Lexer, Token
 from graphopt.ir.location import UNKNOWN, Location
-from graphopt.ir.types import NoneType, OptionalType, ScalarKind, ScalarType, SequenceType, TensorType, Type
+from graphopt.ir.types import (
+    NoneType,
+    OptionalType,
+    ScalarKind,
+    ScalarType,
+    SequenceType,
+    TensorType,
+    Type,
+    UnrankedType,
+)
 
 _DTYPES = {d.value: d for d in DType}
 _SCALARS = {k.value: k for k in ScalarKind}
@@ -57,7 +66,7 @@ class ValueParser:
     # Types
 
     def type(self) -> Type:
-        """A type such as `f32[N, 3]@cuda:0`, `int(N)`, `seq<f32[2]>` or `none`."""
+        """A type such as `f32[N, 3]@cuda:0`, `f32[*]`, `int(N)`, `seq<f32[2]>` or `none`."""
         token = self.lexer.expect_kind("word")
         if token.text in _DTYPES and self.lexer.at("["):
             return self._tensor_type(token)
@@ -76,8 +85,12 @@ class ValueParser:
             return NoneType()
         raise self.lexer.error("expected a type such as f32[2, 3]", token)
 
-    def _tensor_type(self, dtype: Token) -> TensorType:
+    def _tensor_type(self, dtype: Token) -> TensorType | UnrankedType:
         tokens, end = self.lexer.tokens, self.lexer.position
+        if tokens[end + 1].text == "*":
+            self.lexer.seek(end + 2)
+            self.lexer.expect("]")
+            return UnrankedType(_DTYPES[dtype.text])
         while tokens[end].text != "]" and tokens[end].kind not in ("newline", "end"):
             end += 1
         text = self.lexer.text[dtype.start : tokens[end].end]

@@ -95,6 +95,16 @@ class OptionalType:
 
 
 @dataclass(frozen=True, slots=True)
+class UnrankedType:
+    """A tensor of which only the element type is known: an element of an ONNX sequence, say."""
+
+    dtype: DType
+
+    def __repr__(self) -> str:
+        return f"{self.dtype.value}[*]"
+
+
+@dataclass(frozen=True, slots=True)
 class NoneType:
     """The type of a value that carries nothing (an effect's token, a missing result)."""
 
@@ -102,7 +112,7 @@ class NoneType:
         return "none"
 
 
-Type: TypeAlias = TensorType | ScalarType | SequenceType | OptionalType | NoneType
+Type: TypeAlias = TensorType | ScalarType | SequenceType | OptionalType | UnrankedType | NoneType
 
 
 def type_symbols(type_: Type) -> tuple[Symbol, ...]:
@@ -142,6 +152,8 @@ def types_compatible(declared: Type, inferred: Type) -> bool:
         )
     if isinstance(declared, ScalarType) and isinstance(inferred, ScalarType):
         return declared.kind is inferred.kind
+    if isinstance(declared, UnrankedType) or isinstance(inferred, UnrankedType):
+        return getattr(declared, "dtype", None) is getattr(inferred, "dtype", None)
     if isinstance(declared, SequenceType | OptionalType):
         return type(declared) is type(inferred) and types_compatible(declared.element, inferred.element)
     return False

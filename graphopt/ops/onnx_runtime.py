@@ -52,7 +52,7 @@ class OnnxProgram:
         if self._run is not None:
             return [from_numpy(value) for value in self._run(arrays)]
         reasons = []
-        for library, load in (("ONNX Runtime", _load_session), ("the reference evaluator", _load_evaluator)):
+        for library, load in (("ONNX Runtime", _by_session), ("the reference evaluator", _by_evaluator)):
             try:
                 run = load(self.model)
                 results = run(arrays)
@@ -145,8 +145,12 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _load_session(model: bytes) -> Run:
-    """ONNX Runtime on the CPU. Types that NumPy lacks go by `OrtValue`."""
+def load_session(model: bytes) -> Any:
+    """An ONNX Runtime session on the CPU, its graph optimizations off.
+
+    Raises:
+        GraphOptError: it is not installed. Whatever it raises where it refuses the model.
+    """
     if find_spec("onnxruntime") is None:
         raise GraphOptError("not installed; run `pip install graphopt[onnx]`")
     import onnxruntime
@@ -155,7 +159,12 @@ def _load_session(model: bytes) -> Run:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # what goes wrong is raised
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _by_session(model: bytes) -> Run:
+    """By ONNX Runtime. Types that NumPy lacks go by `OrtValue`."""
+    session = load_session(model)
     names = [value.name for value in session.get_inputs()]
     by_value = any(_is_odd(value.type) for value in (*session.get_inputs(), *session.get_outputs()))
 
@@ -195,7 +204,7 @@ def _from_ort_value(value: Any) -> Any:
     return to_numpy(torch.from_dlpack(value))
 
 
-def _load_evaluator(model: bytes) -> Run:
+def _by_evaluator(model: bytes) -> Run:
     """The reference evaluator, which knows the standard's domains alone."""
     import onnx
     from onnx.reference import ReferenceEvaluator

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from graphopt.errors import GraphOptError
-from graphopt.ir import DType, OptionalType, SequenceType, TensorType, Type, from_torch
+from graphopt.ir import DType, OptionalType, SequenceType, TensorType, Type, UnrankedType, from_torch
 from graphopt.ir.dims import Expr
+from graphopt.ir.storage import byte_view
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE, ONNX_CODES
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def to_numpy(value: Any, type_: Type | None = None) -> Any:
 def _array(tensor: torch.Tensor, dtype: DType) -> np.ndarray:
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     if tensor.dtype in _NUMPY_LACKS:
-        bits: np.ndarray = tensor.reshape(-1).view(torch.uint8).numpy()
+        bits: np.ndarray = byte_view(tensor).numpy()
         array = bits.view(_numpy_dtype(from_torch(tensor.dtype))).reshape(tuple(tensor.shape))
     else:
         array = tensor.numpy()
@@ -99,7 +100,7 @@ def element_code(array: np.ndarray) -> int:
 def type_to_proto(type_: Type, dim: Callable[[Expr], str] | None = None) -> onnx.TypeProto:
     """Return the ONNX type of an IR type.
 
-    dim: names a dim that is no number; without it, shapes are left out.
+    dim: names a dim that is no number, "" where it stays open; without it, shapes are left out.
     """
     from onnx import TypeProto
 
@@ -112,8 +113,10 @@ def type_to_proto(type_: Type, dim: Callable[[Expr], str] | None = None) -> onnx
                 entry = proto.tensor_type.shape.dim.add()
                 if isinstance(size, int):
                     entry.dim_value = size
-                else:
-                    entry.dim_param = dim(size)
+                elif name := dim(size):
+                    entry.dim_param = name
+    elif isinstance(type_, UnrankedType):
+        proto.tensor_type.elem_type = ONNX_CODES[type_.dtype]
     elif isinstance(type_, SequenceType):
         proto.sequence_type.elem_type.CopyFrom(type_to_proto(type_.element, dim))
     elif isinstance(type_, OptionalType):
@@ -137,7 +140,7 @@ def type_of_array(value: Any) -> onnx.TypeProto:
 
 def told_by_value(type_: Type) -> bool:
     """True if a value tells its ONNX type. A sequence may be empty, an optional absent; narrow elements look wider."""
-    return isinstance(type_, TensorType) and not _is_narrow(type_.dtype)
+    return isinstance(type_, TensorType | UnrankedType) and not _is_narrow(type_.dtype)
 
 
 def kind_text(type_: Type) -> str:
@@ -146,7 +149,7 @@ def kind_text(type_: Type) -> str:
     >>> kind_text(SequenceType(TensorType(DType.F32, (2, 3))))
     'seq<f32>'
     """
-    if isinstance(type_, TensorType):
+    if isinstance(type_, TensorType | UnrankedType):
         return type_.dtype.value
     if isinstance(type_, SequenceType):
         return f"seq<{kind_text(type_.element)}>"

@@ -68,9 +68,13 @@ def _flatten(elements: object) -> list[object]:
 
 @dataclass(frozen=True, eq=False)
 class Sequence_:
-    """A sequence whose length is known: its elements, one by one."""
+    """A sequence whose length is known: its elements, one by one.
+
+    dtype: of the elements, where there may be none.
+    """
 
     items: tuple[Entry, ...]
+    dtype: DType | None = None
 
 
 Entry: TypeAlias = "Value | Known | Sequence_ | None"

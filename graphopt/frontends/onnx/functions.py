@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from graphopt.errors import CaptureError
-from graphopt.frontends.onnx.application import Application, tensor_type
+from graphopt.frontends.onnx.application import Application
 from graphopt.frontends.onnx.entries import Entry, Known
 from graphopt.frontends.onnx.opsets import Opsets
 from graphopt.ir import TensorType, Value
@@ -238,8 +238,8 @@ def _type(entry: Entry) -> bytes | None:
     proto = TypeProto()
     if isinstance(entry, Known):
         type_ = TensorType(entry.dtype, entry.shape)
-    elif isinstance(entry, Value):
-        type_ = tensor_type(entry)
+    elif isinstance(entry, Value) and isinstance(entry.type, TensorType):
+        type_ = entry.type
     else:
         return proto.SerializeToString() if entry is None else None
     proto.tensor_type.elem_type = ONNX_CODES[type_.dtype]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,24 @@ from graphopt.frontends.onnx.application import TRANSLATIONS, Application, Decli
 from graphopt.frontends.onnx.attributes import attributes_of
 from graphopt.frontends.onnx.entries import Entry, Known, Sequence_
 from graphopt.frontends.onnx.functions import Functions, inlined, schema_function
+from graphopt.frontends.onnx.opaque import keep, optional, sequence
+from graphopt.frontends.onnx.opaque_types import Dims, type_from_proto
 from graphopt.frontends.onnx.opsets import Opsets
 from graphopt.frontends.onnx.shape_rules import SHAPE_RULES
 from graphopt.frontends.onnx.tensors import dtype_of, to_torch
-from graphopt.ir import Constant, ConstantKind, Graph, Location, TensorType, Value, from_torch, symbol
+from graphopt.ir import (
+    Constant,
+    ConstantKind,
+    DType,
+    Graph,
+    Location,
+    OptionalType,
+    TensorType,
+    Type,
+    Value,
+    from_torch,
+    symbol,
+)
 from graphopt.ir.dims import Dim
 from graphopt.ir.memory import collection_paused
 from graphopt.ir.signature import Signature, Slot
@@ -34,8 +48,9 @@ class Reader:
     """Reads one graph, and those that it holds.
 
     folder: where external data may lie. values: contents of inputs that decide shapes, by name: they are taken to be
-    constant. names: what each ONNX name stands for. functions: those that the model defines. atomic: a node that
-    cannot be read is not kept as it is, since the whole that it is a part of will be.
+    constant. names: what each ONNX name stands for. functions: those that the model defines. declared: what the
+    file says of the types of names. atomic: a node that cannot be read is not kept as it is, since the whole that it is
+    a part of will be.
     """
 
     graph: Graph
@@ -44,6 +59,7 @@ class Reader:
     values: Mapping[str, torch.Tensor] = field(default_factory=dict)
     names: dict[str, Entry] = field(default_factory=dict)
     functions: Functions = field(default_factory=Functions)
+    declared: Mapping[str, onnx.TypeProto] = field(default_factory=dict)
     atomic: bool = False
 
     def __post_init__(self) -> None:
@@ -55,11 +71,12 @@ class Reader:
         Raises:
             CaptureError: names the node that cannot be read.
         """
+        self.declared = {info.name: info.type for info in (*proto.value_info, *proto.output)}
         with collection_paused():
             self._initializers(proto)
             self._inputs(proto)
             self.nodes(proto.node)
-            self.graph.set_outputs([self._output(o.name) for o in proto.output])
+            self.graph.set_outputs([self._output(o) for o in proto.output])
         self.graph.signature = _signature([v.name for v in proto.input if v.name not in self._stored], proto)
 
     def nodes(self, protos: Sequence[onnx.NodeProto]) -> None:
@@ -129,25 +146,66 @@ class Reader:
                 entry = self.graph.add_constant(f"{info.name} as given", type_, Constant(given))
             self.define(info.name, entry)
 
-    def _output(self, name: str) -> Value:
-        entry = self.lookup(name)
-        if isinstance(entry, Value):
-            return entry
+    def _output(self, info: onnx.ValueInfoProto) -> Value:
+        value = self.as_value(self.lookup(info.name))
+        is_optional = info.type.WhichOneof("value") == "optional_type"
+        if value is not None and (not is_optional or isinstance(value.type, OptionalType)):
+            return value
+        if not is_optional:
+            raise CaptureError(f"output {info.name!r} is an absent optional, but is declared to be none")
+        return optional(value, info.type, self)
+
+    def as_value(self, entry: Entry) -> Value | None:
+        """What an entry stands for as a value; None for an absent optional."""
         if isinstance(entry, Known):
             return self._application_of_nothing().value(entry)
-        kind = "a sequence" if isinstance(entry, Sequence_) else "an absent optional"
-        raise CaptureError(f"output {name!r} is {kind}; a model returns tensors")
+        return sequence(entry, self) if isinstance(entry, Sequence_) else entry
 
     def _application_of_nothing(self) -> Application:
         from onnx import NodeProto
 
         return Application(NodeProto(), 0, (), {}, self.builder)
 
+    # What opaque nodes ask for
+
+    @property
+    def location(self) -> Location:
+        """Where the node that is being read comes from."""
+        return self.builder.location
+
+    def imports(self, domains: Iterable[str]) -> dict[str, int]:
+        """The versions of some domains, in order."""
+        own = dict.fromkeys("" if domain == "ai.onnx" else domain for domain in domains)
+        return {domain: self.opsets.versions.get(domain, 1) for domain in own}
+
     # Nodes
 
     def _translated(self, node: onnx.NodeProto) -> Sequence[Entry]:
         inputs = tuple([self.lookup(name) for name in node.input])
         version = self.opsets.since(node.domain, node.op_type)
+        mark = self._mark()
+        try:
+            return self._by_rules(node, version, inputs)
+        except GraphOptError as reason:
+            self._undo(mark)
+            return self._kept(node, reason)
+
+    def _kept(self, node: onnx.NodeProto, reason: GraphOptError) -> Sequence[Entry]:
+        """Keep a node as it is, if its types can be known.
+
+        reason: why it cannot be read otherwise.
+        """
+        given = isinstance(reason, NeedsValue) and any(v.name == reason.name for v in self.graph.inputs)
+        if self.atomic or given or self.functions.find(node) is not None:
+            raise reason from reason.__cause__
+        try:
+            return keep(node, self)
+        except GraphOptError as error:
+            raise CaptureError(f"{reason}; nor can the node stay as it is: {error}") from error
+
+    def _by_rules(self, node: onnx.NodeProto, version: int, inputs: tuple[Entry, ...]) -> Sequence[Entry]:
+        if any(map(_holds_strings, inputs)):
+            raise Declined("PyTorch has no tensors of strings")
         application = Application(node, version, inputs, attributes_of(node, self.folder), self.builder)
         domain = "" if node.domain == "ai.onnx" else node.domain
         if not domain and any(isinstance(entry, Known) for entry in inputs):
@@ -214,16 +272,22 @@ class Reader:
         finally:
             self.atomic = atomic
 
-    def _mark(self) -> tuple[int, int]:
-        return len(self.graph), len(self.builder.sizes)
+    def _mark(self) -> tuple[int, int, int]:
+        return len(self.graph), len(self.builder.sizes), len(self.graph.constants)
 
-    def _undo(self, mark: tuple[int, int]) -> None:
+    def _undo(self, mark: tuple[int, int, int]) -> None:
         """Take back what was appended since, by a rule that then declined."""
-        nodes, sizes = mark
+        nodes, sizes, constants = mark
         for node in list(itertools.islice(reversed(self.graph), len(self.graph) - nodes)):
             self.graph.erase(node)
         for dim in list(self.builder.sizes)[sizes:]:
             del self.builder.sizes[dim]
+        while len(self.graph.constants) > constants:
+            self.graph.constants.popitem()
+
+
+def _holds_strings(entry: Entry) -> bool:
+    return isinstance(entry, Value) and getattr(entry.type, "dtype", None) is DType.STRING
 
 
 def _is_standard(node: onnx.NodeProto) -> bool:
@@ -236,8 +300,10 @@ def _label(node: onnx.NodeProto) -> str:
     return node.name or next((name for name in node.output if name), node.op_type)
 
 
-def _input_type(info: onnx.ValueInfoProto) -> TensorType:
+def _input_type(info: onnx.ValueInfoProto) -> Type:
     what = f"input {info.name!r}"
+    if info.type.WhichOneof("value") in ("sequence_type", "optional_type"):
+        return type_from_proto(info.type, _ElementDims(info.name), what)
     if info.type.WhichOneof("value") != "tensor_type":
         raise CaptureError(f"{what} is no tensor, but {info.type.WhichOneof('value') or 'of no type'}")
     tensor = info.type.tensor_type
@@ -245,6 +311,18 @@ def _input_type(info: onnx.ValueInfoProto) -> TensorType:
         raise CaptureError(f"{what} says nothing of its rank; give the model's input a shape")
     dims = [_dim(d, f"{info.name}_{i}") for i, d in enumerate(tensor.shape.dim)]
     return TensorType(dtype_of(tensor.elem_type, what), tuple(dims))
+
+
+class _ElementDims(Dims):
+    """Names the dims of an input's elements."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(frozenset())
+        self._name = name
+
+    def dim(self, proto: Any) -> Dim:
+        self.fresh += 1
+        return _dim(proto, f"{self._name}_{self.fresh - 1}")
 
 
 def _dim(proto: Any, fresh: str) -> Dim:
