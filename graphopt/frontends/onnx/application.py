@@ -198,7 +198,7 @@ class Application:
 
     def cast(self, value: Value, dtype: DType) -> Value:
         """Convert to a dtype, if the value has another."""
-        if is_packed(dtype) and tensor_type(value).dtype is not dtype:
+        if (is_packed(dtype) or dtype is DType.F8E8M0) and tensor_type(value).dtype is not dtype:
             raise Declined(f"PyTorch does not convert to {dtype.value}")
         return value if tensor_type(value).dtype is dtype else self.emit("aten.to.dtype", value, dtype)
 
