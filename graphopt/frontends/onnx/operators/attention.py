@@ -44,6 +44,16 @@ def attention(a: Application) -> Any:
     return [y, keys, values, scores][: max(a.num_outputs, 1)]
 
 
+@translates("FlexAttention", domain="ai.onnx.preview")
+def flex_attention(a: Application) -> Value:
+    """Attention whose scores and probabilities are as they come; the operator's own definition says the rest."""
+    if a.attr("score_mod") is not None or a.attr("prob_mod") is not None:
+        raise Declined("scores or probabilities that a graph modifies")
+    if FROM_ONNX_CODE.get(a.attr("softmax_precision"), DType.F32) not in (DType.F32, a.type(0).dtype):
+        raise Declined("a softmax in another precision")
+    return Problem(a, a[0], a[1], a[2]).solve()[0]
+
+
 def _heads(a: Application, index: int, name: str) -> Value:
     """An operand as `[B, H, L, E]`."""
     x, shape = a[index], a.type(index).shape
@@ -191,7 +201,7 @@ class Problem:
         same = equal(size, keys)
         if same:
             return mask
-        if equal(size, 1) is True or a.version < 24 and same is False:
+        if equal(size, 1) is True or (a.version < 24 and same is False):
             raise Declined(f"a mask of {size} keys for {keys}: of whether it is padded or repeated opinions differ")
         missing = keys - size
         if less(missing, 0) is True:
