@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from graphopt.ir import ConstantKind, Graph, Value
+from graphopt.ir.storage import byte_view
 from graphopt.passes.support.regions import graph_and_regions
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter, RewriteStatistics
@@ -91,8 +92,7 @@ def _samples(tensor: torch.Tensor) -> bytes:
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    flat = tensor.contiguous().reshape(-1)
-    return (torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat).view(torch.uint8)
+    return byte_view(tensor.contiguous())
 
 
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:

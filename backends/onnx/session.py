@@ -119,7 +119,7 @@ class OnnxRuntimeExecutable:
     def _run_arrays(self, feeds: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
         try:
-            return [torch.from_numpy(array) for array in self.session.run(self._names, arrays)]
+            return [_tensor(array) for array in self.session.run(self._names, arrays)]
         except Exception as error:
             raise InputError(f"ONNX Runtime cannot run on these inputs: {error}") from error
 
@@ -130,6 +130,11 @@ class OnnxRuntimeExecutable:
         except Exception as error:
             raise InputError(f"ONNX Runtime cannot run on these inputs: {error}") from error
         return [torch.from_dlpack(value) for value in results]
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """A view of an array. C's `unsigned long long` is not the type that PyTorch takes for u64, though it is as wide."""
+    return torch.from_numpy(array.view(np.uint64) if array.dtype == np.uint64 else array)
 
 
 def _prepared(name: str, type_: Type, given: Any) -> torch.Tensor:

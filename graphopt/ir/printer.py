@@ -18,6 +18,7 @@ from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Graph, walk
 from graphopt.ir.location import UNKNOWN, Location
 from graphopt.ir.op import MISSING
+from graphopt.ir.storage import byte_view
 from graphopt.ir.types import type_symbols
 from graphopt.ir.value import Constant, ConstantKind, Node, Value
 
@@ -224,7 +225,7 @@ def _word(name: str) -> str:
 
 def content_hash(tensor: torch.Tensor) -> str:
     """Return the first 16 hex digits of the SHA-256 of a tensor's contiguous bytes."""
-    data = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy()
+    data = byte_view(tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()).numpy()
     return hashlib.sha256(data.data).hexdigest()[:16]
 
 

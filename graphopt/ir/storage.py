@@ -29,6 +29,16 @@ def empty_tensor(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     return torch.from_numpy(raw[start : start + size]).view(dtype).reshape(tuple(shape))
 
 
+def byte_view(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the memory of a contiguous tensor as a vector of bytes. PyTorch's own `view` refuses the stride that a
+    tensor of one element or none may have.
+
+    >>> byte_view(torch.tensor([1, 256], dtype=torch.int16)).tolist()
+    [1, 0, 0, 1]
+    """
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+
+
 def copied(tensor: torch.Tensor) -> torch.Tensor:
     """Return a copy with the same strides, detached."""
     source = tensor.detach()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from graphopt.ir import DType
+from graphopt.ir.storage import byte_view
 
 # The numbers are `onnx.TensorProto.DataType`; written out so that emission needs no look-up by name.
 ONNX_CODES: dict[DType, int] = {
@@ -51,5 +52,5 @@ def raw_bytes(tensor: torch.Tensor) -> bytes:
         tensor = tensor.cpu().contiguous()
     if tensor.is_conj() or tensor.is_neg():
         tensor = tensor.resolve_conj().resolve_neg()
-    data: bytes = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+    data: bytes = byte_view(tensor).numpy().tobytes()
     return data

@@ -78,8 +78,9 @@ def from_numpy(value: Any) -> Any:
         array = array.astype(_numpy_dtype(from_torch(dtype.storage)))
     if dtype.storage not in _NUMPY_LACKS:
         return torch.from_numpy(np.require(array, requirements=["C", "W"]).reshape(array.shape))
-    bits = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return torch.from_numpy(bits.copy()).view(dtype.storage).reshape(array.shape)
+    tensor = torch.empty(array.shape, dtype=dtype.storage)
+    byte_view(tensor).copy_(torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+    return tensor
 
 
 def element_code(array: np.ndarray) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from graphopt.ir import Graph, Node, TensorType, Type, Value, types_known_equal, verify, verify_nodes, walk
+from graphopt.ir.storage import byte_view
 from graphopt.ir.types import types_compatible
 from graphopt.ops.traits import HOLDS_NUMBERS
 from graphopt.rewrite import Listener
@@ -172,7 +173,7 @@ def _version(tensor: torch.Tensor) -> int:
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    flat_a, flat_b = (t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (a, b))
+    flat_a, flat_b = (byte_view(t.detach().contiguous()) for t in (a, b))
     return torch.equal(flat_a, flat_b)
 
 

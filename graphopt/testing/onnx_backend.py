@@ -17,26 +17,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import onnx
 import torch
 from onnx.backend.base import Backend, BackendRep
 
 from graphopt.errors import GraphOptError
-from graphopt.ir import Graph, Node, from_torch, walk
-from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE, ONNX_CODES
+from graphopt.ir import Graph, Node, walk
+from graphopt.ops.onnx_values import from_numpy, to_numpy
 
 if TYPE_CHECKING:
     from graphopt.compiled import CompiledModel
-
-_NUMPY_LACKS = {
-    torch.bfloat16: torch.uint16,
-    torch.float8_e4m3fn: torch.uint8,
-    torch.float8_e4m3fnuz: torch.uint8,
-    torch.float8_e5m2: torch.uint8,
-    torch.float8_e5m2fnuz: torch.uint8,
-}
-"""PyTorch's types without one of NumPy's own, and the integers of their size."""
 
 
 class PreparedModel(BackendRep):
@@ -70,21 +60,19 @@ class PreparedModel(BackendRep):
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Run on the inputs in the file's order, and return the outputs."""
-        given = tuple([to_torch(value) for value in inputs])
-        results = self._results(given)
-        return tuple([to_numpy(value) for value in results])
-
-    def _results(self, given: tuple[Any, ...]) -> Sequence[Any]:
         raise NotImplementedError
 
 
 class FxModel(PreparedModel):
     """Path a: an FX module of what was read."""
 
-    def _results(self, given: tuple[Any, ...]) -> Sequence[Any]:
+    def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
+        given = [from_numpy(value) for value in inputs]
         self._compiled = compiled(self.model, given, target="fx", passes="none", validate=False)
         with torch.no_grad():
-            return as_outputs(self._compiled(*given), len(self.model.graph.output))
+            result = self._compiled(*given)
+        results = [result] if len(self.model.graph.output) == 1 else result
+        return tuple([to_numpy(value, output.type) for value, output in zip(results, self.graph.returned)])
 
 
 class OnnxRuntimeModel(PreparedModel):
@@ -92,12 +80,13 @@ class OnnxRuntimeModel(PreparedModel):
 
     emitted: onnx.ModelProto
 
-    def _results(self, given: tuple[Any, ...]) -> Sequence[Any]:
-        self._compiled = compiled(self.model, given, target="onnx", passes="default", on_failure="raise")
+    def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
+        given = [from_numpy(value) for value in inputs]
+        self._compiled = compiled(self.model, given, target="onnx", passes="default")
         self.emitted = self._compiled.to_onnx()
         session = session_of(self.emitted)
-        feeds = dict(zip([value.name for value in session.get_inputs()], map(to_numpy, given)))
-        return session.run(None, feeds)
+        names = [value.name for value in session.get_inputs()]
+        return tuple(session.run(None, dict(zip(names, inputs))))
 
 
 class _GraphOptBackend(Backend):
@@ -174,37 +163,3 @@ def session_of(model: onnx.ModelProto) -> Any:
 def opaque_nodes(graph: Graph) -> list[Node]:
     """The nodes that stayed operators of ONNX, those in regions included."""
     return [node for node in walk(graph) if node.op.name.startswith("onnx.")]
-
-
-def as_outputs(result: Any, count: int) -> Sequence[Any]:
-    """What a model returned, as a sequence of its outputs: one is returned by itself."""
-    return [result] if count == 1 else result
-
-
-def to_torch(value: Any) -> Any:
-    """An array as a tensor, a list as a list of tensors. Arrays that PyTorch has no tensors of stay as they are."""
-    if isinstance(value, list):
-        return [to_torch(item) for item in value]
-    if not isinstance(value, np.ndarray | np.generic):
-        return value
-    array = np.array(value)
-    if array.dtype.isbuiltin == 1 and array.dtype != object:
-        return torch.from_numpy(array)
-    try:
-        dtype = FROM_ONNX_CODE[onnx.helper.np_dtype_to_tensor_dtype(array.dtype)].torch
-    except (KeyError, TypeError, ValueError):
-        return value
-    return torch.from_numpy(array.view(f"u{array.itemsize}")).view(dtype)
-
-
-def to_numpy(value: Any) -> Any:
-    """The reverse of `to_torch`."""
-    if isinstance(value, list | tuple):
-        return [to_numpy(item) for item in value]
-    if not isinstance(value, torch.Tensor):
-        return value
-    value = value.detach().contiguous()
-    if value.dtype not in _NUMPY_LACKS:
-        return value.numpy()
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(ONNX_CODES[from_torch(value.dtype)])
-    return value.view(_NUMPY_LACKS[value.dtype]).numpy().view(dtype)

@@ -25,6 +25,7 @@ from graphopt.backends.onnx.lowerings import (
     reduction,
     resize,
     scatter,
+    shifts,
     sort,
     views,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "reduction",
     "resize",
     "scatter",
+    "shifts",
     "sort",
     "views",
 ]

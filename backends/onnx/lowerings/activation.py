@@ -96,7 +96,7 @@ def _lower_selu(e: Emitter, a: Call) -> Tensor:
 
 @lowers("aten.celu")
 def _lower_celu(e: Emitter, a: Call) -> Tensor:
-    if a.self.dtype is not DType.F64:
+    if a.self.dtype is DType.F32:
         return e.op("Celu", a.self, alpha=float(a.alpha))
     # Celu is for single precision alone: celu(x) = α·elu(x/α).
     alpha = float(a.alpha)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.lowerings.common import as_tensor, common_dtype
-from graphopt.backends.onnx.lowerings.division import floor_divide
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, Lowering, lowers, lowers_each
 from graphopt.backends.onnx.shaping import full
@@ -82,34 +81,6 @@ lowers_each(
 @lowers("aten.bitwise_not")
 def _lower_bitwise_not(e: Emitter, a: Call) -> Tensor:
     return e.op("Not" if a.out.dtype is DType.BOOL else "BitwiseNot", a.self)
-
-
-@lowers(
-    "aten.bitwise_left_shift.Tensor",
-    "aten.bitwise_left_shift.Tensor_Scalar",
-    "aten.__lshift__.Scalar",
-    "aten.__lshift__.Tensor",
-)
-def _lower_left_shift(e: Emitter, a: Call) -> Tensor:
-    """`x * 2**n`."""
-    return e.op("Mul", *_shifted(e, a))
-
-
-@lowers(
-    "aten.bitwise_right_shift.Tensor",
-    "aten.bitwise_right_shift.Tensor_Scalar",
-    "aten.__rshift__.Scalar",
-    "aten.__rshift__.Tensor",
-)
-def _lower_right_shift(e: Emitter, a: Call) -> Tensor:
-    """`x // 2**n`, rounded towards minus infinity: the sign bit moves in from the left."""
-    return floor_divide(e, *_shifted(e, a))
-
-
-def _shifted(e: Emitter, a: Call) -> tuple[Tensor, Tensor]:
-    dtype = a.out.dtype
-    power = e.op("Pow", e.scalar(2, DType.I64), as_tensor(e, a.other, DType.I64))
-    return e.cast(a.self, dtype), e.cast(power, dtype)
 
 
 @lowers("aten.isnan")

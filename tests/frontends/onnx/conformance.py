@@ -1,7 +1,7 @@
 """The ONNX project's own tests, run through a backend one by one, each with its outcome and the reason for it.
 
-    for case in cases("node"):
-        print(run(case, FxBackend))
+for case in cases("node"):
+    print(run(case, FxBackend))
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ class Case:
         """True if the model is about plain tensors: no string, sequence, optional, no operator of classic machine
         learning or training, no element type that PyTorch lacks."""
         return not any(
-            node.domain in FOREIGN
-            or node.op_type.startswith(CONTAINERS)
-            for node in _nodes(self.model)
+            node.domain in FOREIGN or node.op_type.startswith(CONTAINERS) for node in _nodes(self.model)
         ) and all(_is_plain(type_) for type_ in _types(self.model.graph))
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
+from graphopt.frontends.onnx.operators.unsigned import as_signed, divided, from_signed, ordered, shifted_right
 from graphopt.ir import DType, Value
 from graphopt.ir.dim_ops import product
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
@@ -61,25 +62,38 @@ BINARY = {
     "Sub": "aten.sub.Tensor",
     "Xor": "aten.logical_xor",
 }
+ORDERINGS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 MANY = {"Sum": "aten.add.Tensor", "Max": "aten.maximum", "Min": "aten.minimum"}
 
 
 @translates(*UNARY)
 def unary(a: Application) -> Value:
     """The same function of each element."""
+    dtype = a.type(0).dtype
+    if a.name == "BitwiseNot":
+        return from_signed(a, a.emit(UNARY[a.name], as_signed(a, a[0])), dtype)
     return a.emit(UNARY[a.name], a[0])
 
 
 @translates(*BINARY)
 def binary(a: Application) -> Value:
     """The same function of each pair of elements, broadcast as NumPy does."""
-    return a.emit(BINARY[a.name], a[0], a[1])
+    x, y = a[0], a[1]
+    if a.name in ORDERINGS:
+        return a.emit(BINARY[a.name], ordered(a, x), ordered(a, y))
+    if a.name == "Equal":
+        return a.emit(BINARY[a.name], as_signed(a, x), as_signed(a, y))
+    return from_signed(a, a.emit(BINARY[a.name], as_signed(a, x), as_signed(a, y)), tensor_type(x).dtype)
 
 
 @translates(*MANY)
 def many(a: Application) -> Value:
     """A sum, maximum or minimum of one tensor or more."""
-    return reduce(lambda x, y: a.emit(MANY[a.name], x, y), a.values())
+    op, dtype = MANY[a.name], a.type(0).dtype
+    if a.name == "Sum" or len(a.inputs) == 1:
+        return reduce(lambda x, y: a.emit(op, x, y), a.values())
+    result = reduce(lambda x, y: a.emit(op, x, y), [ordered(a, value) for value in a.values()])
+    return from_signed(a, ordered(a, result, dtype), dtype)
 
 
 @translates("Mean")
@@ -92,16 +106,23 @@ def mean(a: Application) -> Value:
 @translates("Div")
 def div(a: Application) -> Value:
     """Integers are divided towards zero, as in C."""
-    x, y = a[0], a[1]
-    if tensor_type(x).dtype.is_integer:
-        return a.emit("aten.div.Tensor_mode", x, y, rounding_mode="trunc")
-    return a.emit("aten.div.Tensor", x, y)
+    x, y = as_signed(a, a[0]), as_signed(a, a[1])
+    dtype = a.type(0).dtype
+    if not dtype.is_integer:
+        return a.emit("aten.div.Tensor", x, y)
+    if dtype is DType.U64:
+        return a.cast(divided(a, x, y)[0], dtype)
+    return from_signed(a, a.emit("aten.div.Tensor_mode", x, y, rounding_mode="trunc"), dtype)
 
 
 @translates("Mod")
 def mod(a: Application) -> Value:
     """With fmod=0 the remainder has the sign of the divisor, with fmod=1 that of the dividend."""
-    return a.emit("aten.fmod.Tensor" if a.attr("fmod", 0) else "aten.remainder.Tensor", a[0], a[1])
+    x, y = as_signed(a, a[0]), as_signed(a, a[1])
+    dtype = a.type(0).dtype
+    if dtype is DType.U64:
+        return a.cast(divided(a, x, y)[1], dtype)
+    return from_signed(a, a.emit("aten.fmod.Tensor" if a.attr("fmod", 0) else "aten.remainder.Tensor", x, y), dtype)
 
 
 @translates("Pow")
@@ -116,15 +137,12 @@ def power(a: Application) -> Value:
 
 @translates("BitShift")
 def bit_shift(a: Application) -> Value:
-    """Unsigned shifts: PyTorch has them for 8 bits only, so wider types are shifted as signed ones of double width."""
-    x, y = a[0], a[1]
-    dtype = tensor_type(x).dtype
-    if dtype is DType.U64:
-        raise Declined("PyTorch has no shifts of u64")
-    if dtype in (DType.U16, DType.U32):
-        x, y = a.cast(x, DType.I64), a.cast(y, DType.I64)
-    shift = "left" if a.attr("direction") == "LEFT" else "right"
-    return a.cast(a.emit(f"aten.bitwise_{shift}_shift.Tensor", x, y), dtype)
+    """Shifts to the right carry in zeros into unsigned integers, the sign into signed ones."""
+    x, y = as_signed(a, a[0]), as_signed(a, a[1])
+    dtype, left = a.type(0).dtype, a.attr("direction") == "LEFT"
+    if dtype is DType.U64 and not left:
+        return a.cast(shifted_right(a, x, y), dtype)
+    return from_signed(a, a.emit(f"aten.bitwise_{'left' if left else 'right'}_shift.Tensor", x, y), dtype)
 
 
 @translates("IsInf")
