@@ -122,7 +122,11 @@ def _to_integer(
 def _to_float_format(ratio: torch.Tensor, format_: Format, saturate: bool) -> torch.Tensor:
     assert format_.mantissa is not None and format_.exponent is not None
     if format_.bits == 8:
-        return (ratio.clamp(format_.low, format_.high) if saturate else ratio).to(format_.storage)
+        if saturate:
+            return ratio.clamp(format_.low, format_.high).to(format_.storage)
+        if format_.storage is torch.float8_e4m3fn:  # PyTorch saturates; 464 is the last to be rounded to 448
+            ratio = ratio.masked_fill(ratio.abs() > 464, torch.nan)
+        return ratio.to(format_.storage)
     bounded = ratio.clamp(format_.low, format_.high)
     # The grid has the spacing 2^(e − mantissa) between 2^e and 2^(e+1), and that of the least normals below them.
     exponent = torch.frexp(bounded).exponent.sub(1).clamp_(min=format_.exponent)
