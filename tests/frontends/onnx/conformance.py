@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ FOREIGN = ("ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training")
 
 CONTAINERS = ("ConcatFromSequence", "Optional", "Sequence", "SplitToSequence")
 """What the names of operators on sequences and optionals begin with."""
+
+CONVERTED = ("pytorch-converted", "pytorch-operator", "simple")
+"""The suites of which path a is to pass every case."""
 
 DataSet = tuple[list[Any], list[Any]]
 
@@ -150,6 +153,39 @@ def run(case: Case, backend: type[Backend]) -> Outcome:
     if isinstance(prepared, PreparedModel) and prepared.has_run:
         opaque = tuple([node.op.name for node in prepared.opaque])
     return Outcome(case.name, case.kind, case.is_plain, status, reason, opaque, undone)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What is asked, and what was reached: `reached` of `total` cases, of which a share of `least` is needed."""
+
+    title: str
+    reached: int
+    total: int
+    least: float
+
+    @property
+    def held(self) -> bool:
+        """True if enough cases pass."""
+        return self.reached >= self.least * self.total
+
+
+def bars(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Bar]:
+    """The bars that the paths at hand decide."""
+    found = []
+    if "a" in outcomes:
+        node = [o for o in outcomes["a"] if o.kind == "node"]
+        plain = [o for o in node if o.plain]
+        whole = sum(o.passed and not o.opaque for o in plain)
+        found.append(Bar("a: node tests on plain tensors, no opaque node", whole, len(plain), 0.9))
+        found.append(Bar("a: all node tests, opaque nodes allowed", sum(o.passed for o in node), len(node), 0.9))
+        converted = [o for o in outcomes["a"] if o.kind in CONVERTED]
+        found.append(Bar(f"a: {', '.join(CONVERTED)}", sum(o.passed for o in converted), len(converted), 1.0))
+    if "b" in outcomes:
+        passing = {(o.kind, o.name) for o in outcomes["original"] if o.passed}
+        held = [o for o in outcomes["b"] if (o.kind, o.name) in passing]
+        found.append(Bar("b: cases that ONNX Runtime passes", sum(o.passed for o in held), len(held), 1.0))
+    return found
 
 
 def _array(value: Any) -> Any:
