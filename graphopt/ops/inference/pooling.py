@@ -110,7 +110,7 @@ def _resampled(x: TensorType, output_size: Any, factors: Any, n: int) -> Result:
     if not x.dtype.is_floating or any(less(d, 1) is True for d in x.shape):
         return None
     if output_size is not None:
-        if len(output_size) != n or any(less(d, 1) is not False for d in output_size):
+        if len(output_size) != n or any(less(d, 1) is True for d in output_size):
             return None
         return x.with_shape((*x.shape[:2], *output_size))
     if factors is None or len(factors) != n:

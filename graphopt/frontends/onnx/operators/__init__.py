@@ -14,6 +14,7 @@ from graphopt.frontends.onnx.operators import (
     quantization,
     recurrent,
     reductions,
+    resize,
     rotary,
     shapes,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "quantization",
     "recurrent",
     "reductions",
+    "resize",
     "rotary",
     "shapes",
 ]
