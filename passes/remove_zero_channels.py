@@ -88,7 +88,7 @@ def _constant(group: Group) -> np.ndarray:
 def _unread(group: Group) -> np.ndarray:
     """Channels whose columns are all zero."""
     members = [m for m in group.members if m.role is Role.IN and _is_stored(m)]
-    if not members:
+    if not members or any(m.role is Role.NORMALIZED for m in group.members):  # a norm reads whatever it is taken over
         return np.zeros(group.size, dtype=bool)
     return np.logical_and.reduce([_zero_channels(m, group.size) for m in members])
 

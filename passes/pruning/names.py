@@ -79,7 +79,7 @@ def by_pattern(graph: Graph, groups: Sequence[Group], given: Mapping[str, float]
 def _outputs(group: Group) -> Iterable[str]:
     """The names of the parameters whose outputs a group prunes."""
     for member in group.members:
-        if member.role.zeroed and member.constant.constant is not None:
+        if member.role.makes and member.constant.constant is not None:
             yield from member.constant.constant.names
 
 
@@ -87,7 +87,7 @@ def _output_kinds(group: Group) -> set[str]:
     return {
         use.node.op.base.rpartition(".")[2]
         for member in group.members
-        if member.role.zeroed
+        if member.role.makes
         for use in member.constant.uses
         if use.node.results
     }

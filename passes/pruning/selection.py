@@ -101,7 +101,7 @@ class Candidate:
     @cached_property
     def _slots(self) -> list[int]:
         """How many neighbouring slots a channel has, in each dim that makes it: the head's size for a head."""
-        makers = [m.channels for m in self.group.members if m.role.zeroed]
+        makers = [m.channels for m in self.group.members if m.role.makes]
         return [_first_run(channels) for channels in makers] or [1]
 
 

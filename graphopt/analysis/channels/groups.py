@@ -13,7 +13,7 @@ from graphopt.analysis.channels.model import Channels, FrozenDim, Group, GroupAx
 from graphopt.analysis.channels.tracker import Role, Tracker
 from graphopt.ir import Value
 
-_PRECEDENCE = (Role.OUT, Role.SCALE, Role.SHIFT, Role.SLICE, Role.IN)
+_PRECEDENCE = (Role.OUT, Role.SCALE, Role.SHIFT, Role.NORMALIZED, Role.SLICE, Role.IN)
 
 
 class Assembler:
@@ -51,7 +51,7 @@ class Assembler:
         """For each atom: the number of its group (-1: no channel) and its index in there; and the number of groups."""
         made = np.zeros(self.atoms.count, bool)
         for source in self.sources:
-            if self.role(source).zeroed and (rows := self.source_atoms(source)) is not None:
+            if self.role(source).makes and (rows := self.source_atoms(source)) is not None:
                 made[rows] = True
         made[0] = False
         component = self._components(made)
@@ -80,7 +80,7 @@ class Assembler:
             if block.source is None or self.role(block.source) is Role.OUT:
                 _join(union, atoms)
                 strong[atoms] = True
-            elif self.role(block.source).zeroed:
+            elif self.role(block.source).makes:
                 weak.append(atoms)
         for column in weak:
             column = column[~strong[column]]
@@ -197,7 +197,7 @@ class Assembler:
 
 
 def _makers(members: list[Member]) -> list[Member]:
-    return [m for m in members if m.role is Role.OUT] or [m for m in members if m.role.zeroed]
+    return [m for m in members if m.role is Role.OUT] or [m for m in members if m.role.makes]
 
 
 def _unique(names: list[str]) -> list[str]:

@@ -17,22 +17,30 @@ from graphopt.ir import ConstantKind, Dim, Graph, Node, TensorType, Trait, Value
 class Role(Enum):
     """What a dim of a stored tensor is to the channels on it.
 
-    OUT: the rows that produce them. SCALE, SHIFT: one factor or summand a channel. These are zero in the masked model.
-    IN: contracted with them. SLICE: a buffer or other constant at their side. These stay as they are.
+    OUT: the rows that produce them. SCALE, SHIFT: one factor or summand a channel. These make channels, and are zero
+    in the masked model where channels go. So is NORMALIZED: contracted with them after a norm over it, as `v` of weight
+    norm, g · v / |v|; zeros leave the norm to what stays.
+    IN: contracted with them. SLICE: a constant at their side. These stay as they are.
     """
 
     OUT = "out"
     SCALE = "scale"
     SHIFT = "shift"
+    NORMALIZED = "normalized"
     IN = "in"
     SLICE = "slice"
 
     __hash__ = object.__hash__
 
     @property
+    def makes(self) -> bool:
+        """True if the channels come from here."""
+        return self in (Role.OUT, Role.SCALE, Role.SHIFT)
+
+    @property
     def zeroed(self) -> bool:
         """True if the slices of removed channels are zero in the masked model."""
-        return self in (Role.OUT, Role.SCALE, Role.SHIFT)
+        return self.makes or self is Role.NORMALIZED
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -6,6 +6,7 @@ y[o] = Σᵢ W[o, i] · x[i] + b[o]        x[i] = c[i] for the dead i:     b[o] 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,7 +56,7 @@ class Layer(Treatment):
         """Inputs that are no constant, and constants that padding or striding cuts up."""
         layer, value = described(node), first_operand(node)
         axis = layer.channel_axis(value)
-        numbers, refused = scope.entering(node, value, axis)
+        numbers, refused = _heard(layer, scope)
         yield from refused
         if layer.transposed:
             yield from nonzero(node, value, axis, numbers, VARIES)
@@ -121,10 +122,25 @@ def _groups(layer: Contraction, editor: Editor) -> int:
     return channels // width
 
 
+def _heard(layer: Contraction, scope: Scope) -> tuple[torch.Tensor, list[Refusal]]:
+    """What enters a layer (see `Scope.entering`), without what it multiplies by zero."""
+    value = first_operand(layer.node)
+    axis = layer.channel_axis(value)
+    numbers, refused = scope.entering(layer.node, value, axis)
+    if layer.groups != 1 or not (refused or bool(numbers.any())):
+        return numbers, refused
+    column = 0 if layer.transposed else 1
+    weight = scope.dead(layer.weight)
+    silent = (
+        weight.collapsed(a for a in range(weight.rank) if a != column).expanded(column, len(numbers)).zero.flatten()
+    )
+    left = [replace(one, slots=one.slots[~silent.numpy()[one.slots]]) for one in refused]
+    return numbers.masked_fill(silent, 0.0), [one for one in left if len(one.slots)]
+
+
 def _response(layer: Contraction, scope: Scope) -> torch.Tensor | None:
     """What the constants that go contribute to each output that stays; None if that is nothing."""
-    value = first_operand(layer.node)
-    numbers, _ = scope.entering(layer.node, value, layer.channel_axis(value))
+    numbers, _ = _heard(layer, scope)
     if not bool(numbers.any()) or scope.is_zeroed(layer.weight, 1):
         return None
     sums = layer.response(numbers.to(stored_tensor(layer.weight).device))

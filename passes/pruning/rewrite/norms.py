@@ -44,29 +44,6 @@ def _scaled_by_zero(node: Node, weight: Dead, bias: Dead) -> Dead:
     return where_known(node.results[0], bias.values, weight.zero & bias.known)
 
 
-@treats("batch_norm native_batch_norm _native_batch_norm_legit_no_training")
-class BatchNorm(Treatment):
-    """γ (x − μ) / √(σ² + ε) + β, channels on axis 1."""
-
-    def dead(self, node: Node, operands: Sequence[Dead | None], scope: Scope) -> Sequence[Dead]:
-        """β where γ is zero, or where x is constant and the statistics are those of its batch."""
-        x, *parameters = operands
-        assert x is not None
-        named = dict(zip(("weight", "bias", "mean", "var"), parameters))
-        weight, bias, mean, var = (
-            _column(named[name], x.rank, 1, node, number)
-            for name, number in (("weight", 1.0), ("bias", 0.0), ("mean", 0.0), ("var", 1.0))
-        )
-        rest = [unknown(r) for r in node.results[1:]]
-        if node.attributes.get("training", False) is True or named["mean"] is None:
-            known = bias.known & (weight.zero | x.collapsed(a for a in range(x.rank) if a != 1).known)
-            return [where_known(node.results[0], bias.values, known), *rest]
-        scale = weight.values * (var.values + node.attributes["eps"]).rsqrt()
-        values = torch.where(weight.zero, 0.0, (x.values - mean.values) * scale) + bias.values
-        known = bias.known & (weight.zero | (x.known & weight.known & mean.known & var.known))
-        return [where_known(node.results[0], values, known), *rest]
-
-
 @treats("instance_norm")
 class InstanceNorm(Treatment):
     """Statistics of each channel (axis 1) of each image."""
@@ -116,6 +93,44 @@ class FullWidth(Treatment):
             numbers, _ = scope.entering(node, value, axis)
             return float(numbers[int(scope.removed(value, axis)[0])])
         return 0.0
+
+
+@treats("batch_norm native_batch_norm _native_batch_norm_legit_no_training")
+class BatchNorm(FullWidth):
+    """γ (x − μ) / √(σ² + ε) + β, channels on axis 1. Only a stored weight that it standardizes may lose slots of other
+    axes."""
+
+    def dead(self, node: Node, operands: Sequence[Dead | None], scope: Scope) -> Sequence[Dead]:
+        """β where γ is zero, or where x is constant and the statistics are those of its batch."""
+        x, *parameters = operands
+        assert x is not None
+        named = dict(zip(("weight", "bias", "mean", "var"), parameters))
+        weight, bias, mean, var = (
+            _column(named[name], x.rank, 1, node, number)
+            for name, number in (("weight", 1.0), ("bias", 0.0), ("mean", 0.0), ("var", 1.0))
+        )
+        rest = [unknown(r) for r in node.results[1:]]
+        if node.attributes.get("training", False) is True or named["mean"] is None:
+            known = bias.known & (weight.zero | x.collapsed(a for a in range(x.rank) if a != 1).known)
+            return [where_known(node.results[0], bias.values, known), *rest]
+        scale = weight.values * (var.values + node.attributes["eps"]).rsqrt()
+        values = torch.where(weight.zero, 0.0, (x.values - mean.values) * scale) + bias.values
+        known = bias.known & (weight.zero | (x.known & weight.known & mean.known & var.known))
+        return [where_known(node.results[0], values, known), *rest]
+
+    def normalized(self, node: Node, scope: Scope) -> Iterator[int]:
+        """All axes but the channels."""
+        return (axis for axis in scope.axes(first_operand(node)) if axis != 1)
+
+    def rebuild(self, node: Node, editor: Editor) -> Sequence[Value]:
+        """Fill up, standardize, cut."""
+        axes = list(self.normalized(node, editor.scope))
+        if not axes:
+            return editor.again(node).results
+        value, (x, *rest) = first_operand(node), editor.values(node.operands)
+        assert x is not None
+        full = editor.filled(x, axes, [size(value, a) for a in axes], self.constant(node, editor.scope, axes))
+        return [editor.cut(editor.again(node, [full, *rest]).results[0], axes, x)]
 
 
 @treats("layer_norm")
@@ -253,3 +268,25 @@ def _epsilon(node: Node) -> float:
     type_ = first_operand(node).type
     assert isinstance(type_, TensorType)
     return float(torch.finfo(type_.dtype.torch).eps)
+
+
+@treats("_weight_norm")
+class WeightNorm(Treatment):
+    """g · v / |v|, with a norm for each slot of one axis."""
+
+    def dead(self, node: Node, operands: Sequence[Dead | None], scope: Scope) -> Sequence[Dead]:
+        """Zero where v or g is."""
+        v, g = operands
+        assert v is not None and g is not None
+        zero = v.zero | g.zero
+        return [where_known(node.results[0], torch.zeros_like(zero, dtype=torch.float64), zero)]
+
+    def refusals(self, node: Node, scope: Scope) -> Iterator[Refusal]:
+        """Slots that have a share in the norms."""
+        value = first_operand(node)
+        kept_apart = node.attributes.get("dim", 0) % len(value.shape)
+        for axis in scope.axes(value):
+            if axis != kept_apart:
+                numbers, refused = scope.entering(node, value, axis)
+                yield from refused
+                yield from nonzero(node, value, axis, numbers, "the norm of the weight would change")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from graphopt.analysis.channels.axes import Axis, State, axis_state, is_tracked, not_zero, with_state
 from graphopt.analysis.channels.rules.table import rule
 from graphopt.analysis.channels.tracker import Role, Tracker
 from graphopt.ir import Node, Value
-
-_NO_DIRECTION = "weight norm of a row, which is no number if the row is zero"
 
 
 @rule("batch_norm instance_norm")
@@ -25,10 +25,30 @@ def batch_norm(t: Tracker, node: Node) -> None:
     for name in ("running_mean", "running_var"):
         axis = _attach(t, axis, arguments[name], Role.SLICE)
     axes[1] = with_state(axis, _affine(t, state, arguments["weight"], arguments["bias"]))
+    standardizes = t.is_constant(x) and _takes_statistics(node)
     for dim in (0, *range(2, len(axes))):
-        if is_tracked(axes[dim]):
+        if not is_tracked(axes[dim]):
+            continue
+        if standardizes and dim:
+            axes[dim] = _standardized(t, x, dim)
+        else:
             t.freeze(axes[dim], f"{node.op.base} takes statistics over it")
     t.set(axes)
+
+
+def _takes_statistics(node: Node) -> bool:
+    """True if mean and variance are those of the operand."""
+    arguments = node.arguments()
+    return arguments.get("training", arguments.get("use_input_stats")) is True or arguments["running_mean"] is None
+
+
+def _standardized(t: Tracker, weight: Value, dim: int) -> Axis:
+    """A dim of a stored weight, over which its rows are standardized (weight standardization). Where it is zero, the
+    statistics of the full width are known; what comes out there is not zero."""
+    axis = t.axes(weight)[dim]
+    t.play(axis, Role.NORMALIZED)
+    t.care("batch_norm", weight, dim)
+    return with_state(axis, State.VARYING)
 
 
 def _affine(t: Tracker, state: State, weight: Value | None, bias: Value | None, dim: int = 0) -> State:
@@ -95,7 +115,27 @@ def group_norm(t: Tracker, node: Node) -> None:
 
 @rule("_weight_norm")
 def weight_norm(t: Tracker, node: Node) -> None:
-    """g · v / |v|: rows of zeros have no direction, so a parametrized weight stays as it is."""
-    for value in t.operands():
-        t.freeze_all(value, _NO_DIRECTION)
-    t.opaque_result(0, _NO_DIRECTION)
+    """g · v / |v|, with a norm for each slot k of one dim of v, over all others.
+
+    g_k = 0 makes the slot zero, so v_k stays as it is: the norm of a row of zeros would be no number. Zeros along the
+    other dims leave the norm to what stays: a sliced v has the norms of the masked one.
+    """
+    arguments = node.arguments()
+    v, g = arguments["v"], arguments["g"]
+    if not (t.is_constant(v) and t.is_constant(g)):
+        for value in (v, g):
+            t.freeze_all(value, "weight norm of what is computed")
+        t.opaque_result(0, "weight norm of what is computed")
+        return
+    own, scales = t.axes(v), t.axes(g)
+    axes: list[Axis] = []
+    for dim, axis in enumerate(own):
+        if dim != arguments["dim"] % len(own):
+            t.play(axis, Role.NORMALIZED)
+            axes.append(axis)
+            continue
+        t.play(axis, Role.SLICE)
+        joint = t.equate(axis, scales[dim], "scale of weight norm")
+        sources = tuple(s for factor in scales[dim] for s in factor.sources)
+        axes.append(tuple([replace(f, state=axis_state(scales[dim]), sources=sources) for f in joint]))
+    t.set(axes)

@@ -1,0 +1,141 @@
+"""Weights that are normalized before they are used: pruned as the masked model is, whose input slices are zero, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+import graphopt
+from graphopt.analysis.channels import ChannelAnalysis, Role
+from tests.passes.pruning.oracle import prune, settle, worst_error
+
+BATCH = {0: torch.export.Dim("N", min=1, max=64)}
+
+
+class WeightNormalized(nn.Module):
+    """Gated and residual, as in audio models; the norm of each filter, or of each place of the kernel."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(3, 12, 3, padding=1)
+        self.a = weight_norm(nn.Conv1d(12, 24, 3, padding=1), dim=dim)
+        self.b = weight_norm(nn.Conv1d(12, 12, 3, padding=1, groups=3), dim=dim)
+        self.up = weight_norm(nn.ConvTranspose1d(12, 10, 3), dim=dim)
+        self.head = nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        value, gate = self.a(x).chunk(2, 1)
+        x = x + torch.tanh(value) * torch.sigmoid(gate)
+        return self.head(F.relu(self.up(F.relu(self.b(x)))).mean(-1))
+
+
+class NormalizedLinear(nn.Module):
+    """Linear layers that read constants which are not zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = weight_norm(nn.Linear(6, 16)), weight_norm(nn.Linear(16, 12))
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cos(self.b(torch.sigmoid(self.a(x)))))
+
+
+class StandardizedConv(nn.Conv2d):
+    """Weight standardization, as BiT and NFNets have it: each filter has mean 0 and variance 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(rows, None, None, training=True, momentum=0.0, eps=1e-6).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class Standardized(nn.Module):
+    """A residual block of standardized convolutions and group norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = StandardizedConv(3, 16, 3, padding=1)
+        self.norm1, self.a = nn.GroupNorm(4, 16), StandardizedConv(16, 8, 1)
+        self.norm2, self.b = nn.GroupNorm(2, 8), StandardizedConv(8, 16, 3, padding=1)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.b(F.relu(self.norm2(self.a(F.relu(self.norm1(x))))))
+        return self.head((x + y).mean((2, 3)))
+
+
+def sequence() -> Tensor:
+    return torch.randn(4, 3, 9, dtype=torch.float64)
+
+
+def image() -> Tensor:
+    return torch.randn(4, 3, 8, 8, dtype=torch.float64)
+
+
+def vector() -> Tensor:
+    return torch.randn(4, 6, dtype=torch.float64)
+
+
+CASES: list[tuple[str, Callable[[], nn.Module], Callable[[], Tensor], int]] = [
+    ("weight norm of filters", lambda: WeightNormalized(0), sequence, 4),
+    ("weight norm of places", lambda: WeightNormalized(2), sequence, 4),
+    ("weight norm of linear layers", NormalizedLinear, vector, 2),
+    ("standardized", Standardized, image, 2),
+]
+
+
+@pytest.mark.parametrize(("make", "example", "groups"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+@pytest.mark.parametrize("ratio", [0.25, 0.75])
+def test_pruned_is_masked(
+    make: Callable[[], nn.Module], example: Callable[[], Tensor], groups: int, ratio: float
+) -> None:
+    torch.manual_seed(0)
+    model, x = settle(make(), 0), example()
+    assert len(ChannelAnalysis(graphopt.trace(model, (x,))).groups) >= groups
+    for seed in range(3):
+        pruned = prune(model, (x,), ratio=ratio, seed=seed, dynamic=(BATCH,))
+        assert pruned.report.changed
+        assert worst_error(pruned, (torch.cat([x, -2 * x])[:5],)) < 1e-10
+
+
+def roles(model: nn.Module, x: Tensor) -> dict[tuple[str, int], Role]:
+    groups = ChannelAnalysis(graphopt.trace(model, (x,))).groups
+    return {(m.name, m.dim): m.role for group in groups for m in group.members}
+
+
+def test_zeroing_the_scale_of_weight_norm_is_enough() -> None:
+    found = roles(settle(NormalizedLinear(), 0), vector())
+    g, v = "b.parametrizations.weight.original0", "b.parametrizations.weight.original1"
+    assert (found[g, 0], found[v, 0], found[v, 1]) == (Role.OUT, Role.SLICE, Role.NORMALIZED)
+
+
+def test_pruning_in_steps_goes_on_through_normalized_weights() -> None:
+    torch.manual_seed(0)
+    for make, example in ((lambda: WeightNormalized(0), sequence), (Standardized, image)):
+        model, x = settle(make(), 0), example()
+        small = graphopt.prune(model, (x,), ratio=0.75, steps=2, finetune=lambda module: module.train())
+        assert small.report.pruning.after.parameters < 0.25 * small.report.pruning.before.parameters
+
+
+def test_norms_that_may_not_be_rescaled_keep_what_is_standardized() -> None:
+    torch.manual_seed(0)
+    pruned = prune(settle(Standardized(), 0), (image(),), ratio=0.5, norms="refuse")
+    assert any("batch_norm" in r.node.op.name and "full width" in r.reason for r in pruned.report.refused)
+
+
+def test_channels_that_are_zero_already_keep_the_norms_of_what_reads_them() -> None:
+    torch.manual_seed(0)
+    model, x = settle(WeightNormalized(0), 0), sequence()
+    with torch.no_grad():
+        for name in ("b.bias", "b.parametrizations.weight.original0"):
+            model.get_parameter(name)[::2] = 0
+    found = graphopt.compile(model, (x,), target="fx", passes="remove-zero-channels")
+    torch.testing.assert_close(found(x), model(x), rtol=1e-10, atol=1e-10)
