@@ -263,7 +263,7 @@ def test_wrong_parameters_are_refused_by_the_kernels() -> None:
         graphopt.quantize(x, torch.ones(4))
     with pytest.raises(ValueError, match=r"has shape \[4, 2\]"):
         graphopt.quantize(x, torch.ones(4), axis=1, block_size=2)
-    with pytest.raises(ValueError, match="stored as torch.int8"):
+    with pytest.raises(ValueError, match="stored as"):
         graphopt.dequantize(torch.zeros(2, dtype=torch.uint8), torch.tensor(1.0), dtype="int4")
     with pytest.raises(GraphOptError, match="int9"):
         graphopt.quantize(x, torch.tensor(1.0), dtype="int9")

@@ -119,8 +119,9 @@ def _same_floats(e: Emitter, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Numbers and scale in the wider type of the two: below opset 23 they must have one."""
     if DType.F64 in (x.dtype, scale.dtype):
         raise EmissionError("ONNX quantizes single and half precision, not double; convert the model to float32")
-    half = x.dtype is scale.dtype and e.opset >= _OTHER_FLOATS
-    dtype = x.dtype if half else DType.F32
+    dtype = x.dtype if x.dtype is scale.dtype else DType.F32
+    if dtype is not DType.F32 and e.opset < _OTHER_FLOATS:
+        raise EmissionError(f"quantization of {dtype.value} needs opset {_OTHER_FLOATS}, not {e.opset}")
     return e.cast(x, dtype), e.cast(scale, dtype)
 
 

@@ -2,8 +2,9 @@
 
     Q(x) = saturate(round(x / scale) + zero_point)        D(q) = (q − zero_point) · scale
 
-Rounding goes to the nearest, ties to even. Both are computed in single precision (half-precision operands are widened),
-in double where an operand is double; so Q has the bits of ONNX Runtime's kernels. NaN becomes the least integer.
+Rounding goes to the nearest, ties to even. Both are computed in single precision, in double where an operand is double;
+the quotient of two half-precision operands is rounded to their type, as the ONNX standard has it. So Q has the bits of
+ONNX Runtime's kernels. NaN becomes the least integer.
 """
 
 from __future__ import annotations
@@ -23,8 +24,7 @@ def quantized(
     saturate: bool = True,
 ) -> torch.Tensor:
     """Q(x). saturate: of a float format, bound what lies beyond its range; otherwise it becomes NaN or infinity."""
-    compute = working_dtype(x, scale, format_)
-    ratio = x.to(compute) / spread(scale, x.shape, axis, block_size).to(compute)
+    ratio = quotient(x, scale, format_, axis, block_size)
     if format_.is_float:
         return _to_float_format(ratio, format_, saturate)
     return _to_integer(ratio, zero_point, format_, axis, block_size)
@@ -59,18 +59,20 @@ def inside(
     block_size: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return x / scale, and where it is inside the range before rounding, so that Q does not saturate."""
-    compute = working_dtype(x, scale, format_)
-    ratio = x.to(compute) / spread(scale, x.shape, axis, block_size).to(compute)
+    ratio = quotient(x, scale, format_, axis, block_size)
     offset = ratio.round() if not format_.is_float else ratio
     if zero_point is not None:
-        offset = offset + spread(zero_point, x.shape, axis, block_size).to(compute)
+        offset = offset + spread(zero_point, x.shape, axis, block_size).to(ratio.dtype)
     return ratio, (offset >= format_.low) & (offset <= format_.high)
 
 
-def working_dtype(x: torch.Tensor, scale: torch.Tensor, format_: Format) -> torch.dtype:
-    """Single precision, where it is enough."""
+def quotient(x: torch.Tensor, scale: torch.Tensor, format_: Format, axis: int | None, block_size: int) -> torch.Tensor:
+    """x / scale in the working precision."""
     wide = torch.float64 in (x.dtype, scale.dtype) or format_.bits > 24
-    return torch.float64 if wide else torch.float32
+    compute = torch.float64 if wide else torch.float32
+    ratio = x.to(compute) / spread(scale, x.shape, axis, block_size).to(compute)
+    halves = x.dtype is scale.dtype and x.dtype in (torch.float16, torch.bfloat16)
+    return ratio.to(x.dtype).to(compute) if halves else ratio
 
 
 def spread(parameter: torch.Tensor, shape: torch.Size, axis: int | None, block_size: int) -> torch.Tensor:
