@@ -23,7 +23,7 @@ _SINCE = {
     **dict.fromkeys((DType.F6E2M3, DType.F6E3M2), 28),
 }
 """The opset from which on `QuantizeLinear` and `DequantizeLinear` know an element type; 10 for those not listed."""
-_PER_AXIS, _IN_BLOCKS, _OTHER_FLOATS = 13, 21, 19
+_PER_AXIS, _IN_BLOCKS, _OTHER_FLOATS, _PRECISION = 13, 21, 19, 23
 
 
 def least_opset(dtype: DType, axis: int | None = None, block_size: int = 0) -> int:
@@ -66,6 +66,7 @@ def _quantize(e: Emitter, a: Call, saturate: bool) -> Tensor:
         dtype=format_.dtype,
         shape=x.shape,
         output_dtype=ONNX_CODES[format_.dtype] if zero is None else None,
+        precision=ONNX_CODES[DType.F32] if e.opset >= _PRECISION and x.dtype is not DType.F32 else None,
         saturate=0 if format_.is_float and not saturate else None,
         **_granularity(a),
     )
@@ -119,9 +120,8 @@ def _same_floats(e: Emitter, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Numbers and scale in the wider type of the two: below opset 23 they must have one."""
     if DType.F64 in (x.dtype, scale.dtype):
         raise EmissionError("ONNX quantizes single and half precision, not double; convert the model to float32")
-    dtype = x.dtype if x.dtype is scale.dtype else DType.F32
-    if dtype is not DType.F32 and e.opset < _OTHER_FLOATS:
-        raise EmissionError(f"quantization of {dtype.value} needs opset {_OTHER_FLOATS}, not {e.opset}")
+    half = x.dtype is scale.dtype and e.opset >= _OTHER_FLOATS
+    dtype = x.dtype if half else DType.F32
     return e.cast(x, dtype), e.cast(scale, dtype)
 
 

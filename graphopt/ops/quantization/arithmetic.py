@@ -2,9 +2,8 @@
 
     Q(x) = saturate(round(x / scale) + zero_point)        D(q) = (q − zero_point) · scale
 
-Rounding goes to the nearest, ties to even. Both are computed in single precision, in double where an operand is double;
-the quotient of two half-precision operands is rounded to their type, as the ONNX standard has it. So Q has the bits of
-ONNX Runtime's kernels. NaN becomes the least integer.
+Rounding goes to the nearest, ties to even. Both are computed in single precision (half-precision operands are widened),
+in double where an operand is double; so Q has the bits of ONNX Runtime's kernels. NaN becomes the least integer.
 """
 
 from __future__ import annotations
@@ -70,9 +69,7 @@ def quotient(x: torch.Tensor, scale: torch.Tensor, format_: Format, axis: int | 
     """x / scale in the working precision."""
     wide = torch.float64 in (x.dtype, scale.dtype) or format_.bits > 24
     compute = torch.float64 if wide else torch.float32
-    ratio = x.to(compute) / spread(scale, x.shape, axis, block_size).to(compute)
-    halves = x.dtype is scale.dtype and x.dtype in (torch.float16, torch.bfloat16)
-    return ratio.to(x.dtype).to(compute) if halves else ratio
+    return x.to(compute) / spread(scale, x.shape, axis, block_size).to(compute)
 
 
 def spread(parameter: torch.Tensor, shape: torch.Size, axis: int | None, block_size: int) -> torch.Tensor:

@@ -17,9 +17,10 @@ def quantize_linear(a: Application) -> Value:
     dtype = tensor_type(zero).dtype if zero is not None else FROM_ONNX_CODE[code] if code else DType.U8
     if not tensor_type(x).dtype.is_floating:
         x = a.cast(x, DType.F32)
-    if a.attr("precision", 0):
-        return _divided_first(a, x, scale, zero, dtype)
     axis, block_size = _granularity(a)
+    precision = _precision(a, tensor_type(x).dtype, tensor_type(scale).dtype)
+    if precision is not DType.F32:
+        x, scale, axis, block_size = _divided(a, x, scale, precision, axis, block_size)
     return a.emit(
         "graphopt.quantize",
         x,
@@ -64,16 +65,23 @@ def _floating(a: Application, scale: Value) -> Value:
     return scale
 
 
-def _divided_first(a: Application, x: Value, scale: Value, zero: Value | None, dtype: DType) -> Value:
-    """With a precision of its own for the quotient, which is then rounded from there."""
-    precision = FROM_ONNX_CODE[a.attr("precision")]
-    axis, block_size = _granularity(a)
-    if axis is not None:
-        raise Declined("QuantizeLinear with a precision of its own, along an axis")
-    quotient = a.emit("aten.div.Tensor", a.cast(x, precision), a.reshape(a.cast(scale, precision), ()))
-    name = find_format(dtype).name
-    saturate = bool(a.attr("saturate", 1))
-    return a.emit("graphopt.quantize", quotient, a.scalar(1.0, quotient), zero, name, axis, block_size, saturate)
+def _precision(a: Application, x: DType, scale: DType) -> DType:
+    """What the quotient is rounded to: from version 23 on the scale's type, unless the attribute names another."""
+    code = a.attr("precision", 0)
+    return FROM_ONNX_CODE[code] if code else scale if a.version >= 23 and scale is x else DType.F32
+
+
+def _divided(
+    a: Application, x: Value, scale: Value, precision: DType, axis: int | None, block_size: int
+) -> tuple[Value, Value, int | None, int]:
+    """The quotient, and a scale of 1."""
+    if block_size:
+        raise Declined(f"{a.name} in blocks with a quotient in {precision.value}")
+    shape = () if axis is None else [-1 if i == axis % a.type(0).rank else 1 for i in range(a.type(0).rank)]
+    quotient = a.emit("aten.div.Tensor", a.cast(x, precision), a.reshape(a.cast(scale, precision), shape))
+    if axis is None:
+        return quotient, a.scalar(1.0, quotient), None, 0
+    return quotient, a.emit("aten.ones_like", a.cast(scale, precision)), axis, 0
 
 
 @translates("DynamicQuantizeLinear")
