@@ -79,9 +79,10 @@ class OnnxRuntimeEngine:
         from graphopt.backends.onnx.emitter import Emitter
         from graphopt.backends.onnx.kernels import without_kernel
         from graphopt.backends.onnx.model import build
+        from graphopt.backends.onnx.opaque import opset_for
         from graphopt.backends.onnx.serialize import drop_dead
 
-        body = build(graph, Emitter(self.opset, widen_floats=True))
+        body = build(graph, Emitter(opset_for(graph, self.opset), widen_floats=True))
         drop_dead(body)
         return without_kernel(body)
 

@@ -8,10 +8,12 @@ from graphopt.backends.onnx import lowerings as _lowerings  # noqa: F401  (fills
 from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.long_tail import lower_by_exporter
 from graphopt.backends.onnx.names import output_names
+from graphopt.backends.onnx.opaque import lower_opaque, tensor_of
 from graphopt.backends.onnx.records import Body, Tensor
 from graphopt.backends.onnx.registry import LOWERINGS, Call, Declined
 from graphopt.errors import EmissionError, GraphOptError
-from graphopt.ir import DType, Graph, Node, ScalarKind, ScalarType, TensorType, Trait, Type, Value, print_node
+from graphopt.ir import DType, Graph, Node, NoneType, ScalarKind, ScalarType, TensorType, Trait, Type, Value, print_node
+from graphopt.ops.onnx_dialect import is_opaque
 
 DEFAULT_OPSET = 20
 _SCALARS = {ScalarKind.INT: DType.I64, ScalarKind.FLOAT: DType.F64, ScalarKind.BOOL: DType.BOOL}
@@ -45,13 +47,13 @@ def input_tensor(type_: Type, name: str) -> Tensor:
     """A graph input. A Python number becomes a tensor without dims.
 
     Raises:
-        EmissionError: a type that is no tensor or number.
+        EmissionError: a value of no kind that ONNX has.
     """
-    if isinstance(type_, TensorType):
-        return Tensor(type_.dtype, type_.shape, name)
     if isinstance(type_, ScalarType):
         return Tensor(_SCALARS[type_.kind], (), name)
-    raise EmissionError(f"input {name!r} is {type_!r}; an ONNX graph is emitted with tensor and number inputs only")
+    if isinstance(type_, NoneType):
+        raise EmissionError(f"input {name!r} is {type_!r}, which ONNX has no type for")
+    return tensor_of(type_, name)
 
 
 def record_scalar(body: Body, value: Value, tensor: Tensor) -> None:
@@ -66,7 +68,9 @@ def body_outputs(emitter: Emitter, tensors: Sequence[Tensor], names: Sequence[st
     outputs = []
     for index, tensor in enumerate(tensors):
         if id(tensor) not in made or tensor.is_output:
+            kind = tensor.type
             tensor = emitter.op("Identity", tensor, shape=tensor.shape)
+            tensor.type = kind
         tensor.is_output = True
         tensor.name = names[index] if names else tensor.name
         outputs.append(tensor)
@@ -89,6 +93,8 @@ def lower_nodes(graph: Graph, emitter: Emitter) -> None:
 def lower_node(node: Node, emitter: Emitter) -> Sequence[Tensor]:
     """Lower one node: by the table, else by the exporter library."""
     operands = [None if v is None else emitter.tensor(v) for v in node.operands]
+    if is_opaque(node):
+        return lower_opaque(emitter, node, operands)
     lowering = LOWERINGS.get(node.op.name)
     declined = ""
     if lowering is not None:

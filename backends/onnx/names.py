@@ -51,14 +51,15 @@ def _key_text(key: Any) -> str:
     return str(key)
 
 
-def assign_names(body: Body, initializers: list[Tensor]) -> None:
-    """Give every tensor of a finished graph a name of its own, subgraphs included."""
+def assign_names(body: Body, initializers: list[Tensor]) -> set[str]:
+    """Give every tensor of a finished graph a name of its own, subgraphs included. Return the names."""
     taken: dict[str, int] = {}
     fixed = {id(t) for t in (*body.inputs, *body.outputs)}
     taken.update((t.name, 0) for t in (*body.inputs, *body.outputs))
     for tensor in initializers:
         _claim(tensor, taken, tensor.name or "constant")
     _name_body(body, fixed, taken)
+    return set(taken)
 
 
 def _name_body(body: Body, fixed: set[int], taken: dict[str, int]) -> None:

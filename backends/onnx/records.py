@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from graphopt.ir import DType, Expr, Node, Value
+from graphopt.ir import DType, Expr, Node, Type, Value
 from graphopt.ir.dims import Dim, linear_in, symbols_of
 
 
@@ -18,10 +18,10 @@ class Tensor:
     """A value of the ONNX graph.
 
     shape: None where a lowering did not say. name: what it should be called; made unique in the end.
-    data: the elements, if it is an initializer.
+    data: the elements, if it is an initializer. type: of a sequence or optional; `dtype` is then that of its elements.
     """
 
-    __slots__ = ("data", "dtype", "is_output", "name", "shape")
+    __slots__ = ("data", "dtype", "is_output", "name", "shape", "type")
 
     def __init__(
         self, dtype: DType, shape: tuple[Dim, ...] | None, name: str = "", data: torch.Tensor | None = None
@@ -31,6 +31,7 @@ class Tensor:
         self.name = name
         self.data = data
         self.is_output = False
+        self.type: Type | None = None
 
     @property
     def rank(self) -> int:
@@ -50,9 +51,24 @@ class Tensor:
 
 
 class Operation:
-    """A node of the ONNX graph. `origin` is the IR node that it was made for."""
+    """A node of the ONNX graph. `origin` is the IR node that it was made for.
 
-    __slots__ = ("attributes", "domain", "inputs", "op_type", "origin", "outputs")
+    captured: what graphs among its attributes that are given as protocol buffers use of the graph around, by the names
+    that they use. imports: versions of domains that the operation and such graphs need. positions: which outputs of the
+    operator `outputs` are, if not the first ones.
+    """
+
+    __slots__ = (
+        "attributes",
+        "captured",
+        "domain",
+        "imports",
+        "inputs",
+        "op_type",
+        "origin",
+        "outputs",
+        "positions",
+    )
 
     def __init__(
         self,
@@ -69,6 +85,15 @@ class Operation:
         self.attributes = attributes
         self.domain = domain
         self.origin = origin
+        self.captured: dict[str, Tensor] = {}
+        self.imports: dict[str, int] = {}
+        self.positions: tuple[int, ...] | None = None
+
+    @property
+    def uses(self) -> Iterator[Tensor]:
+        """The tensors that the operation reads, those that its graphs capture included."""
+        yield from (t for t in self.inputs if t is not None)
+        yield from self.captured.values()
 
     def bodies(self) -> Iterator[Body]:
         """The subgraphs among the attributes."""

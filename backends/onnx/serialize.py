@@ -12,6 +12,8 @@ from graphopt.backends.onnx.names import assign_names
 from graphopt.backends.onnx.records import Body, Operation, Tensor
 from graphopt.ir import UNKNOWN, from_torch
 from graphopt.ops.onnx_dtypes import ONNX_CODES, raw_bytes
+from graphopt.ops.onnx_nested import Rename, rename, unique
+from graphopt.ops.onnx_values import type_to_proto
 from graphopt.ops.quantization import is_packed, pack
 
 WriteData = Callable[[onnx.TensorProto, torch.Tensor], None]
@@ -28,7 +30,8 @@ def to_model(body: Body, opset: int, name: str, write_data: WriteData | None = N
     """
     drop_dead(body)
     initializers = used_initializers(body)
-    assign_names(body, initializers)
+    taken = assign_names(body, initializers)
+    rename_nested(body, unique(taken))
     model = onnx.ModelProto()
     model.ir_version = _IR_VERSIONS.get(opset, 13)
     model.producer_name = "graphopt"
@@ -65,7 +68,7 @@ def _sweep(body: Body, live: set[int]) -> None:
         if not any(id(out) in live for out in operation.outputs):
             continue
         kept.append(operation)
-        live.update(id(t) for t in operation.inputs if t is not None)
+        live.update(id(t) for t in operation.uses)
         for inner in operation.bodies():
             live.update(id(t) for t in inner.outputs)
             _sweep(inner, live)
@@ -83,7 +86,7 @@ def used_initializers(body: Body) -> list[Tensor]:
 
     def walk(current: Body) -> None:
         for operation in current.operations:
-            visit(operation.inputs)
+            visit(operation.uses)
             for inner in operation.bodies():
                 walk(inner)
         visit(current.outputs)
@@ -97,9 +100,23 @@ def _domains(body: Body, opset: int) -> dict[str, int]:
     for operation in body.operations:
         if operation.domain:
             found[operation.domain] = 1
+        found.update(operation.imports)
         for inner in operation.bodies():
             found.update({d: v for d, v in _domains(inner, opset).items() if d})
     return found
+
+
+def rename_nested(body: Body, fresh: Rename) -> None:
+    """Let graphs that are given as protocol buffers speak of outer values by their final names, and give what they
+    define names of its own."""
+    for operation in body.operations:
+        nested = [a for a in operation.attributes.values() if isinstance(a, _Kind) and (a.graphs or a.HasField("g"))]
+        if nested:
+            node = onnx.NodeProto(attribute=nested)  # a copy
+            rename(node, {name: tensor.name for name, tensor in operation.captured.items()}, fresh)
+            operation.attributes.update((a.name, a) for a in node.attribute)
+        for inner in operation.bodies():
+            rename_nested(inner, fresh)
 
 
 def _write_body(graph: onnx.GraphProto, body: Body) -> None:
@@ -118,6 +135,9 @@ def _write_body(graph: onnx.GraphProto, body: Body) -> None:
 def write_type(info: onnx.ValueInfoProto, tensor: Tensor) -> None:
     """Write a tensor's name, element type and shape; symbolic dims by their text."""
     info.name = tensor.name
+    if tensor.type is not None:
+        info.type.CopyFrom(type_to_proto(tensor.type, str))
+        return
     type_ = info.type.tensor_type
     type_.elem_type = ONNX_CODES[tensor.dtype]
     if tensor.shape is None:
@@ -140,7 +160,9 @@ def _write_operation(proto: onnx.NodeProto, operation: Operation) -> None:
     while inputs and not inputs[-1]:
         inputs.pop()
     proto.input.extend(inputs)
-    proto.output.extend([t.name for t in operation.outputs])
+    positions = operation.positions or range(len(operation.outputs))
+    named = dict(zip(positions, [t.name for t in operation.outputs]))
+    proto.output.extend([named.get(position, "") for position in range(max(named, default=-1) + 1)])
     for name in operation.attributes:
         write_attribute(proto.attribute.add(), name, operation.attributes[name])
     if operation.origin is not None and operation.origin.location != UNKNOWN:
@@ -163,6 +185,8 @@ def write_attribute(proto: onnx.AttributeProto, name: str, value: Any) -> None:
         proto.type = _Kind.GRAPH
         proto.g.name = value.name
         _write_body(proto.g, value)
+    elif isinstance(value, _Kind):
+        proto.CopyFrom(value)
     elif isinstance(value, onnx.TensorProto):
         proto.type = _Kind.TENSOR
         proto.t.CopyFrom(value)

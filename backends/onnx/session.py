@@ -13,6 +13,7 @@ import torch
 from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.engine import LEVELS
 from graphopt.backends.onnx.model import build, mutated_constants
+from graphopt.backends.onnx.opaque import opset_for
 from graphopt.backends.onnx.serialize import to_model, write_raw
 from graphopt.errors import EmissionError, InputError
 from graphopt.ir import DType, Graph, ScalarKind, ScalarType, TensorType, Type
@@ -33,7 +34,8 @@ def load(graph: Graph, engine: OnnxRuntimeEngine) -> OnnxRuntimeExecutable:
     Raises:
         EmissionError: ONNX Runtime refuses the model.
     """
-    body = build(graph, Emitter(engine.opset, widen_floats=True))
+    opset = opset_for(graph, engine.opset)
+    body = build(graph, Emitter(opset, widen_floats=True))
     weights: dict[str, Any] = {}
 
     def write(proto: onnx.TensorProto, data: torch.Tensor) -> None:
@@ -47,7 +49,7 @@ def load(graph: Graph, engine: OnnxRuntimeEngine) -> OnnxRuntimeExecutable:
             entry = proto.external_data.add()
             entry.key, entry.value = key, str(value)
 
-    model = to_model(body, engine.opset, graph.name, write)
+    model = to_model(body, opset, graph.name, write)
     session = _session(model, weights, engine)
     return OnnxRuntimeExecutable(graph, session, list(weights.values()))
 

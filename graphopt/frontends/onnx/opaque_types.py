@@ -84,15 +84,24 @@ def result_types(
     for name in node.output:
         if not name:
             continue
-        proto = inferred.get(name)
-        if proto is None or not proto.WhichOneof("value"):
-            proto = declared.get(name)
+        proto = _better(inferred.get(name), declared.get(name))
         if proto is None or not proto.WhichOneof("value"):
             raise TypeInferenceError(
                 f"the type of output {name!r} cannot be inferred; declare it among the graph's value_info"
             )
         types.append(type_from_proto(proto, dims, f"output {name!r}"))
     return types
+
+
+def _better(inferred: onnx.TypeProto | None, declared: onnx.TypeProto | None) -> onnx.TypeProto | None:
+    """What inference found, unless it found nothing, or no rank where the file says one."""
+    if inferred is None or not inferred.WhichOneof("value"):
+        return declared
+    tensor = inferred.tensor_type if inferred.WhichOneof("value") == "tensor_type" else None
+    if tensor is None or tensor.HasField("shape") or declared is None:
+        return inferred
+    told = declared.tensor_type.HasField("shape") and declared.tensor_type.elem_type == tensor.elem_type
+    return declared if told else inferred
 
 
 def type_from_proto(proto: onnx.TypeProto, dims: Dims, what: str) -> Type:
