@@ -57,13 +57,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """Where output i lies in the input: ((i + p)·n/d + q)·gate."""
+    """Where output i lies in the input: ((i + p)·n/d + q)·gate, up to a slack where q is rounded, too."""
 
     p: float
     n: Any
     d: Any
     q: float
     gate: Dim = 1
+    slack: float = 0.0
 
     def at(self, count: int, dtype: Any) -> np.ndarray:
         """The positions of `count` outputs, computed in a dtype of NumPy."""
@@ -107,7 +108,7 @@ def line(axis: Axis, mode: str) -> Line:
             if not isinstance(axis.width, int | float) or not axis.is_static:
                 raise Declined(f"the coordinates {mode} of a size that is not known")
             off = axis.size / 2 * (1 - axis.out / axis.width)  # type: ignore[operator]
-        return Line(0.5, n, d, off - 0.5)
+        return Line(0.5, n, d, off - 0.5, slack=1e-6)
     if mode == "tf_crop_and_resize":
         return _cropped(axis)
     raise Declined(f"the coordinates {mode!r}")
@@ -121,7 +122,8 @@ def _cropped(axis: Axis) -> Line:
     if axis.out == 1:
         axis.check()
         return Line(0.0, 0.0, 1.0, 0.5 * (start + end) * last)
-    return Line(0.0, (end - start) * last, axis.width - 1, start * last)
+    slack = 0.0 if (start, end) == (0.0, 1.0) else 1e-6 * axis.size
+    return Line(0.0, (end - start) * last, axis.width - 1, start * last, slack=slack)
 
 
 ROUNDED: dict[str, Any] = {
@@ -139,10 +141,12 @@ def nearest_indices(axis: Axis, where: Line, rounding: str) -> np.ndarray:
         Declined: single and double precision disagree, so that it is a matter of rounding.
     """
     assert isinstance(axis.size, int) and isinstance(axis.out, int)
-    both = [ROUNDED[rounding](where.at(axis.out, dtype)).clip(0, axis.size - 1) for dtype in (np.float64, np.float32)]
-    if not np.array_equal(*both):
+    exact, single = (where.at(axis.out, dtype) for dtype in (np.float64, np.float32))
+    positions = [exact, single, exact - where.slack, exact + where.slack]
+    first, *others = (ROUNDED[rounding](x).clip(0, axis.size - 1).astype(np.int64) for x in positions)
+    if not all(np.array_equal(first, other) for other in others):
         raise Declined(f"which element is nearest is a matter of rounding where {axis.size} become {axis.out}")
-    return both[0].astype(np.int64)
+    return first
 
 
 def nearest(a: Application, x: Value, axis: Axis, where: Line, rounding: str) -> Value:
@@ -216,8 +220,8 @@ def extrapolated(a: Application, y: Value, axis: Axis, where: Line, fill: float)
         Declined: whether it does is a matter of rounding.
     """
     assert isinstance(axis.size, int) and isinstance(axis.out, int)
-    both = [where.at(axis.out, dtype) for dtype in (np.float64, np.float32)]
-    outside = [(x < 0) | (x > axis.size - 1) for x in both]
+    x = where.at(axis.out, np.float64)
+    outside = [(x < -slack) | (x > axis.size - 1 + slack) for slack in (where.slack, -where.slack)]
     if not np.array_equal(*outside):
         raise Declined("whether the end of a crop lies outside of the image is a matter of rounding")
     if not outside[0].any():

@@ -147,10 +147,11 @@ def _cropped(a: Application, axes: list[Axis], scaled: bool) -> list[Axis]:
         raise Declined(f"a region of {len(roi)} numbers for {len(axes)} dims")
     result = []
     for axis, start, end in zip(axes, starts, ends):
-        if (start, end) == (0.0, 1.0) and axis.is_identity:
+        whole = (start, end) == (0.0, 1.0)
+        if whole and axis.is_identity:
             continue
-        if scaled and (start, end) != (0.0, 1.0):
-            raise Declined("the size of a crop by scales, of which opinions differ")
+        if not whole and (scaled or equal(axis.size, axis.out) is not False):
+            raise Declined("a crop by scales, or to as many elements: ONNX's reference and ONNX Runtime differ")
         result.append(Axis(axis.dim, axis.size, axis.out, axis.scale, axis.width, (start, end)))
     return result
 
