@@ -19,6 +19,7 @@ from graphopt.engine_choice import require_available
 from graphopt.errors import CaptureError, GraphOptError, unknown_name
 from graphopt.ir import Graph
 from graphopt.lazy import CaptureCache
+from graphopt.onnx_models import compile_onnx, is_onnx, trace_onnx
 from graphopt.options import CompileOptions, OnError, OnFailure, Validate, check_arguments, check_dynamic, make_options
 from graphopt.passmanager import Budget, Pass, Progress
 from graphopt.passmanager.progress import stage
@@ -35,7 +36,9 @@ _TRACING = threading.RLock()
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-    Model = nn.Module | Callable[..., Any] | ExportedProgram | str | os.PathLike[str]
+    from graphopt.onnx_models import OnnxSource
+
+    Model = nn.Module | Callable[..., Any] | ExportedProgram | OnnxSource
 
 
 def trace(
@@ -65,6 +68,8 @@ def trace(
 
     check_arguments(args, kwargs)
     check_dynamic(dynamic_shapes)
+    if is_onnx(model):
+        return trace_onnx(model, args, kwargs or {}, dynamic_shapes)
     kept: KeptByName = {}
     if isinstance(model, CompiledModel):
         kept = model.kept_slices()
@@ -163,6 +168,8 @@ def compile(
     )
     require_available(options.target.name, options.engines)
     check_arguments(args, kwargs)
+    if is_onnx(model):
+        return compile_onnx(model, args, kwargs, options)
     if args is None and kwargs is None and isinstance(model, nn.Module):
         return _compile_lazily(model, options)
     return CompiledModel(options, _build(model, tuple(args or ()), dict(kwargs or {}), options, dynamic_shapes))

@@ -44,6 +44,7 @@ class CallingConvention:
             for accept, given in zip(self._checks, flat):
                 accept(given)
             self._sizes(flat)
+            self._check_fixed(flat)
         return flat
 
     def arguments(self, flat: Sequence[Any]) -> Arguments:
@@ -60,6 +61,15 @@ class CallingConvention:
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
         leaves = [outputs[leaf.index] if isinstance(leaf, Slot) else leaf.value for leaf in self.signature.out_leaves]
         return leaves[0] if self._returns_bare else pytree.tree_unflatten(leaves, self.signature.out_tree)
+
+    def _check_fixed(self, flat: Sequence[Any]) -> None:
+        for fixed in () if self.signature is None else self.signature.fixed:
+            if not fixed.holds(flat[fixed.index]):
+                given = flat[fixed.index]
+                raise InputError(
+                    f"input {self.inputs[fixed.index].name!r} decides shapes and was {fixed} at capture, got "
+                    f"{given.tolist() if isinstance(given, torch.Tensor) else repr(given)}; compile anew for it"
+                )
 
     def _leaves(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         if self.signature is None:

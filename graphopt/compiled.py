@@ -54,7 +54,8 @@ class CompiledModel(nn.Module):
         self._captures = captures
         self._program = program
         self._converted = False
-        source = state if program is None else program.module
+        self._state_names = {} if state is None else dict(state.names or {})
+        source = program.module if state is None and program is not None else state
         if source is not None:
             adopt_tables(self, source)
 
@@ -267,8 +268,10 @@ class CompiledModel(nn.Module):
 
     def _renamed(self) -> dict[str, str]:
         """The original name of each tensor whose name an FX module has for something else, by its path there."""
-        module = None if self._program is None or self._captures is not None else self._program.module
-        return {} if module is None else {path: n for n, path in module.meta["names"].items() if path != n}
+        names = self._state_names
+        if self._captures is None and self._program is not None and self._program.module is not None:
+            names = self._program.module.meta["names"]
+        return {path: name for name, path in names.items() if path != name}
 
     def train(self, mode: bool = True) -> CompiledModel:
         """Set training mode; only an FX module trains.

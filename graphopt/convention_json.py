@@ -12,7 +12,7 @@ from typing import Any
 from torch.utils import _pytree as pytree
 
 from graphopt.errors import SerializationError
-from graphopt.ir import Literal, Signature, Slot
+from graphopt.ir import DType, Fixed, Literal, Signature, Slot
 
 _PLAIN = (type(None), bool, int, float, str)
 _FACTORIES: dict[str, Any] = {t.__name__: t for t in (list, dict, set, tuple, int, float, str, bool)}
@@ -36,6 +36,8 @@ def signature_to_json(signature: Signature | None) -> dict[str, Any] | None:
         "in_names": list(signature.in_names),
         "parameters": list(signature.parameters),
         "defaults": [[name, value] for name, value in signature.defaults],
+        "out_names": list(signature.out_names),
+        "fixed": [[f.index, f.dtype.value, list(f.shape), list(f.elements)] for f in signature.fixed],
     }
 
 
@@ -56,6 +58,8 @@ def signature_from_json(data: dict[str, Any] | None) -> Signature | None:
             tuple(data["in_names"]),
             tuple(data["parameters"]),
             tuple((name, value) for name, value in data["defaults"]),
+            tuple(data.get("out_names", ())),
+            tuple(Fixed(i, DType(dtype), tuple(shape), tuple(e)) for i, dtype, shape, e in data.get("fixed", ())),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SerializationError(f"the calling convention is damaged: {type(error).__name__}: {error}") from error

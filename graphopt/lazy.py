@@ -21,6 +21,7 @@ MAX_KEYS = 1024
 
 Build = Callable[[tuple[Any, ...], dict[str, Any], Any], Program]
 """Captures and compiles for `(args, kwargs, dynamic_shapes)`."""
+Contents = Callable[[tuple[Any, ...], dict[str, Any]], Hashable]
 
 
 class _Kind(NamedTuple):
@@ -39,13 +40,17 @@ class CaptureCache:
     building; calls of built programs don't take it. If the model's weights changed between two captures, the older
     captures are dropped, so that all calls run on the same weights.
 
-    trains: whether results carry gradients. dynamic_shapes: as for `graphopt.compile`.
+    trains: whether results carry gradients. dynamic_shapes: as for `graphopt.compile`. contents: of a model with inputs
+    whose contents decide shapes, returns those of the ones known so far; its dims are dynamic where it says so.
     """
 
-    def __init__(self, build: Build, trains: bool, dynamic_shapes: Any = None) -> None:
+    def __init__(
+        self, build: Build, trains: bool, dynamic_shapes: Any = None, contents: Contents | None = None
+    ) -> None:
         self._build = build
         self._trains = trains
         self._dynamic_shapes = dynamic_shapes
+        self._contents = contents
         self._programs: dict[Hashable, Program] = {}
         self._captures: list[tuple[_Kind, Program]] = []
         self._seen: dict[Hashable, list[tuple[Any, ...]]] = {}
@@ -58,20 +63,30 @@ class CaptureCache:
             CaptureError: the model cannot be captured, or there are too many kinds of arguments.
         """
         kind, sizes = self._key(args, kwargs, training)
-        program = self._programs.get((kind, sizes))
+        program = self._programs.get((kind, sizes, self._held(args, kwargs)))
         if program is not None:
             return program
         with self._lock:
-            program = self._programs.get((kind, sizes)) or self._accepting(kind, args, kwargs)
+            program = self._programs.get((kind, sizes, self._held(args, kwargs))) or self._accepting(kind, args, kwargs)
             if program is None:
                 program = self._capture(kind, sizes, args, kwargs)
             if len(self._programs) < MAX_KEYS:
-                self._programs[kind, sizes] = program
+                self._programs[kind, sizes, self._held(args, kwargs)] = program
         return program
+
+    def add(self, program: Program) -> None:
+        """Take in a program that was captured otherwise. Only for a model that is captured by contents."""
+        self._captures.append((_Kind((), None, ()), program))
+
+    def _held(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+        return None if self._contents is None else self._contents(args, kwargs)
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> tuple[_Kind, tuple[Any, ...]]:
         leaves, spec = pytree.tree_flatten((args, kwargs))
-        state = (training, self._trains and torch.is_grad_enabled(), *autocast_state())
+        # What a file says does not depend on the mode in which it is read.
+        state = (
+            (training, self._trains and torch.is_grad_enabled(), *autocast_state()) if self._contents is None else ()
+        )
         kinds: list[Hashable] = []
         sizes: list[Any] = []
         for leaf in leaves:
@@ -97,12 +112,16 @@ class CaptureCache:
         self._drop_stale()
         count = len(self._captures)
         if count > MAX_CAPTURES:
+            remedy = (
+                "pass dynamic_shapes to graphopt.compile, and keep numbers and strings among the arguments constant"
+                if self._contents is None
+                else "keep the contents of the inputs that decide shapes to few, or compile the model for each"
+            )
             raise CaptureError(
-                f"the model was captured {count} times, each time for another kind of arguments; pass "
-                "dynamic_shapes to graphopt.compile, and keep numbers and strings among the arguments constant"
+                f"the model was captured {count} times, each time for another kind of arguments; {remedy}"
             )
         seen = [*self._seen.get(kind, ()), sizes]
-        if count == MAX_CAPTURES and self._dynamic_shapes is None:
+        if count == MAX_CAPTURES and self._dynamic_shapes is None and self._contents is None:
             program = self._build_dynamic(args, kwargs, seen)
         else:
             program = self._build(args, kwargs, self._dynamic_shapes)

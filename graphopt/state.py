@@ -17,11 +17,12 @@ from graphopt.ir.value import Constant
 class State(nn.Module):
     """Copies of a model's parameters and buffers under their names; ties and flags kept.
 
-    share: hold the model's own tensors.
+    share: hold the model's own tensors. names: the path of each here by its name in the model, where they differ.
     """
 
-    def __init__(self, model: nn.Module, *, share: bool) -> None:
+    def __init__(self, model: nn.Module, *, share: bool, names: Mapping[str, str] | None = None) -> None:
         super().__init__()
+        self.names = names
         made: dict[int, torch.Tensor] = {}
         for prefix, module in model.named_modules(remove_duplicate=False):
             mine = _descend(self, prefix)
@@ -33,7 +34,8 @@ class State(nn.Module):
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The parameters and buffers under all their names."""
-        return named_tensors(self)
+        own = named_tensors(self)
+        return own if self.names is None else {name: own[path] for name, path in self.names.items()}
 
 
 def named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from graphopt.ir.location import UNKNOWN, Location
 from graphopt.ir.op import MISSING, Call, Op, Param, ParamKind, Trait
 from graphopt.ir.parser import parse_graph
 from graphopt.ir.printer import print_graph, print_node
-from graphopt.ir.signature import Literal, Signature, Slot
+from graphopt.ir.signature import Fixed, Literal, Signature, Slot
 from graphopt.ir.types import (
     NoneType,
     OptionalType,
@@ -39,6 +39,7 @@ __all__ = [
     "DType",
     "Dim",
     "Expr",
+    "Fixed",
     "Graph",
     "Literal",
     "Location",

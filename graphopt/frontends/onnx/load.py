@@ -2,63 +2,151 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from graphopt.errors import CaptureError
+from graphopt.errors import CaptureError, GraphOptError
+from graphopt.frontends.onnx.application import NeedsValue
 from graphopt.frontends.onnx.functions import Functions
 from graphopt.frontends.onnx.opsets import Opsets
 from graphopt.frontends.onnx.reader import Reader
-from graphopt.ir import Graph, verify
+from graphopt.ir import Fixed, Graph, verify
 
 if TYPE_CHECKING:
     import onnx
 
 
-def read_onnx(source: str | Path | bytes | onnx.ModelProto, values: Mapping[str, torch.Tensor] | None = None) -> Graph:
+@dataclass(frozen=True)
+class OnnxFile:
+    """A parsed model. folder: where its external data may lie; None for a model that was not read from a file."""
+
+    model: onnx.ModelProto
+    folder: Path | None = None
+
+    @functools.cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the inputs in order. An initializer that is listed as an input is a default, and is kept."""
+        stored = {tensor.name for tensor in self.model.graph.initializer}
+        return tuple([value.name for value in self.model.graph.input if value.name not in stored])
+
+
+class MissingValue(CaptureError):
+    """The contents of an input decide shapes, and were not given.
+
+    name: of the input.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{reason}: the contents of input {name!r} decide shapes; give an example of it")
+        self.name = name
+
+
+def open_onnx(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> OnnxFile:
+    """Parse a model.
+
+    source: a path, the bytes of a file, or a model.
+
+    Raises:
+        CaptureError: the file cannot be read, or is no ONNX model.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    folder: Path | None = None
+    if isinstance(source, onnx.ModelProto):
+        model = source
+    else:
+        if not isinstance(source, bytes):
+            path = Path(source)
+            folder = path.parent
+            try:
+                source = path.read_bytes()
+            except OSError as error:
+                raise CaptureError(f"cannot read {path}: {error.strerror}") from error
+        model = onnx.ModelProto()
+        try:
+            model.ParseFromString(source)
+        except DecodeError as error:
+            raise CaptureError(f"this is no ONNX model: {error}") from error
+    if not model.graph.output:
+        raise CaptureError("the model has no outputs; the file is damaged or is no ONNX model")
+    return OnnxFile(model, folder)
+
+
+def read_onnx(
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto | OnnxFile,
+    values: Mapping[str, torch.Tensor] | None = None,
+) -> Graph:
     """Return the graph of an ONNX model, in ATen operators.
 
     source: a path, the bytes of a file, or a model. values: contents of inputs that decide shapes (the target of a
-        `Reshape`, say); the graph holds for these alone.
+        `Reshape`, say); the graph holds for these alone, and its signature says so.
 
     Raises:
         CaptureError: the file is damaged, or holds a node that cannot be read; the message names it.
     """
     from graphopt.frontends.onnx import operators  # noqa: F401  (registers the rules)
 
-    model, folder = _opened(source)
-    graph = Graph(_identifier(model.graph.name))
-    reader = Reader(graph, Opsets.of(model), folder, values or {}, functions=Functions.of(model))
-    reader.read(model.graph)
+    file = source if isinstance(source, OnnxFile) else open_onnx(source)
+    proto = file.model.graph
+    graph = Graph(_identifier(proto.name))
+    values = values or {}
+    reader = Reader(graph, Opsets.of(file.model), file.folder, values, functions=Functions.of(file.model))
+    reader.read(proto)
+    assert graph.signature is not None
+    graph.signature = replace(
+        graph.signature,
+        out_names=tuple([output.name for output in proto.output]),
+        fixed=tuple([Fixed.of(i, values[v.name]) for i, v in enumerate(graph.inputs) if v.name in values]),
+    )
     verify(graph)
     return graph
 
 
-def _opened(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto, Path | None]:
-    import onnx
-    from google.protobuf.message import DecodeError
+def read_given(file: OnnxFile, given: Mapping[str, torch.Tensor]) -> Graph:
+    """Return the graph of a model for inputs like those given: fixed are the contents of those that decide shapes.
 
-    if isinstance(source, onnx.ModelProto):
-        return source, None
-    folder: Path | None = None
-    if not isinstance(source, bytes):
-        path = Path(source)
-        folder = path.parent
+    given: inputs by name. Those that decide nothing may be left out.
+
+    Raises:
+        MissingValue: an input decides shapes and is not given.
+        CaptureError: as `read_onnx`.
+    """
+    values: dict[str, torch.Tensor] = {}
+    while True:
         try:
-            source = path.read_bytes()
-        except OSError as error:
-            raise CaptureError(f"cannot read {path}: {error.strerror}") from error
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(source)
-    except DecodeError as error:
-        raise CaptureError(f"this is no ONNX model: {error}") from error
-    if not model.graph.output:
-        raise CaptureError("the model has no outputs; the file is damaged or is no ONNX model")
-    return model, folder
+            return read_onnx(file, values)
+        except GraphOptError as error:
+            name = _needed(error)
+            if name is None or name in values or name not in file.inputs:
+                raise
+            if name not in given:
+                raise MissingValue(name, str(error)) from error
+            values[name] = given[name]
+
+
+def stored_tensors(file: OnnxFile) -> Graph:
+    """Return a graph that has the initializers of a model as constants, and nothing else."""
+    graph = Graph(_identifier(file.model.graph.name))
+    Reader(graph, Opsets.of(file.model), file.folder).read_initializers(file.model.graph)
+    graph.set_outputs([])
+    return graph
+
+
+def _needed(error: BaseException) -> str | None:
+    """The name of the tensor whose contents were missing, if that is why reading failed."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, NeedsValue):
+            return cause.name
+        cause = cause.__cause__
+    return None
 
 
 def _identifier(name: str) -> str:

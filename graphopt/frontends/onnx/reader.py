@@ -73,7 +73,7 @@ class Reader:
         """
         self.declared = {info.name: info.type for info in (*proto.value_info, *proto.output)}
         with collection_paused():
-            self._initializers(proto)
+            self.read_initializers(proto)
             self._inputs(proto)
             self.nodes(proto.node)
             self.graph.set_outputs([self._output(o) for o in proto.output])
@@ -121,7 +121,8 @@ class Reader:
 
     # Inputs, initializers, outputs
 
-    def _initializers(self, proto: onnx.GraphProto) -> None:
+    def read_initializers(self, proto: onnx.GraphProto) -> None:
+        """Store the tensors that the model brings along."""
         self._stored: set[str] = set()
         for tensor in proto.initializer:
             stored = to_torch(tensor, self.folder)
