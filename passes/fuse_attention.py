@@ -1,10 +1,15 @@
 """Raise attention that is written out to `scaled_dot_product_attention`.
 
     softmax(s · Q Kᵀ + M) V → scaled_dot_product_attention(Q, K, V, M, scale=s)
+    attention(Q, K, V, M) → attention(Q, K, V, causal)                  M stored, 0 up to the diagonal, −∞ beyond
+    attention(Q, repeat(K), repeat(V)) → attention(Q, K, V, grouped)    repeat: each head for a group of queries
 
-Reassociating: the fused kernels never store the scores, and sum in another order. Where a whole row of M is −∞ the
-written-out form gives NaN and the fused one 0, so M must be proved finite. Batch dims must be known to be equal, since
-the fused operator does not broadcast them as a product does.
+The scale may stand at Q, at K, at both or at the scores. The mask is added (several are summed), or a stored one
+chooses between scores and −∞. Reassociating: the fused kernels never store the scores, and sum in another order.
+
+Where a whole row of M is −∞ the written-out form gives NaN and the fused one 0, so every row must be proved to show a
+key, unless the written-out form replaces NaN by 0 itself. Batch dims must be known to be equal, since the fused
+operator does not broadcast them as a product does.
 """
 
 from __future__ import annotations
@@ -12,29 +17,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from graphopt.ir import Node, TensorType, Value
-from graphopt.ir.dims import shapes_known_equal
-from graphopt.passes.rules.conditions import is_finite, is_number
-from graphopt.passes.rules.permutes import Permutation, compose, permutation, permuted
+from graphopt.ir import DType, Node, TensorType, Value
+from graphopt.ir.dims import known_equal, shapes_known_equal
+from graphopt.passes.rules.conditions import is_finite
+from graphopt.passes.rules.permutes import compose, permuted
+from graphopt.passes.rules.reshapes import RESHAPES
 from graphopt.passes.support.lossless import LosslessRules
-from graphopt.rewrite import Contract, Match, Rewriter, Rule, aten, produced_by, uniform_value, var
+from graphopt.passes.support.scores import Scores, find_scores, find_weights, is_causal, shows_every_row
+from graphopt.rewrite import Contract, Match, Rewriter, Rule, aten, var
 from graphopt.rewrite.pattern import Surroundings
 from graphopt.rewrite.rule import Replacement
 
-_PRODUCTS = frozenset({"aten.matmul", "aten.bmm"})
-_SOFTMAX = frozenset({"aten.softmax", "aten._softmax"})
 _ATTENTION = "aten.scaled_dot_product_attention"
-
-
-@dataclass(frozen=True)
-class Scores:
-    """s · Q Kᵀ + M as it was found: Kᵀ is a permutation `axes` of `source`."""
-
-    query: Value
-    source: Value
-    axes: Permutation
-    scale: float
-    mask: Value | None
 
 
 class RaiseAttention(Rule):
@@ -42,90 +36,40 @@ class RaiseAttention(Rule):
 
     name = "raise-attention"
     contract = Contract.REASSOCIATING
-    pattern = (
-        aten.matmul(produced_by(_SOFTMAX, "softmax").once, var("v")),
-        aten.bmm(produced_by(_SOFTMAX, "softmax").once, var("v")),
-    )
+    pattern = (aten.matmul(var("weights"), var("v")), aten.bmm(var("weights"), var("v")))
+
+    def guard(self, match: Match) -> bool:
+        """The left-hand side is a softmax."""
+        return match["weights"].producer is not None and find_weights(match["weights"], match.surroundings) is not None
 
     def check(self, match: Match) -> str | None:
         """Read the scores, and prove that the fused operator means the same."""
-        scores = find_scores(match.node("softmax"), match.surroundings)
-        return scores if isinstance(scores, str) else _refusal(scores, match["v"])
+        weights = find_weights(match["weights"], match.surroundings)
+        assert weights is not None
+        scores = find_scores(weights.softmax, match.surroundings)
+        if isinstance(scores, str):
+            return scores
+        return _refusal(scores, match["v"]) or _mask_refusal(scores, weights.guarded, match.surroundings)
 
     def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
         """Create the fused operator."""
-        scores = find_scores(match.node("softmax"), match.surroundings)
+        weights = find_weights(match["weights"], match.surroundings)
+        assert weights is not None
+        scores = find_scores(weights.softmax, match.surroundings)
         assert isinstance(scores, Scores)
         rank = len(scores.axes)
         swap = (*range(rank - 2), rank - 1, rank - 2)
         key = permuted(scores.source, compose(scores.axes, swap), rewriter)
-        return rewriter.create(
-            _ATTENTION, scores.query, key, match["v"], scores.mask, 0.0, False, scale=scores.scale
-        ).result
+        operands = (scores.query, key, match["v"], _mask(scores, rewriter))
+        return rewriter.create(_ATTENTION, *operands, 0.0, False, scale=scores.scale).result
 
 
-def find_scores(softmax: Node, surroundings: Surroundings) -> Scores | str:
-    """Read the operand of a softmax over the last axis as scores, or say why it is none."""
-    value, result = softmax._operands[0], softmax.results[0]
-    assert value is not None and isinstance(result.type, TensorType)
-    if softmax.attributes["dim"] not in (-1, result.type.rank - 1) or value.type != result.type:
-        return "the softmax is not over the last axis, or casts"
-    mask: Value | None = None
-    node = _sole(value)
-    if node is not None and node.op.name == "aten.add.Tensor" and node.attributes.get("alpha", 1) == 1:
-        value, mask = _split_mask(node, surroundings)
-        node = _sole(value) if value is not None else None
-    scale = 1.0
-    factor = _factor(node, surroundings) if node is not None else None
-    if node is not None and factor is not None:
-        scale, value = factor
-        node = _sole(value)
-    if node is None or node.op.base not in _PRODUCTS:
-        return "the scores are no scaled product"
-    query, transposed = node._operands[:2]
-    assert query is not None and transposed is not None
-    producer = transposed.producer
-    axes = permutation(producer) if producer is not None else None
-    source = producer._operands[0] if producer is not None else None
-    if axes is None or source is None or axes[-1] == len(axes) - 1:
-        return "the keys are not transposed"
-    return Scores(query, source, axes, scale, mask)
-
-
-def _sole(value: Value) -> Node | None:
-    """The producer of a value that nothing else uses."""
-    return value.producer if len(value._uses) == 1 else None
-
-
-def _split_mask(node: Node, surroundings: Surroundings) -> tuple[Value | None, Value | None]:
-    """The scores and the mask among the two operands of a sum."""
-    left, right = node._operands[:2]
-    assert left is not None and right is not None
-    for scores, mask in ((left, right), (right, left)):
-        producer = _sole(scores)
-        if producer is None:
-            continue
-        factor = _factor(producer, surroundings)
-        inner = _sole(factor[1]) if factor is not None else producer
-        if inner is not None and inner.op.base in _PRODUCTS:
-            return scores, mask
-    return None, None
-
-
-def _factor(node: Node, surroundings: Surroundings) -> tuple[float, Value] | None:
-    """Read x · s or x / s with a positive number s."""
-    if node.op.base not in ("aten.mul", "aten.div"):
-        return None
-    source = node._operands[0]
-    number = node.attributes.get("other")
-    if node.op.name.endswith(".Tensor"):
-        other = node._operands[1]
-        if other is None or not surroundings.is_fixed(other):
-            return None
-        number = uniform_value(other)
-    if source is None or not is_number(number) or number <= 0 or source.type != node.results[0].type:
-        return None
-    return (1.0 / number if node.op.base == "aten.div" else float(number)), source
+def _mask(scores: Scores, rewriter: Rewriter) -> Value | None:
+    """One mask of those that are added; a choice stands alone."""
+    total: Value | None = scores.shown
+    for mask in scores.masks:
+        total = mask if total is None else rewriter.create("aten.add.Tensor", total, mask).result
+    return total
 
 
 def _refusal(scores: Scores, value: Value) -> str | None:
@@ -141,19 +85,105 @@ def _refusal(scores: Scores, value: Value) -> str | None:
             return "the batch dims are not known to be equal"
     if len({query.dtype, key.dtype, values.dtype}) > 1 or not query.dtype.is_floating:
         return "the types differ, or are no floats"
-    return _mask_refusal(scores.mask, query)
+    return None
 
 
-def _mask_refusal(mask: Value | None, query: TensorType) -> str | None:
-    if mask is None:
+def _mask_refusal(scores: Scores, guarded: bool, surroundings: Surroundings) -> str | None:
+    masks = [*scores.masks, *([scores.shown] if scores.shown is not None else [])]
+    if scores.shown is not None and scores.masks:
+        return "a mask is added and another chooses"
+    query = scores.query.type
+    assert isinstance(query, TensorType)
+    for mask in masks:
+        type_ = mask.type
+        wanted = DType.BOOL if mask is scores.shown else query.dtype
+        if not isinstance(type_, TensorType) or type_.dtype is not wanted or not 2 <= type_.rank <= query.rank:
+            return "the mask is of another type or rank"
+    if guarded:
         return None
-    type_ = mask.type
-    if not isinstance(type_, TensorType) or type_.dtype is not query.dtype or not 2 <= type_.rank <= query.rank:
-        return "the mask is of another type or rank"
-    return None if is_finite(mask) else "the mask is not proved finite, and a row of −∞ gives NaN here, 0 fused"
+    hiding = [mask for mask in masks if not is_finite(mask)]
+    proved = not hiding or (len(hiding) == 1 and shows_every_row(hiding[0], surroundings))
+    return None if proved else "a row of the mask may hide every key, which gives NaN here, 0 fused"
 
 
-RULES: tuple[Rule, ...] = (RaiseAttention(),)
+class CausalMask(Rule):
+    """attention(Q, K, V, M) → attention(Q, K, V, causal)."""
+
+    name = "causal-mask"
+    contract = Contract.REASSOCIATING
+    pattern = aten.scaled_dot_product_attention(var("q"), var("k"), var("v"), var("mask"), ...)
+
+    def guard(self, match: Match) -> bool:
+        """A stored mask that shows each row the keys up to its own place."""
+        mask: Value | None = match["mask"]
+        return mask is not None and not match.root.attributes["is_causal"] and is_causal(mask, match.surroundings)
+
+    def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
+        """The mask becomes an attribute."""
+        attributes = match.root.attributes
+        options = {"scale": attributes["scale"], "enable_gqa": attributes["enable_gqa"]}
+        query, key, value = match["q"], match["k"], match["v"]
+        return rewriter.create(_ATTENTION, query, key, value, None, attributes["dropout_p"], True, **options).result
+
+
+class GroupedHeads(Rule):
+    """attention(Q, repeat(K), repeat(V)) → attention(Q, K, V, grouped)."""
+
+    name = "grouped-heads"
+    contract = Contract.REASSOCIATING
+    pattern = aten.scaled_dot_product_attention(var("q"), var("k"), var("v"), ...)
+
+    def guard(self, match: Match) -> bool:
+        """Keys and values are repeated alike."""
+        if match.root.attributes["enable_gqa"] or match["q"].type.rank != 4:
+            return False
+        keys, values = _repeated(match["k"]), _repeated(match["v"])
+        return keys is not None and values is not None and known_equal(keys.shape[1], values.shape[1])
+
+    def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
+        """Take the heads as they were."""
+        keys, values = _repeated(match["k"]), _repeated(match["v"])
+        operands = [*match.root._operands]
+        operands[1:3] = [keys, values]
+        attributes = match.root.attributes
+        return rewriter.create(
+            _ATTENTION,
+            *operands[:3],
+            operands[3] if len(operands) > 3 else None,
+            attributes["dropout_p"],
+            attributes["is_causal"],
+            scale=attributes["scale"],
+            enable_gqa=True,
+        ).result
+
+
+def _repeated(value: Value) -> Value | None:
+    """x of shape [B, H, S, D] where the value is each of its heads g times in a row: reshape(expand(unsqueeze(x)))."""
+    node = value.producer
+    if node is None:
+        return None
+    if node.op.name == "aten.repeat_interleave.self_int" and node.attributes["dim"] in (1, -3):
+        return node._operands[0]
+    spread = _operand(node, RESHAPES)
+    expand = spread.producer if spread is not None else None
+    column = _operand(expand, ("aten.expand",)) if expand is not None else None
+    single = column.producer if column is not None else None
+    source = _operand(single, RESHAPES) if single is not None else None
+    if source is None or column is None or spread is None:
+        return None
+    own, wide, full = source.type.shape, spread.type.shape, value.type.shape  # type: ignore[union-attr]
+    if len(own) != 4 or len(wide) != 5 or len(full) != 4:
+        return None
+    fits = shapes_known_equal(column.type.shape, (*own[:2], 1, *own[2:]))  # type: ignore[union-attr]
+    same = shapes_known_equal(wide, (*own[:2], wide[2], *own[2:]))
+    return source if fits and same and shapes_known_equal(full, (own[0], own[1] * wide[2], *own[2:])) else None
+
+
+def _operand(node: Node, bases: Iterable[str]) -> Value | None:
+    return node._operands[0] if node.op.base in bases else None
+
+
+RULES: tuple[Rule, ...] = (RaiseAttention(), CausalMask(), GroupedHeads())
 
 
 @dataclass(frozen=True)
@@ -163,5 +193,5 @@ class FuseAttention(LosslessRules):
     contract = Contract.REASSOCIATING
 
     def rules(self) -> Iterable[Rule]:
-        """One rule."""
+        """The whole pattern, then what the operator has an attribute for."""
         return RULES

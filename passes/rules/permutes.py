@@ -14,8 +14,10 @@ reassociate. The normal form is `transpose` with 0 ≤ dim0 < dim1 where two axe
 from __future__ import annotations
 
 from graphopt.ir import Node, TensorType, Value
+from graphopt.ir.dim_ops import product
+from graphopt.ir.dims import Dim, known_equal, shapes_known_equal
 from graphopt.passes.rules.conditions import is_exact
-from graphopt.passes.rules.reshapes import through_unary, unary_value
+from graphopt.passes.rules.reshapes import RESHAPE_NAMES, is_reshape, through_unary, unary_value
 from graphopt.passes.support.rebuild import with_first_operand
 from graphopt.rewrite import Contract, Match, Rewriter, Rule, aten, produced_by, var
 from graphopt.rewrite.rule import Replacement
@@ -226,8 +228,64 @@ class SinkPermutes(Rule):
         return permuted(value, axes, rewriter)
 
 
+class PermuteMergedDims(Rule):
+    """reshape(permute(reshape(x))) → permute(reshape(x)), where the last reshape splits dims only.
+
+    So exporters transpose the last two of four dims: by way of three. Often no reshape is left.
+    """
+
+    name = "permute-merged-dims"
+    contract = Contract.BITWISE
+    pattern = tuple(getattr(aten, name)(produced_by(PERMUTES, "permute").once, ...) for name in RESHAPE_NAMES)
+
+    def guard(self, match: Match) -> bool:
+        """A reshape that nothing else uses comes first, and each dim is a product of neighbours at the end."""
+        merged = match.node("permute")._operands[0]
+        merge = merged.producer if merged is not None and len(merged._uses) == 1 else None
+        return merge is not None and is_reshape(merge) and is_reshape(match.root) and self._split(match) is not None
+
+    def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
+        """Split first, then permute."""
+        merged = match.node("permute")._operands[0]
+        split = self._split(match)
+        assert merged is not None and merged.producer is not None and split is not None
+        shape, axes = split
+        source = merged.producer._operands[0]
+        assert source is not None and isinstance(source.type, TensorType)
+        if not shapes_known_equal(source.type.shape, shape):
+            source = rewriter.create("aten.reshape", source, shape).result
+        return permuted(source, axes, rewriter)
+
+    def _split(self, match: Match) -> tuple[tuple[Dim, ...], Permutation] | None:
+        """The shape to split to before the permutation, and the permutation of the parts."""
+        node, result = match.node("permute"), match.root.results[0]
+        order = permutation(node)
+        assert isinstance(result.type, TensorType)
+        groups = merged_dims(result.type.shape, node.results[0].type.shape)  # type: ignore[union-attr]
+        if groups is None or order is None:
+            return None
+        parts = [axis for source in range(len(order)) for axis in groups[order.index(source)]]
+        axes = tuple(parts.index(axis) for axis in range(len(parts)))
+        return tuple(result.type.shape[axis] for axis in parts), axes
+
+
+def merged_dims(shape: tuple[Dim, ...], merged: tuple[Dim, ...]) -> list[range] | None:
+    """Which dims of `shape` make up each of `merged`, if each of these is a product of neighbours; else None."""
+    groups, start = [], 0
+    for size in merged:
+        stop = start + 1
+        while stop < len(shape) and not known_equal(product(shape[start:stop]), size):
+            stop += 1
+        if start >= len(shape) or not known_equal(product(shape[start:stop]), size):
+            return None
+        groups.append(range(start, stop))
+        start = stop
+    return groups if start == len(shape) else None
+
+
 RULES: tuple[Rule, ...] = (
     NormalPermute(),
+    PermuteMergedDims(),
     MergePermutes(),
     PermuteUnitDims(),
     PermuteThroughUnary(),

@@ -16,8 +16,18 @@ from graphopt.rewrite import Contract, Match, Rewriter, Rule, aten, produced_by,
 from graphopt.rewrite.pattern import OpPattern
 from graphopt.rewrite.rule import Replacement
 
-_NAMES = ("reshape", "view", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as")
-RESHAPES = frozenset(f"aten.{name}" for name in _NAMES)
+RESHAPE_NAMES = (
+    "reshape",
+    "view",
+    "_unsafe_view",
+    "flatten",
+    "unflatten",
+    "squeeze",
+    "unsqueeze",
+    "view_as",
+    "reshape_as",
+)
+RESHAPES = frozenset(f"aten.{name}" for name in RESHAPE_NAMES)
 EXPANDS = frozenset({"aten.expand", "aten.expand_as", "aten.broadcast_to"})
 WALK_LIMIT = 4
 """How many elementwise nodes a rule looks through."""
@@ -59,7 +69,7 @@ class MergeReshapes(Rule):
 
     name = "merge-reshapes"
     contract = Contract.BITWISE
-    pattern = tuple(getattr(aten, name)(produced_by(RESHAPES, "inner"), ...) for name in _NAMES)
+    pattern = tuple(getattr(aten, name)(produced_by(RESHAPES, "inner"), ...) for name in RESHAPE_NAMES)
 
     def guard(self, match: Match) -> bool:
         """Neither reinterprets bits."""
@@ -99,7 +109,7 @@ class ReshapeThroughUnary(Rule):
     name = "reshape-through-unary"
     contract = Contract.BITWISE
     exact = True
-    pattern = tuple(getattr(aten, name)(var("y", unary_value), ...) for name in _NAMES)
+    pattern = tuple(getattr(aten, name)(var("y", unary_value), ...) for name in RESHAPE_NAMES)
 
     def guard(self, match: Match) -> bool:
         """The walk ends at a reshape that goes away with it."""

@@ -107,6 +107,22 @@ REWRITES = [
         "%a = aten.mul.Scalar(%x) {other=3}\n%r = aten.mul.Scalar(%a) {other=-2}",
         "%r = aten.mul.Scalar(%x) {other=-6}",
     ),
+    *(
+        (
+            "number-operand",
+            f"{F}constant %c: f32{shape} = {number}\n",
+            f"%r = aten.{name}(%x, %c)",
+            f"%r = aten.{name.partition('.')[0]}.Scalar(%x) {{other=0.75}}",
+        )
+        for name in ("add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "gt.Tensor", "le.Tensor")
+        for shape, number in (("[]", "0.75"), ("[1]", "(0.75,)"))
+    ),
+    (
+        "number-operand",
+        F + "constant %c: f32[] = 3.5\n",
+        "%r = aten.pow.Tensor_Tensor(%x, %c)",
+        "%r = aten.pow.Tensor_Scalar(%x) {exponent=3.5}",
+    ),
 ]
 
 

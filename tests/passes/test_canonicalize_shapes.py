@@ -115,6 +115,20 @@ REWRITES = [
         "%x",
     ),
     (
+        "permute-merged-dims",
+        "input %x: f32[N, 4, 7, 8]\n",
+        "%a = aten.reshape(%x) {shape=(4*N, 7, 8)}\n%b = aten.transpose.int(%a) {dim0=1, dim1=2}\n"
+        "%r = aten.reshape(%b) {shape=(N, 4, 8, 7)}",
+        "%r = aten.transpose.int(%x) {dim0=2, dim1=3}",
+    ),
+    (
+        "permute-merged-dims",
+        "input %x: f32[N, 2, 2, 7, 8]\n",
+        "%a = aten.reshape(%x) {shape=(4*N, 7, 8)}\n%b = aten.transpose.int(%a) {dim0=1, dim1=2}\n"
+        "%r = aten.reshape(%b) {shape=(N, 4, 8, 7)}",
+        "%d = aten.reshape(%x) {shape=(N, 4, 7, 8)}\n%r = aten.transpose.int(%d) {dim0=2, dim1=3}",
+    ),
+    (
         "permute-unit-dims",
         "input %x: f32[N, 1, 6]\n",
         "%r = aten.transpose.int(%x) {dim0=1, dim1=2}",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from graphopt.passes.fuse_attention import FuseAttention
 
@@ -66,7 +67,7 @@ def test_keys_that_come_permuted(check) -> None:
 
 MASK = "input %b: f32[N, 1, 1, 7]\n"
 DECLINED = [
-    ("mask may be −∞", QKV + MASK + attention("", "SCORES, %b"), "not proved finite"),
+    ("mask may be −∞", QKV + MASK + attention("", "SCORES, %b"), "may hide every key"),
     ("keys as they are", QKV.replace("2, 7, 8", "2, 8, 7") + attention("", key="%t = aten.relu(%k)"), "not transposed"),
     (
         "softmax over another axis",
@@ -78,7 +79,7 @@ DECLINED = [
         QKV.replace("%k: f32[N", "%k: f32[1") + attention(""),
         "batch dims",
     ),
-    ("negative scale", QKV + attention("aten.mul.Scalar(%s) {other=-1.0}"), "no scaled product"),
+    ("negative scale", QKV + attention("aten.mul.Scalar(%s) {other=-1.0}"), "not positive"),
 ]
 
 
@@ -89,3 +90,113 @@ def test_declined(check, text: str, reason: str) -> None:
 
 def test_probabilities_that_are_returned_stay(check) -> None:
     check(FuseAttention(), QKV + attention("").replace("return %r", "return %r, %p"), special=False)
+
+
+def test_scales_at_the_query_and_the_keys_multiply(check) -> None:
+    body = (
+        "%a = aten.mul.Scalar(%q) {other=0.5}\n%t = aten.transpose.int(%k) {dim0=2, dim1=3}\n"
+        "%c = aten.mul.Scalar(%t) {other=0.25}\n%s = aten.matmul(%a, %c)\n%d = aten.div.Scalar(%s) {other=2.0}\n"
+        "%p = aten.softmax.int(%d) {dim=3}\n%r = aten.matmul(%p, %v)\nreturn %r"
+    )
+    check(
+        FuseAttention(),
+        QKV + body,
+        QKV + "%r = aten.scaled_dot_product_attention(%q, %k, %v) {scale=0.0625}\nreturn %r",
+        applied={"raise-attention": 1},
+        special=False,
+    )
+
+
+ZERO = "constant %zero: f32[] = 0.0\n"
+GUARD = "%n = aten.isnan(%p)\n%g = aten.where.self(%n, %zero, %p)\n"
+
+
+def test_a_guard_against_nan_allows_any_mask(check) -> None:
+    text = attention("", "SCORES, %b").replace("%r = aten.matmul(%p", GUARD + "%r = aten.matmul(%g")
+    check(
+        FuseAttention(),
+        QKV + MASK + ZERO + text,
+        QKV + MASK + ZERO + "%r = aten.scaled_dot_product_attention(%q, %k, %v, %b) {scale=1.0}\nreturn %r",
+        applied={"raise-attention": 1},
+        special=False,
+    )
+
+
+def test_two_masks_are_summed(check) -> None:
+    more = "input %keep: bool[N, 1, 1, 7]\n%b = aten.where.Scalar(%keep) {self=0.0, other=-10000.0}\n"
+    constant = "constant %bias: f32[1, 2, 5, 7]\n"
+    text = attention("", "SCORES, %b").replace("softmax.int(%m)", "softmax.int(%m2)")
+    text = text.replace("%p =", "%m2 = aten.add.Tensor(%m, %bias)\n%p =")
+    check(
+        FuseAttention(),
+        QKV + constant + more + text,
+        QKV + constant + more + "%t = aten.add.Tensor(%bias, %b)\n"
+        "%r = aten.scaled_dot_product_attention(%q, %k, %v, %t) {scale=1.0}\nreturn %r",
+        applied={"raise-attention": 1},
+        special=False,
+    )
+
+
+SQUARE = QKV.replace("2, 7,", "2, 5,")
+
+
+@pytest.mark.parametrize("hidden", [float("-inf"), torch.finfo(torch.float32).min])
+def test_a_stored_causal_mask_becomes_an_attribute(check, hidden: float) -> None:
+    inputs = SQUARE + "constant %mask: f32[1, 1, 5, 5]\n"
+    check(
+        FuseAttention(),
+        inputs + attention("aten.mul.Scalar(%s) {other=0.5}", "SCORES, %mask"),
+        inputs + "%r = aten.scaled_dot_product_attention(%q, %k, %v) {is_causal=true, scale=0.5}\nreturn %r",
+        applied={"raise-attention": 1, "causal-mask": 1},
+        tensors={"mask": torch.full((1, 1, 5, 5), hidden).triu(1)},
+        special=False,
+    )
+
+
+def test_a_stored_choice_becomes_a_bool_mask(check) -> None:
+    choice = "constant %keep: bool[5, 7]\n"
+    tensors = {"keep": torch.arange(35).reshape(5, 7) % 3 != 1}
+    text = attention("").replace("softmax.int(%s)", "softmax.int(%h)")
+    text = text.replace("%p =", "%h = aten.where.ScalarOther(%keep, %s) {other=-inf}\n%p =")
+    check(
+        FuseAttention(),
+        QKV + choice + text,
+        QKV + choice + "%r = aten.scaled_dot_product_attention(%q, %k, %v, %keep) {scale=1.0}\nreturn %r",
+        applied={"raise-attention": 1},
+        tensors=tensors,
+        special=False,
+    )
+
+
+def test_a_stored_mask_that_hides_a_whole_row_stays(check) -> None:
+    mask = torch.zeros(5, 7)
+    mask[2] = float("-inf")
+    check(
+        FuseAttention(),
+        QKV + "constant %b: f32[5, 7]\n" + attention("", "SCORES, %b"),
+        tensors={"b": mask},
+        declined="may hide every key",
+        special=False,
+    )
+
+
+REPEATS = [
+    "%{0}1 = aten.repeat_interleave.self_int(%{0}) {{repeats=2, dim=1}}\n",
+    "%{0}2 = aten.unsqueeze(%{0}) {{dim=2}}\n%{0}3 = aten.expand(%{0}2) {{size=(N, 2, 2, 7, {1})}}\n"
+    "%{0}1 = aten.reshape(%{0}3) {{shape=(N, 4, 7, {1})}}\n",
+]
+
+
+@pytest.mark.parametrize("repeat", REPEATS)
+def test_heads_that_share_keys(check, repeat: str) -> None:
+    inputs = QKV.replace("%q: f32[N, 2", "%q: f32[N, 4")
+    check(
+        FuseAttention(),
+        inputs
+        + repeat.format("k", 8)
+        + repeat.format("v", 3)
+        + attention("").replace("%k", "%k1").replace("%v", "%v1"),
+        inputs + "%r = aten.scaled_dot_product_attention(%q, %k, %v) {scale=1.0, enable_gqa=true}\nreturn %r",
+        applied={"raise-attention": 1, "grouped-heads": 1},
+        special=False,
+    )

@@ -14,6 +14,7 @@ from graphopt.passes.fold_pad import FoldPad
 from graphopt.passes.fuse_attention import FuseAttention
 from graphopt.passes.fuse_linear import FuseLinear
 from graphopt.passes.merge_constants import MergeConstants
+from graphopt.passes.raise_activations import RaiseActivations
 from graphopt.passmanager import Pass
 from graphopt.pipelines import default_pipeline
 from graphopt.testing import check_pass
@@ -36,6 +37,7 @@ LAYERS = (
 PADS = "constant_pad_nd pad conv1d conv2d conv2d.padding max_pool2d avg_pool2d relu clamp"
 MASKS = "mul.Tensor zeros_like ones_like linear conv2d add.Tensor relu call-again"
 ATTENTION = "matmul bmm transpose.int softmax.int mul.Scalar div.Scalar add.Tensor where.self"
+ACTIVATIONS = "sigmoid mul.Tensor mul.Scalar neg exp hardsigmoid softplus tanh log maximum gt.Scalar call-again"
 CONSTANTS = (
     "full zeros ones arange full_like zeros_like add.Tensor mul.Tensor expand transpose.int to.dtype call-again cat"
 )
@@ -48,6 +50,7 @@ CASES: list[tuple[Pass, str]] = [
     (FoldMasks(), MASKS),
     (FuseLinear(), LAYERS),
     (FoldPad(), PADS),
+    (RaiseActivations(), ACTIVATIONS),
     (FuseAttention(), ATTENTION),
     (CommonSubexpressions(), ARITHMETIC),
     (MergeConstants(), LAYERS),

@@ -124,7 +124,7 @@ def _sites(analysis: ChannelAnalysis, group: Group) -> Iterator[Site]:
 
 def _reads(analysis: ChannelAnalysis, group: Group) -> Iterator[tuple[Member, Site]]:
     """The weights that channels of a group are inputs of, each with the activation that it multiplies."""
-    for member in weights(group, Role.IN):
+    for member in weights(group, Role.IN, Role.NORMALIZED):
         for use in member.constant.uses:
             for value in use.node.inputs:
                 if value.producer is not None and isinstance(value.type, TensorType):
