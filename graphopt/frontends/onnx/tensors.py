@@ -18,6 +18,7 @@ from graphopt.ops.quantization.packing import code_values
 if TYPE_CHECKING:
     import onnx
 
+
 def dtype_of(code: int, what: str) -> DType:
     """Return the element type of an ONNX data type code.
 
@@ -95,6 +96,8 @@ def _from_bytes(data: np.ndarray, dtype: DType, shape: tuple[int, ...], what: st
         raise CaptureError(
             f"{what} says that it is {dtype.value}{list(shape)}, {count * size} bytes, but holds {data.size}"
         )
+    if not count:
+        return torch.empty(shape, dtype=dtype.torch)
     if not data.flags.writeable:
         data = data.copy()
     return torch.from_numpy(data).view(dtype.torch).reshape(shape)
