@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 
 def opset_for(graph: Graph, wanted: int) -> int:
-    """The opset in which to write a graph: the wanted one, or that of an opaque node which is not the same there.
+    """The opset in which to write a graph: the wanted one, or a later one that a quantization needs, or that of an
+    opaque node which is not the same there.
 
     A node of an earlier opset is converted; none is converted to an earlier one.
     """
-    found = wanted
+    found = max(wanted, *[needed_opset(node) for node in walk(graph)], 0)
     for node in walk(graph):
         if is_opaque(node):
             proto, imports = _proto(node), imports_of(node.op.name, node.attributes)
