@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from graphopt.backends.onnx.emitter import Emitter
+from graphopt.backends.onnx.quantization_opsets import HALF_PRECISION, PRECISION, least_opset
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, lowers
 from graphopt.backends.onnx.shaping import reshape
@@ -14,27 +15,6 @@ from graphopt.errors import EmissionError
 from graphopt.ir import DType
 from graphopt.ops.onnx_dtypes import ONNX_CODES
 from graphopt.ops.quantization import Format, find_format
-
-_SINCE = {
-    **dict.fromkeys((DType.F8E4M3FN, DType.F8E4M3FNUZ, DType.F8E5M2, DType.F8E5M2FNUZ), 19),
-    **dict.fromkeys((DType.I4, DType.U4, DType.I16, DType.U16), 21),
-    DType.F4E2M1: 23,
-    **dict.fromkeys((DType.I2, DType.U2), 25),
-    **dict.fromkeys((DType.F6E2M3, DType.F6E3M2), 28),
-}
-"""The opset from which on `QuantizeLinear` and `DequantizeLinear` know an element type; 10 for those not listed."""
-_PER_AXIS, _IN_BLOCKS, _OTHER_FLOATS, _PRECISION = 13, 21, 19, 23
-
-
-def least_opset(dtype: DType, axis: int | None = None, block_size: int = 0) -> int:
-    """The opset that a quantization to an element type needs.
-
-    >>> least_opset(DType.I8), least_opset(DType.I8, axis=0), least_opset(DType.I4)
-    (10, 13, 21)
-    """
-    granularity = _IN_BLOCKS if block_size else _PER_AXIS if axis is not None else 10
-    return max(_SINCE.get(dtype, 10), granularity)
-
 
 @lowers("graphopt.quantize")
 def _lower_quantize(e: Emitter, a: Call) -> Tensor:
@@ -66,7 +46,7 @@ def _quantize(e: Emitter, a: Call, saturate: bool) -> Tensor:
         dtype=format_.dtype,
         shape=x.shape,
         output_dtype=ONNX_CODES[format_.dtype] if zero is None else None,
-        precision=ONNX_CODES[DType.F32] if e.opset >= _PRECISION and x.dtype is not DType.F32 else None,
+        precision=ONNX_CODES[DType.F32] if e.opset >= PRECISION and x.dtype is not DType.F32 else None,
         saturate=0 if format_.is_float and not saturate else None,
         **_granularity(a),
     )
@@ -80,7 +60,7 @@ def _dequantize(e: Emitter, a: Call, q: Tensor) -> Tensor:
     scale = _scale(e, a)
     if scale.dtype is DType.F64 or a.out.dtype is DType.F64:
         raise EmissionError("ONNX dequantizes to single and half precision; convert to float32")
-    if scale.dtype is not DType.F32 and e.opset < _OTHER_FLOATS:
+    if scale.dtype is not DType.F32 and e.opset < HALF_PRECISION:
         scale = e.cast(scale, DType.F32)
     zero = _zero_point(e, a, format_)
     q = narrowed(e, q, format_)
@@ -110,8 +90,8 @@ def _scale(e: Emitter, a: Call) -> Tensor:
 
 
 def one_number(e: Emitter, x: Tensor) -> Tensor:
-    """One number as a tensor without dims."""
-    if not x.dims:
+    """One number as a tensor without dims, or of one dim where that would take an operation."""
+    if not x.dims or (x.data is None and x.dims == (1,)):
         return x
     return reshape(e, x, ()) if x.data is None else e.derived(x, "scalar", lambda data: data.reshape(()))
 
@@ -120,7 +100,7 @@ def _same_floats(e: Emitter, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Numbers and scale in the wider type of the two: below opset 23 they must have one."""
     if DType.F64 in (x.dtype, scale.dtype):
         raise EmissionError("ONNX quantizes single and half precision, not double; convert the model to float32")
-    half = x.dtype is scale.dtype and e.opset >= _OTHER_FLOATS
+    half = x.dtype is scale.dtype and e.opset >= HALF_PRECISION
     dtype = x.dtype if half else DType.F32
     return e.cast(x, dtype), e.cast(scale, dtype)
 

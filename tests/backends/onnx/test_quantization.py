@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 import graphopt
 from graphopt.analysis import run_graph
 from graphopt.backends.onnx import emit_onnx
-from graphopt.backends.onnx.lowerings.quantization import least_opset
+from graphopt.backends.onnx.quantization_opsets import least_opset
 from graphopt.errors import EmissionError
 from graphopt.frontends.onnx import read_onnx
 from graphopt.ir import TensorType
@@ -174,6 +174,18 @@ def test_the_opset_table_is_that_of_the_standard() -> None:
 def allowed(opset: int) -> set[str]:
     schema = onnx.defs.get_schema("QuantizeLinear", opset)
     return {text for c in schema.type_constraints for text in c.allowed_type_strs}
+
+
+def test_a_graph_is_written_in_the_opset_that_it_needs() -> None:
+    graph = graphopt.parse(pair_text(FORMATS["int4"], "f32[6, 8]", "f32[]", None, ""))
+    assert emit_onnx(graph).opset_import[0].version == 21
+    assert torch.equal(graphopt_engine(graph)(torch.ones(6, 8), torch.tensor(0.5))[0], torch.ones(6, 8))
+
+
+def graphopt_engine(graph: graphopt.Graph) -> Any:
+    from graphopt.targets import get_engine
+
+    return get_engine("onnxruntime").load(graph)
 
 
 @pytest.mark.parametrize(
