@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from graphopt.backends.onnx.quantization_opsets import needed_opset
 from graphopt.backends.onnx.records import Operation, Tensor
 from graphopt.backends.onnx.versions import means_the_same
 from graphopt.errors import EmissionError
