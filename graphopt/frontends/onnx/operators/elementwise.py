@@ -170,15 +170,19 @@ def cast(a: Application) -> Value:
     return a.cast(a[0], target)
 
 
-@translates("Identity", "Dropout")
+@translates("Identity")
 def identity(a: Application) -> Any:
-    """The operand itself: dropout drops nothing at inference, and its mask is all true."""
-    if a.name == "Dropout" and a.has(2) and any(a.numbers(2)):
-        raise Declined("dropout in training draws random numbers")
-    entry = a.inputs[0]
-    if not a.uses(1):
-        return [entry]
-    return [entry, a.emit("aten.ones_like", a[0], dtype=DType.BOOL)]
+    """The operand itself, of any kind."""
+    return [a.inputs[0]]
+
+
+@translates("BitCast")
+def bit_cast(a: Application) -> Value:
+    """The same bits as another type of the same width."""
+    own, target = a.type(0).dtype, FROM_ONNX_CODE[a.attr("to")]
+    if own.bits != target.bits or own.bits < 8 or target is DType.STRING:
+        raise Declined(f"the bits of {own.value} as {target.value}")
+    return a.emit("aten.view.dtype", a[0], target)
 
 
 @translates("Where")

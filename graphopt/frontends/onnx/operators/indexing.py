@@ -125,21 +125,3 @@ def top_k(a: Application) -> Any:
     # Of equal elements ONNX takes the one with the lower index, which a stable sort does.
     values, indices = a.emit_all("aten.sort.stable", a[0], stable=True, dim=axis, descending=largest)
     return [a.emit("aten.slice.Tensor", v, axis, 0, k) for v in (values, indices)]
-
-
-@translates("NonZero")
-def non_zero(a: Application) -> Value:
-    """The indices of what is not zero, one column each."""
-    return a.emit("aten.permute", a.emit("aten.nonzero", a[0]), [1, 0])
-
-
-@translates("CumSum")
-def cumulative_sum(a: Application) -> Value:
-    """Running sums; exclusive ones leave the element itself out, reverse ones run from the end."""
-    x, axis = a[0], a.numbers(1)[0]
-    if a.attr("reverse", 0):
-        x = a.emit("aten.flip", x, [axis])
-    total = a.emit("aten.cumsum", x, axis, dtype=tensor_type(x).dtype)
-    if a.attr("exclusive", 0):
-        total = a.emit("aten.sub.Tensor", total, x)
-    return a.emit("aten.flip", total, [axis]) if a.attr("reverse", 0) else total
