@@ -12,10 +12,12 @@ from graphopt.backends.fx.calls import Call, build_call, returns_one
 from graphopt.backends.fx.control_flow import emit_control_flow
 from graphopt.backends.fx.leaves import BatchNorm, FollowTraining
 from graphopt.backends.fx.names import NodeNames, identifier, is_module_path, parameter_names
+from graphopt.backends.fx.opaque import Group
 from graphopt.backends.fx.sizes import Sizes, needed_symbols
 from graphopt.backends.fx.state import State, install
 from graphopt.errors import EmissionError
 from graphopt.ir import UNKNOWN, Graph, Location, Node, Symbol, Trait, Value
+from graphopt.ops.onnx_dialect import is_opaque
 
 
 class Body:
@@ -71,10 +73,13 @@ class Body:
 
     def submodule(self, name: str, module: torch.nn.Module) -> torch.fx.Node:
         """Add a module under a numbered name; return the node that fetches it."""
+        return self.attribute(install(self.module, self._free_name(name), module))
+
+    def _free_name(self, name: str) -> str:
         number = 0
         while hasattr(self.module, f"{name}_{number}"):
             number += 1
-        return self.attribute(install(self.module, f"{name}_{number}", module))
+        return f"{name}_{number}"
 
     def emit_nodes(self) -> None:
         """Emit all nodes of the graph in order.
@@ -82,11 +87,32 @@ class Body:
         Raises:
             EmissionError: names the node, and where it came from.
         """
+        opaque = Group()
         for node in self.graph:
             try:
-                self._emit(node)
+                if is_opaque(node) and opaque.takes(node):
+                    opaque.add(node)
+                    continue
+                if is_opaque(node) or opaque.is_used_by(node):
+                    opaque = self._emit_group(opaque)
+                if is_opaque(node):
+                    opaque.add(node)
+                else:
+                    self._emit(node)
             except EmissionError as error:
                 raise EmissionError(f"cannot emit {node!r}: {error} (from {node.location})") from error
+        self._emit_group(opaque)
+
+    def _emit_group(self, group: Group) -> Group:
+        """Emit the opaque nodes that wait, and return a new group for those that follow."""
+        if group.nodes:
+            module, inputs, outputs = group.module(lambda value: value.name not in self.graph.mutations)
+            path = install(self.module, self._free_name("opaque"), module)
+            result = self.fx_graph.create_node("call_module", path, tuple([self.node_of(v) for v in inputs]), {})
+            _locate(result, group.nodes[0])
+            for index, value in enumerate(outputs):
+                self._emit_item(result, index, value, group.nodes[0])
+        return Group()
 
     def _emit(self, node: Node) -> None:
         if node.op.has(Trait.REGION) or node.regions:
@@ -102,10 +128,13 @@ class Body:
             return
         for value in node.results:
             if value.num_uses or len(node.results) == 1:
-                name = identifier(value.name) if value.name else None
-                item = self.fx_graph.create_node("call_function", operator.getitem, (result, value.index), {}, name)
-                _locate(item, node)
-                self.define(value, item)
+                self._emit_item(result, value.index, value, node)
+
+    def _emit_item(self, result: torch.fx.Node, index: int, value: Value, node: Node) -> None:
+        name = identifier(value.name) if value.name else None
+        item = self.fx_graph.create_node("call_function", operator.getitem, (result, index), {}, name)
+        _locate(item, node)
+        self.define(value, item)
 
     def _is_single(self, node: Node) -> bool:
         if len(node.results) != 1:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from graphopt.backends.fx.emit import emit_function, emit_fx
-from graphopt.ir import Graph, TensorType, Trait, walk
+from graphopt.ir import DType, Graph, TensorType, Trait, walk
+from graphopt.ops.onnx_dialect import is_opaque
 from graphopt.targets import Executable
 
 _COMPILERS = ("g++", "clang++", "c++")
@@ -65,6 +66,9 @@ class InductorEngine:
 
     def unsupported(self, graph: Graph) -> str | None:
         """Return the first operator or dtype that PyTorch cannot express, or None."""
+        opaque = next((node for node in walk(graph) if is_opaque(node)), None)
+        if opaque is not None:
+            return f"{opaque.op.name} runs outside of PyTorch (from {opaque.location})"
         return _unsupported(graph)
 
     def load(self, graph: Graph) -> Executable:
@@ -149,9 +153,9 @@ def _layout(inputs: Sequence[Any]) -> tuple[Any, ...]:
 
 def _unsupported(graph: Graph) -> str | None:
     for value in (*graph.inputs, *graph.constants.values()):
-        if isinstance(value.type, TensorType):
+        if isinstance(value.type, TensorType) and value.type.dtype is not DType.STRING:
             try:
-                _ = value.type.dtype.torch
+                _ = value.type.dtype.storage
             except TypeError as error:
                 return f"%{value.name}: {error}"
     for node in walk(graph):

@@ -13,6 +13,7 @@ import torch
 from graphopt.errors import GraphOptError
 from graphopt.ir import Type
 from graphopt.ops.onnx_dialect import CAPTURED, KINDS, OUTPUTS, imports_of, node_proto
+from graphopt.ops.onnx_nested import captured_names
 from graphopt.ops.onnx_values import element_code, from_numpy, kind_from_text, to_numpy, type_of_array, type_to_proto
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ _IR_VERSION = 10
 
 
 class OnnxProgram:
-    """A model that can be run, from its bytes; loaded at the first run.
+    """A model that can be run, from its bytes; loaded at the first run. Copies and pickles are of the bytes.
+
+    kinds: types of inputs that their values don't tell, "" for the others; see `onnx_values.kind_text`.
 
     >>> from onnx.helper import make_graph, make_model, make_node, make_tensor_value_info
     >>> info = [make_tensor_value_info(name, 1, [2]) for name in "xy"]
@@ -35,9 +38,13 @@ class OnnxProgram:
     [tensor([1., 2.])]
     """
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, kinds: Sequence[str] = ()) -> None:
         self.model = model
+        self.kinds = tuple(kinds)
         self._run: Run | None = None
+
+    def __reduce__(self) -> Any:
+        return OnnxProgram, (self.model, self.kinds)
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         """Run on values of the graph's inputs, in order.
@@ -45,14 +52,18 @@ class OnnxProgram:
         Raises:
             GraphOptError: neither library can; the message says why.
         """
-        return self.run_arrays([to_numpy(value) for value in inputs])
+        kinds = [kind_from_text(text) if text else None for text in self.kinds] or [None] * len(inputs)
+        return self.run_arrays([to_numpy(value, kind) for value, kind in zip(inputs, kinds)])
 
     def run_arrays(self, arrays: list[Any]) -> list[Any]:
         """Run on NumPy arrays."""
+        return [from_numpy(value) for value in self._run_arrays(arrays)]
+
+    def _run_arrays(self, arrays: list[Any]) -> list[Any]:
         if self._run is not None:
-            return [from_numpy(value) for value in self._run(arrays)]
+            return self._run(arrays)
         reasons = []
-        for library, load in (("ONNX Runtime", _by_session), ("the reference evaluator", _by_evaluator)):
+        for library, load in _LIBRARIES:
             try:
                 run = load(self.model)
                 results = run(arrays)
@@ -60,7 +71,7 @@ class OnnxProgram:
                 reasons.append(f"{library}: {_first_line(error)}")
             else:
                 self._run = run
-                return [from_numpy(value) for value in results]
+                return results
         raise GraphOptError("; ".join(reasons))
 
 
@@ -178,6 +189,34 @@ def _by_session(model: bytes) -> Run:
     return run
 
 
+def _by_parts(model: bytes) -> Run:
+    """One node after another, each by the library that can."""
+    import onnx
+
+    proto = onnx.load_model_from_string(model)
+    graph, imports = proto.graph, {o.domain: o.version for o in proto.opset_import}
+    if len(graph.node) < 2:
+        raise GraphOptError("there is only one node")
+    infos = {info.name: info for info in (*graph.input, *graph.value_info, *graph.output)}
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    steps = []
+    for node in graph.node:
+        taken = list(dict.fromkeys([name for name in (*node.input, *captured_names(node)) if name]))
+        given = [name for name in node.output if name]
+        inputs = [infos[name] if name in infos else _info(name, stored[name], None) for name in taken]
+        part = make_model([node], inputs, [infos.get(name, onnx.ValueInfoProto(name=name)) for name in given], imports)
+        steps.append((OnnxProgram(part.SerializeToString(deterministic=True)), taken, given))
+    names, results = [value.name for value in graph.input], [value.name for value in graph.output]
+
+    def run(arrays: list[Any]) -> list[Any]:
+        values = {**stored, **dict(zip(names, arrays))}
+        for program, taken, given in steps:
+            values.update(zip(given, program._run_arrays([values[name] for name in taken])))
+        return [values[name] for name in results]
+
+    return run
+
+
 _ODD = ("bfloat16", "float8", "int4", "int2", "float4")
 
 
@@ -218,3 +257,10 @@ def _by_evaluator(model: bytes) -> Run:
             return list(evaluator.run(None, dict(zip(names, arrays))))
 
     return run
+
+
+_LIBRARIES: tuple[tuple[str, Callable[[bytes], Run]], ...] = (
+    ("ONNX Runtime", _by_session),
+    ("the reference evaluator", _by_evaluator),
+    ("node by node", _by_parts),
+)

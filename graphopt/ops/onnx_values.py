@@ -77,7 +77,8 @@ def from_numpy(value: Any) -> Any:
     if _is_narrow(dtype):
         array = array.astype(_numpy_dtype(from_torch(dtype.storage)))
     if dtype.storage not in _NUMPY_LACKS:
-        return torch.from_numpy(np.require(array, requirements=["C", "W"]).reshape(array.shape))
+        own = np.require(array, dtype=array.dtype.name, requirements=["C", "W"])  # one of NumPy's names for a type
+        return torch.from_numpy(own.reshape(array.shape))
     tensor = torch.empty(array.shape, dtype=dtype.storage)
     byte_view(tensor).copy_(torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
     return tensor
