@@ -21,7 +21,7 @@ def grid_sample(a: Application) -> Value:
     dtype, rank = a.type(0).dtype, a.type(0).rank - 2
     if mode not in WHOLE or padding not in PADDINGS or not dtype.is_floating:
         raise Declined(f"mode {mode!r} with padding {padding!r} of {dtype}")
-    if mode == "cubic" and padding == "border":
+    if (rank, mode, padding) == (2, "cubic", "border"):
         raise Declined("cubics near the border: ONNX's reference, ONNX Runtime and PyTorch differ")
     wide = max(DType.F32, dtype, a.type(1).dtype, key=lambda t: t.bits)
     image, grid = a.cast(a[0], wide), a.cast(a[1], wide)
@@ -38,7 +38,11 @@ def _by_parts(a: Application, image: Value, grid: Value, mode: str, padding: str
     points = []
     for dim, size in enumerate(sizes):
         point = _elements(a, a.emit("aten.select.int", flat, 2, len(sizes) - 1 - dim), size, aligned)
-        points.append(a.emit("aten.round", point) if mode == "nearest" else point)
+        if mode == "nearest":
+            point = a.emit("aten.round", point)
+        elif mode == "cubic" and padding == "border":
+            point = _moved_inside(a, point, size, aligned)
+        points.append(point)
     return a.reshape(sampled(a, image, points, mode, padding, aligned), (batch, channels, *places))
 
 
@@ -48,6 +52,15 @@ def _elements(a: Application, x: Value, size: Dim, aligned: bool) -> Value:
     if aligned:
         return a.emit("aten.mul.Scalar", a.emit("aten.div.Scalar", x, 2.0), size - 1)
     return a.emit("aten.div.Scalar", a.emit("aten.sub.Scalar", a.emit("aten.mul.Scalar", x, size), 1.0), 2.0)
+
+
+def _moved_inside(a: Application, x: Value, size: Dim, aligned: bool) -> Value:
+    """Points beyond the ends of a dim, to its outermost elements; those up to half an element further out stay."""
+    clamped = a.emit("aten.clamp", x, 0, size - 1)
+    if aligned:
+        return clamped
+    near = a.emit("aten.le.Scalar", a.emit("aten.abs", a.emit("aten.sub.Tensor", x, clamped)), 0.5)
+    return a.emit("aten.where.self", near, x, clamped)
 
 
 @translates("AffineGrid")
