@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from graphopt.errors import EmissionError, TargetError
 from graphopt.ir import Graph, TensorType, Type, walk
+from graphopt.ops.quantization import is_packed
 
 if TYPE_CHECKING:
     from graphopt.backends.onnx.session import OnnxRuntimeExecutable
@@ -48,7 +49,7 @@ class OnnxRuntimeEngine:
 
     def unsupported(self, graph: Graph) -> str | None:
         """Return why ONNX Runtime cannot run the graph, or None. Costs an emission without weights."""
-        reason = self.missing() or _foreign_device(graph)
+        reason = self.missing() or _foreign_device(graph) or _packed_border(graph)
         if reason is not None:
             return reason
         if not graph.returned:
@@ -68,9 +69,9 @@ class OnnxRuntimeEngine:
         absent = self.missing()
         if absent is not None:
             raise TargetError(f"engine 'onnxruntime' cannot run: {absent}")
-        device = _foreign_device(graph)
-        if device is not None:
-            raise EmissionError(device)
+        reason = _foreign_device(graph) or _packed_border(graph)
+        if reason is not None:
+            raise EmissionError(reason)
         from graphopt.backends.onnx.session import load
 
         return load(graph, self)
@@ -91,6 +92,16 @@ def _foreign_device(graph: Graph) -> str | None:
     for device in (t.device for t in _types(graph) if isinstance(t, TensorType)):
         if device != "cpu":
             return f"the graph has tensors on {device!r}, and this engine runs on the CPU; move the model there first"
+    return None
+
+
+def _packed_border(graph: Graph) -> str | None:
+    for value in (*graph.inputs, *graph.returned):
+        if isinstance(value.type, TensorType) and is_packed(value.type.dtype):
+            return (
+                f"%{value.name} is {value.type!r}, and PyTorch and ONNX Runtime share no tensors of such elements; "
+                "quantize and dequantize inside of the model"
+            )
     return None
 
 
