@@ -2,6 +2,7 @@
 
 As JSON (`to_dict`), form 1: `model`, `target`, `engine`; `engines`, a row for each that was tried; `seconds` of each
 stage; `passes`, see `graphopt.passmanager.Report`; `graphs`, `before` and `after`, see `graphopt.html_report.facts`.
+`opaque`, if there are such nodes: how many of each operator of ONNX that no PyTorch operator expresses.
 Where it was asked for: `measured`, latencies; `attribution`, where errors come from; `histories`, by the name of a
 result the steps that made or changed its node; `peaks`, what the machine can do; `compiled`, the report that a loaded
 model brought along.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,7 +21,8 @@ import torch
 
 from graphopt.engine_choice import EngineTrial
 from graphopt.errors import GraphOptError
-from graphopt.ir import Graph
+from graphopt.ir import Graph, Node, walk
+from graphopt.ops.onnx_dialect import counted, is_opaque
 from graphopt.passmanager import Report
 
 if TYPE_CHECKING:
@@ -71,6 +74,11 @@ class CompileReport:
             raise GraphOptError("nothing was pruned: prune-channels did not run, or found no channels to prune")
         return PruningReport.merged(found)
 
+    @property
+    def opaque(self) -> list[Node]:
+        """The nodes of the result that are operators of ONNX which no PyTorch operator expresses."""
+        return [] if self.after is None else [node for node in walk(self.after) if is_opaque(node)]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values; the module says what they mean."""
         from graphopt import __version__
@@ -87,6 +95,8 @@ class CompileReport:
             "passes": self.passes.to_dict(),
             "graphs": self._graphs(),
         }
+        if self.opaque:
+            found["opaque"] = dict(Counter(node.op.name for node in self.opaque))
         if self.measured:
             found["measured"] = [asdict(row) for row in self.measured]
         if self.attribution is not None:
@@ -139,6 +149,9 @@ class CompileReport:
 
     def __str__(self) -> str:
         lines = [str(self.passes).rstrip()]
+        if self.opaque:
+            count = len(self.opaque)
+            lines += ["", f"opaque: {count} {'node' if count == 1 else 'nodes'}: {counted(self.opaque)}"]
         if self.engines:
             lines += ["", *engine_lines(self.engines)]
         if self.seconds:

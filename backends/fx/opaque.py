@@ -1,7 +1,7 @@
 """Nodes of the `onnx` dialect in an FX module: neighbours become one module, which runs them outside of PyTorch.
 
-A group is a stretch of opaque nodes that no other node of the graph stands between: it ends where a node uses one of its
-results. So the nodes of a group depend on nothing that depends on the group.
+A group is a stretch of opaque nodes: it ends where another node uses one of its results. So the nodes of a group depend
+on nothing that depends on the group.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 from graphopt.errors import GraphOptError
 from graphopt.ir import ConstantKind, Node, Value, new_symbols
-from graphopt.ops.onnx_dialect import CAPTURED, OUTPUTS, domain_and_type, imports_of, node_proto
+from graphopt.ops.onnx_dialect import CAPTURED, OUTPUTS, counted, imports_of, node_proto
 from graphopt.ops.onnx_nested import rename, unique
 from graphopt.ops.onnx_runtime import OnnxProgram, make_model
 from graphopt.ops.onnx_values import kind_text, to_numpy, told_by_value, type_to_proto
@@ -64,8 +64,8 @@ class _Barrier(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         raise GraphOptError(
-            f"no gradient goes through {ctx.operators}, which PyTorch has no operators for; freeze what comes before, or "
-            "detach the result"
+            f"no gradient goes through {ctx.operators}, which PyTorch has no operators for; freeze what comes before, "
+            "or detach the result"
         )
 
 
@@ -102,9 +102,8 @@ class Group:
             return False
         if any(value in self._results for value in node.inputs):
             return True
-        return bool(self._symbols) and (
-            bool(node.regions) or any(s.name in self._symbols for s in node.attributes.symbols)
-        )
+        mentioned = any(symbol.name in self._symbols for symbol in node.attributes.symbols)
+        return mentioned or (bool(self._symbols) and bool(node.regions))
 
     def module(self, fixed: Callable[[Value], bool]) -> tuple[OpaqueNodes, list[Value], list[Value]]:
         """Return the module, the values that it takes and those that it gives.
@@ -116,11 +115,7 @@ class Group:
             builder.add(node)
         inside = set(self.nodes)
         outputs = [v for v in self._ordered() if any(use.node not in inside for use in v._uses)]
-        counts: dict[str, int] = {}
-        for node in self.nodes:
-            name = domain_and_type(node.op.name)[1]
-            counts[name] = counts.get(name, 0) + 1
-        operators = ", ".join(name if count == 1 else f"{name} ×{count}" for name, count in counts.items())
+        operators = counted(self.nodes)
         return OpaqueNodes(builder.program(outputs, self._imports), operators), builder.inputs, outputs
 
     def _ordered(self) -> list[Value]:

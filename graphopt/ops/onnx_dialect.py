@@ -16,7 +16,8 @@ counts as random: it may be dropped, but never merged or computed ahead of time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,12 @@ def domain_and_type(name: str) -> tuple[str, str]:
 def is_opaque(node: Node) -> bool:
     """True for a node of the dialect."""
     return node.op.dialect == DIALECT
+
+
+def counted(nodes: Iterable[Node]) -> str:
+    """Return the ONNX operators of some nodes with their numbers: "Foo ×2, Bar"."""
+    counts = Counter(node.op.name.removeprefix(f"{DIALECT}.") for node in nodes)
+    return ", ".join(name if count == 1 else f"{name} ×{count}" for name, count in counts.items())
 
 
 def node_proto(
