@@ -16,6 +16,7 @@ from graphopt.ir import DType
 from graphopt.ops.onnx_dtypes import ONNX_CODES
 from graphopt.ops.quantization import Format, find_format
 
+
 @lowers("graphopt.quantize")
 def _lower_quantize(e: Emitter, a: Call) -> Tensor:
     return _quantize(e, a, a.saturate)

@@ -22,6 +22,7 @@ from graphopt.ir import TensorType
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE, ONNX_CODES
 from graphopt.ops.quantization import FORMATS, Format
 from graphopt.passmanager import PassManager
+from graphopt.targets import get_engine
 from tests.backends.onnx.oracle import run_session, session
 
 OPSET = 25
@@ -179,13 +180,20 @@ def allowed(opset: int) -> set[str]:
 def test_a_graph_is_written_in_the_opset_that_it_needs() -> None:
     graph = graphopt.parse(pair_text(FORMATS["int4"], "f32[6, 8]", "f32[]", None, ""))
     assert emit_onnx(graph).opset_import[0].version == 21
-    assert torch.equal(graphopt_engine(graph)(torch.ones(6, 8), torch.tensor(0.5))[0], torch.ones(6, 8))
+    assert torch.equal(
+        get_engine("onnxruntime").load(graph).run([torch.ones(6, 8), torch.tensor(0.5)])[0], torch.ones(6, 8)
+    )
 
 
-def graphopt_engine(graph: graphopt.Graph) -> Any:
-    from graphopt.targets import get_engine
-
-    return get_engine("onnxruntime").load(graph)
+def test_packed_inputs_are_refused_by_the_engine() -> None:
+    graph = graphopt.parse("""
+        input %q: i4[3]
+        input %s: f32[]
+        %y = graphopt.dequantize(%q, %s, none) {dtype="int4"}
+        return %y""")
+    assert run_graph(graph, torch.tensor([1, -8, 7], dtype=torch.int8), torch.tensor(0.5))[0].tolist() == [0.5, -4, 3.5]
+    with pytest.raises(EmissionError, match="%q is i4"):
+        get_engine("onnxruntime").load(graph)
 
 
 @pytest.mark.parametrize(
