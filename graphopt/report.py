@@ -79,6 +79,11 @@ class CompileReport:
         """The nodes of the result that are operators of ONNX which no PyTorch operator expresses."""
         return [] if self.after is None else [node for node in walk(self.after) if is_opaque(node)]
 
+    def opaque_line(self) -> str:
+        """Return their number and operators as a line of text."""
+        count = len(self.opaque)
+        return f"opaque: {count} {'node' if count == 1 else 'nodes'}: {counted(self.opaque)}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values; the module says what they mean."""
         from graphopt import __version__
@@ -150,8 +155,7 @@ class CompileReport:
     def __str__(self) -> str:
         lines = [str(self.passes).rstrip()]
         if self.opaque:
-            count = len(self.opaque)
-            lines += ["", f"opaque: {count} {'node' if count == 1 else 'nodes'}: {counted(self.opaque)}"]
+            lines += ["", self.opaque_line()]
         if self.engines:
             lines += ["", *engine_lines(self.engines)]
         if self.seconds:

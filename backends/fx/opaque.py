@@ -113,13 +113,19 @@ class Group:
         builder = _ModelBuilder(fixed)
         for node in self.nodes:
             builder.add(node)
-        inside = set(self.nodes)
-        outputs = [v for v in self._ordered() if any(use.node not in inside for use in v._uses)]
+        outputs = self._outputs()
         operators = counted(self.nodes)
         return OpaqueNodes(builder.program(outputs, self._imports), operators), builder.inputs, outputs
 
-    def _ordered(self) -> list[Value]:
-        return [value for node in self.nodes for value in node.results]
+    @property
+    def is_used(self) -> bool:
+        """True if other nodes, or the graph's outputs, take something from the group."""
+        return bool(self._outputs())
+
+    def _outputs(self) -> list[Value]:
+        inside = set(self.nodes)
+        results = [value for node in self.nodes for value in node.results]
+        return [value for value in results if any(use.node not in inside for use in value.uses)]
 
 
 class _ModelBuilder:

@@ -24,6 +24,8 @@ def terminal_view(report: CompileReport) -> Any:
     for part in (_waterfall(report), _measured(report), _engines(report), _rules(report)):
         if part is not None:
             parts += [Text(), part]
+    if report.opaque:
+        parts += [Text(), Text(report.opaque_line())]
     if report.seconds:
         stages = ", ".join(f"{name} {seconds_text(value)}" for name, value in report.seconds.items())
         parts += [Text(), Text(f"time: {stages}", style="dim")]
