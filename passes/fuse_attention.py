@@ -142,14 +142,14 @@ class GroupedHeads(Rule):
 
     def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
         """Take the heads as they were."""
-        keys, values = _repeated(match["k"]), _repeated(match["v"])
-        operands = [*match.root._operands]
-        operands[1:3] = [keys, values]
+        query, keys, values, *mask = match.root._operands
         attributes = match.root.attributes
         return rewriter.create(
             _ATTENTION,
-            *operands[:3],
-            operands[3] if len(operands) > 3 else None,
+            query,
+            _single(keys, rewriter),
+            _single(values, rewriter),
+            mask[0] if mask else None,
             attributes["dropout_p"],
             attributes["is_causal"],
             scale=attributes["scale"],
@@ -158,7 +158,8 @@ class GroupedHeads(Rule):
 
 
 def _repeated(value: Value) -> Value | None:
-    """x of shape [B, H, S, D] where the value is each of its heads g times in a row: reshape(expand(unsqueeze(x)))."""
+    """x of shape [B, H, S, D], or [B, H, 1, S, D], where the value is each of its heads g times in a row:
+    reshape(expand(x))."""
     node = value.producer
     if node is None:
         return None
@@ -167,16 +168,21 @@ def _repeated(value: Value) -> Value | None:
     spread = _operand(node, RESHAPES)
     expand = spread.producer if spread is not None else None
     column = _operand(expand, ("aten.expand",)) if expand is not None else None
-    single = column.producer if column is not None else None
-    source = _operand(single, RESHAPES) if single is not None else None
-    if source is None or column is None or spread is None:
+    if column is None or spread is None:
         return None
-    own, wide, full = source.type.shape, spread.type.shape, value.type.shape  # type: ignore[union-attr]
-    if len(own) != 4 or len(wide) != 5 or len(full) != 4:
+    own, wide, full = (v.type.shape for v in (column, spread, value))  # type: ignore[union-attr]
+    if len(own) != 5 or len(wide) != 5 or len(full) != 4 or own[2] != 1:
         return None
-    fits = shapes_known_equal(column.type.shape, (*own[:2], 1, *own[2:]))  # type: ignore[union-attr]
-    same = shapes_known_equal(wide, (*own[:2], wide[2], *own[2:]))
-    return source if fits and same and shapes_known_equal(full, (own[0], own[1] * wide[2], *own[2:])) else None
+    same = shapes_known_equal(wide, (*own[:2], wide[2], *own[3:]))
+    return column if same and shapes_known_equal(full, (own[0], own[1] * wide[2], *own[3:])) else None
+
+
+def _single(value: Value | None, rewriter: Rewriter) -> Value:
+    """The heads before they were repeated."""
+    source = _repeated(value) if value is not None else None
+    assert source is not None and isinstance(source.type, TensorType)
+    shape = source.type.shape
+    return source if len(shape) == 4 else rewriter.create("aten.reshape", source, (*shape[:2], *shape[3:])).result
 
 
 def _operand(node: Node, bases: Iterable[str]) -> Value | None:

@@ -270,9 +270,13 @@ class PermuteMergedDims(Rule):
 
 
 def merged_dims(shape: tuple[Dim, ...], merged: tuple[Dim, ...]) -> list[range] | None:
-    """Which dims of `shape` make up each of `merged`, if each of these is a product of neighbours; else None."""
+    """Which dims of `shape` make up each of `merged`, if each of these is a product of neighbours, or of none; else
+    None."""
     groups, start = [], 0
     for size in merged:
+        if size == 1 and (start >= len(shape) or shape[start] != 1):
+            groups.append(range(start, start))
+            continue
         stop = start + 1
         while stop < len(shape) and not known_equal(product(shape[start:stop]), size):
             stop += 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+
 from graphopt.ir import DType, Node, TensorType, Value
 from graphopt.passes.rules.casts import cast_source
 from graphopt.passes.rules.conditions import dtype_of, is_finite, is_number
@@ -218,10 +220,9 @@ def is_causal(mask: Value, surroundings: Surroundings) -> bool:
     if not surroundings.is_fixed(mask) or mask.constant is None:
         return False
     tensor = mask.constant.tensor
-    if tensor.dim() < 2 or tensor.shape[-2] < 2 or any(d != 1 for d in tensor.shape[:-2]):
+    if tensor.dim() < 2 or tensor.shape[-2] < 2:
         return False
-    square = tensor.reshape(tensor.shape[-2:])
-    if not square.dtype.is_floating_point:
-        return bool((square == square.new_ones(square.shape).tril()).all())
-    visible = square.new_ones(square.shape).tril().bool()
-    return bool((square[visible] == 0).all()) and bool((square[~visible] <= _HIDDEN).all())
+    visible = torch.ones(tensor.shape[-2:], dtype=torch.bool).tril()
+    if not tensor.dtype.is_floating_point:
+        return bool((tensor == visible).all())
+    return bool((tensor[..., visible] == 0).all()) and bool((tensor[..., ~visible] <= _HIDDEN).all())

@@ -123,6 +123,13 @@ REWRITES = [
     ),
     (
         "permute-merged-dims",
+        "input %x: f32[N, 14, 8]\n",
+        "%a = aten.reshape(%x) {shape=(N, 7, 2, 1, 8)}\n%b = aten.permute(%a) {dims=(0, 2, 3, 1, 4)}\n"
+        "%r = aten.reshape(%b) {shape=(N, 2, 7, 8)}",
+        "%d = aten.reshape(%x) {shape=(N, 7, 2, 8)}\n%r = aten.transpose.int(%d) {dim0=1, dim1=2}",
+    ),
+    (
+        "permute-merged-dims",
         "input %x: f32[N, 2, 2, 7, 8]\n",
         "%a = aten.reshape(%x) {shape=(4*N, 7, 8)}\n%b = aten.transpose.int(%a) {dim0=1, dim1=2}\n"
         "%r = aten.reshape(%b) {shape=(N, 4, 8, 7)}",
