@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt.errors import CaptureError
-from graphopt.frontends.onnx.tensors import to_torch
+from graphopt.frontends.onnx.tensors import Folder, to_torch
 
 if TYPE_CHECKING:
     import onnx
 
 
-def attributes_of(node: onnx.NodeProto, folder: Path | None) -> dict[str, Any]:
+def attributes_of(node: onnx.NodeProto, folder: Folder | None) -> dict[str, Any]:
     """Return a node's attributes: numbers, strings, lists of them, torch tensors, and graphs as they are.
 
     Raises:
@@ -21,7 +20,7 @@ def attributes_of(node: onnx.NodeProto, folder: Path | None) -> dict[str, Any]:
     return {attribute.name: _value(attribute, folder) for attribute in node.attribute}
 
 
-def _value(attribute: onnx.AttributeProto, folder: Path | None) -> Any:
+def _value(attribute: onnx.AttributeProto, folder: Folder | None) -> Any:
     from onnx import AttributeProto
 
     kind = attribute.type

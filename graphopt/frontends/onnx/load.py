@@ -16,6 +16,7 @@ from graphopt.frontends.onnx.application import NeedsValue
 from graphopt.frontends.onnx.functions import Functions
 from graphopt.frontends.onnx.opsets import Opsets
 from graphopt.frontends.onnx.reader import Reader
+from graphopt.frontends.onnx.tensors import Folder
 from graphopt.ir import Fixed, Graph, verify
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class OnnxFile:
     """A parsed model. folder: where its external data may lie; None for a model that was not read from a file."""
 
     model: onnx.ModelProto
-    folder: Path | None = None
+    folder: Folder | None = None
 
     @functools.cached_property
     def inputs(self) -> tuple[str, ...]:
@@ -58,13 +59,13 @@ def open_onnx(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> OnnxF
     import onnx
     from google.protobuf.message import DecodeError
 
-    folder: Path | None = None
+    folder: Folder | None = None
     if isinstance(source, onnx.ModelProto):
         model = source
     else:
         if not isinstance(source, bytes):
             path = Path(source)
-            folder = path.parent
+            folder = Folder(path.parent)
             try:
                 source = path.read_bytes()
             except OSError as error:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from graphopt.errors import CaptureError
 from graphopt.frontends.onnx.application import Declined
 from graphopt.frontends.onnx.entries import Entry, Sequence_
 from graphopt.frontends.onnx.opaque_types import Dims, result_types, type_from_proto
-from graphopt.frontends.onnx.tensors import to_torch
+from graphopt.frontends.onnx.tensors import Folder, to_torch
 from graphopt.ir import (
     Attributes,
     Constant,
@@ -46,7 +45,7 @@ class Surroundings(Protocol):
     """What is asked of the reader."""
 
     graph: Graph
-    folder: Path | None
+    folder: Folder | None
     declared: Mapping[str, onnx.TypeProto]
 
     def lookup(self, name: str) -> Entry:
@@ -190,7 +189,7 @@ def _constant(tensor: onnx.TensorProto, reader: Surroundings) -> Value:
     return reader.graph.add_constant(tensor.name, type_, Constant(stored, names=(tensor.name,)))
 
 
-def _embed(tensor: onnx.TensorProto, folder: Path | None) -> None:
+def _embed(tensor: onnx.TensorProto, folder: Folder | None) -> None:
     """Read external data into an attribute."""
     from onnx import numpy_helper
 

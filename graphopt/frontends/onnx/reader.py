@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +20,7 @@ from graphopt.frontends.onnx.opaque import keep, optional, sequence
 from graphopt.frontends.onnx.opaque_types import Dims, type_from_proto
 from graphopt.frontends.onnx.opsets import Opsets
 from graphopt.frontends.onnx.shape_rules import SHAPE_RULES
-from graphopt.frontends.onnx.tensors import dtype_of, to_torch
+from graphopt.frontends.onnx.tensors import Folder, dtype_of, to_torch
 from graphopt.ir import (
     Constant,
     ConstantKind,
@@ -55,7 +54,7 @@ class Reader:
 
     graph: Graph
     opsets: Opsets
-    folder: Path | None = None
+    folder: Folder | None = None
     values: Mapping[str, torch.Tensor] = field(default_factory=dict)
     names: dict[str, Entry] = field(default_factory=dict)
     functions: Functions = field(default_factory=Functions)

@@ -31,10 +31,37 @@ def dtype_of(code: int, what: str) -> DType:
         raise CaptureError(f"{what} has ONNX element type {code}, which is not supported") from None
 
 
-def to_torch(proto: onnx.TensorProto, folder: Path | None) -> torch.Tensor:
+class Folder:
+    """The folder of a model: where its external data may lie. Each file is mapped once, so tensors of the same place
+    share memory."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.root = Path(os.path.realpath(path))
+        self._mapped: dict[Path, np.ndarray] = {}
+
+    def mapped(self, location: str, what: str) -> np.ndarray:
+        """Return the bytes of a file: pages are read as they are used, and copied if written to.
+
+        Raises:
+            CaptureError: the file is missing, or lies outside of the folder.
+        """
+        path = Path(os.path.realpath(self.root / location))
+        if path not in self._mapped:
+            if not location or not path.is_relative_to(self.root):
+                raise CaptureError(
+                    f"{what}: external data {location!r} lies outside the model's folder, so it is not read"
+                )
+            if not path.is_file():
+                raise CaptureError(f"{what}: external data {location!r} is missing from {self.root.name}/")
+            empty = not path.stat().st_size
+            self._mapped[path] = np.empty(0, np.uint8) if empty else np.memmap(path, dtype=np.uint8, mode="c")
+        return self._mapped[path]
+
+
+def to_torch(proto: onnx.TensorProto, folder: Folder | None) -> torch.Tensor:
     """Return the tensor that a `TensorProto` describes.
 
-    folder: where the model lies; external data must lie in it. None allows no external data.
+    folder: of the model; external data must lie in it. None allows no external data.
 
     Raises:
         CaptureError: sizes that don't fit the data, a file outside the folder or too short, strings.
@@ -103,11 +130,14 @@ def _from_bytes(data: np.ndarray, dtype: DType, shape: tuple[int, ...], what: st
     return torch.from_numpy(data).view(dtype.torch).reshape(shape)
 
 
-def _external(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], folder: Path | None) -> torch.Tensor:
-    """Map the part of the file that holds the tensor: pages are read as they are used, and copied if written to."""
+def _external(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], folder: Folder | None) -> torch.Tensor:
+    """Map the part of the file that holds the tensor."""
     what = f"tensor {proto.name!r}"
     entries = {entry.key: entry.value for entry in proto.external_data}
-    path = _inside(folder, entries.get("location", ""), what)
+    if folder is None:
+        raise CaptureError(f"{what} is external data, but the model was given without its folder; give its path")
+    location = entries.get("location", "")
+    mapped = folder.mapped(location, what)
     try:
         offset = int(entries.get("offset", 0))
         length = int(entries["length"]) if "length" in entries else None
@@ -117,26 +147,15 @@ def _external(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], fol
     size = packed_size(count, dtype) if is_packed(dtype) else count * dtype.torch.itemsize
     if length is not None and length != size:
         raise CaptureError(f"{what} needs {size} bytes, but its external data has {length}")
-    available = path.stat().st_size
-    if offset < 0 or offset + size > available:
+    if offset < 0 or offset + size > mapped.size:
         raise CaptureError(
-            f"{what}: {path.name} has {available} bytes, but bytes {offset} to {offset + size} are needed"
+            f"{what}: {location} has {mapped.size} bytes, but bytes {offset} to {offset + size} are needed"
         )
     if not size:
         return torch.empty(shape, dtype=dtype.storage)
-    data = np.memmap(path, dtype=np.uint8, mode="c", offset=offset, shape=(size,))
+    data = np.asarray(mapped[offset : offset + size])
     if is_packed(dtype):
         return _unpacked(torch.from_numpy(data), dtype, shape, what)
+    if data.ctypes.data % dtype.torch.itemsize:
+        data = data.copy()  # kernels may count on alignment
     return torch.from_numpy(data).view(dtype.torch).reshape(shape)
-
-
-def _inside(folder: Path | None, location: str, what: str) -> Path:
-    if folder is None:
-        raise CaptureError(f"{what} is external data, but the model was given without its folder; give its path")
-    root = Path(os.path.realpath(folder))
-    path = Path(os.path.realpath(root / location))
-    if not location or not path.is_relative_to(root):
-        raise CaptureError(f"{what}: external data {location!r} lies outside the model's folder, so it is not read")
-    if not path.is_file():
-        raise CaptureError(f"{what}: external data {location!r} is missing from {root.name}/")
-    return path
