@@ -138,20 +138,3 @@ def lp_pool(a: Application) -> Value:
         "aten.mul.Scalar", a.emit(f"aten.avg_pool{rank}d", padded, kernel, strides, [0] * rank), float(volume)
     )
     return a.emit("aten.pow.Tensor_Scalar", total, 1 / p)
-
-
-@translates("MaxUnpool")
-def max_unpool(a: Application) -> Value:
-    """Elements back to where they were the maximum; zero elsewhere."""
-    x, indices = a[0], a[1]
-    n, c, *spatial = tensor_type(x).shape
-    if a.has(2):
-        raise Declined("unpooling to another shape than the indices were made for")
-    kernel = a.attr("kernel_shape")
-    rank = len(kernel)
-    strides, pads = a.attr("strides") or [1] * rank, a.attr("pads") or [0] * (2 * rank)
-    crops = [pads[i] + pads[i + rank] for i in range(rank)]
-    shape = [n, c, *((d - 1) * s + k - crop for d, s, k, crop in zip(spatial, strides, kernel, crops))]
-    zeros = a.emit("aten.full", (product(shape),), 0.0, dtype=tensor_type(x).dtype)
-    flat = a.emit("aten.scatter.src", zeros, 0, a.reshape(indices, (-1,)), a.reshape(x, (-1,)))
-    return a.emit("aten.reshape", flat, shape)
