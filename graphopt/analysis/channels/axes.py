@@ -19,11 +19,20 @@ from graphopt.ir.dims import exact_div, known_equal, product
 
 
 class State(IntEnum):
-    """What a removed slot holds in the masked model, over the other dims of its value."""
+    """What a removed slot holds in the masked model, over the other dims of its value.
+
+    NORMED: it varies, and would be zero if a norm before it had weights.
+    """
 
     ZERO = 0
     CONSTANT = 1
-    VARYING = 2
+    NORMED = 2
+    VARYING = 3
+
+    @property
+    def mixed(self) -> State:
+        """What products with other values, or several values side by side, make of it: only zero stays what it is."""
+        return self if self in (State.ZERO, State.NORMED) else State.VARYING
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -71,7 +80,7 @@ def factor_states(axis: Axis, finer: Axis) -> list[State]:
 
 def varying(axis: Axis) -> Axis:
     """The factors whose removed slots vary over the other dims."""
-    return tuple([f for f in axis if f.atoms is not None and f.state is State.VARYING])
+    return tuple([f for f in axis if f.atoms is not None and f.state >= State.NORMED])
 
 
 def not_zero(axis: Axis) -> Axis:
@@ -80,8 +89,8 @@ def not_zero(axis: Axis) -> Axis:
 
 
 def zero_or_varying(axis: Axis) -> Axis:
-    """What products with other values, or several values side by side, make of a dim: only zero stays what it is."""
-    return tuple([f.with_state(State.ZERO if f.state is State.ZERO else State.VARYING) for f in axis])
+    """What products with other values, or several values side by side, make of a dim."""
+    return tuple([f.with_state(f.state.mixed) for f in axis])
 
 
 def zero_if_any(axis: Axis, parts: Sequence[Axis]) -> Axis:
@@ -89,7 +98,7 @@ def zero_if_any(axis: Axis, parts: Sequence[Axis]) -> Axis:
     states = [factor_states(part, axis) for part in parts]
     return tuple(
         [
-            f.with_state(State.ZERO if any(s[i] is State.ZERO for s in states) else State.VARYING)
+            f.with_state(State.ZERO if any(s[i] is State.ZERO for s in states) else max(s[i].mixed for s in states))
             for i, f in enumerate(axis)
         ]
     )

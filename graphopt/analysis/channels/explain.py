@@ -34,7 +34,7 @@ def _group_lines(analysis: ChannelAnalysis, group: Group) -> Iterator[str]:
     yield f"{group.name}: {group.size} channels that compete"
     for member in group.members:
         slots = int((member.channels >= 0).sum())
-        yield f"  {member.role.value:<5} {member.name} dim {member.dim}: {slots} of {len(member.channels)} slots"
+        yield f"  {member.role.value:<10} {member.name} dim {member.dim}: {slots} of {len(member.channels)} slots"
     ties = dict.fromkeys((text, _place(node)) for text, node in _ties(analysis, group))
     for text, place in ties:
         yield f"  tied by {text}, {place}"

@@ -13,13 +13,17 @@ from graphopt.analysis.channels.axes import Axis, Factor, State, factor_states, 
 from graphopt.analysis.channels.regroup import Regrouper
 from graphopt.ir import ConstantKind, Dim, Graph, Node, TensorType, Trait, Value
 
+STEPS = 64
+"""How far back the origin of what varies is looked for."""
+
 
 class Role(Enum):
     """What a dim of a stored tensor is to the channels on it.
 
     OUT: the rows that produce them. SCALE, SHIFT: one factor or summand a channel. These make channels, and are zero
-    in the masked model where channels go. So is NORMALIZED: contracted with them after a norm over it, as `v` of weight
-    norm, g · v / |v|; zeros leave the norm to what stays.
+    in the masked model where channels go. So is NORMALIZED: contracted with them after a norm. Either over the weight,
+    as `v` of weight norm, g · v / |v|: zeros leave the norm to what stays. Or over the channels, by a norm that has no
+    weights of its own to be zero.
     IN: contracted with them. SLICE: a constant at their side. These stay as they are.
     """
 
@@ -208,9 +212,27 @@ class Tracker:
 
     def contract(self, activation: Axis, weight: Axis, text: str) -> Axis:
         """Sum over a dim of an activation times a stored tensor: the constants of removed slots fold into the bias."""
-        self.freeze(varying(activation), f"{text}: its removed slots would not be constant")
-        self.play(weight, Role.IN)
+        varies = varying(activation)
+        normed = bool(varies) and all(f.state is State.NORMED for f in varies) and _is_parameter(weight)
+        if not normed:
+            self.freeze(varies, f"{text}: its removed slots would not be constant{self.origin()}")
+        self.play(weight, Role.NORMALIZED if normed else Role.IN)
         return self.equate(activation, weight, text)
+
+    def origin(self) -> str:
+        """Where what the node reads began to vary in slots that go, as text."""
+        node = self.node
+        for _ in range(STEPS):
+            before = next((v for v in self._varying_operands(node) if v.producer is not None), None)
+            if before is None:
+                break
+            node = before.producer
+        return "" if node is None or node is self.node else f" after {node.op.name} ({node.location})"
+
+    def _varying_operands(self, node: Node | None) -> Iterator[Value]:
+        for value in node.inputs if node is not None else ():
+            if any(varying(axis) for axis in self.values.get(value, ())):
+                yield value
 
     def play(self, axis: Axis, role: Role) -> None:
         """Note what the dim of a constant is to its channels."""
@@ -254,6 +276,12 @@ class Tracker:
         for factor in self.axes(value)[dim]:
             if factor.atoms is not None:
                 self.cares.append(Care(kind, self.node, value, dim, factor.atoms))
+
+
+def _is_parameter(axis: Axis) -> bool:
+    """True if a dim is one of parameters, through views alone."""
+    sources = [value.constant for factor in axis for value, _ in factor.sources]
+    return bool(sources) and all(c is not None and c.kind is ConstantKind.PARAMETER for c in sources)
 
 
 def constant_state(tensor: torch.Tensor, dim: int) -> State:

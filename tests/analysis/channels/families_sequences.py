@@ -163,11 +163,11 @@ class TiedEmbedding(Layers):
         return self.h(self.n(self.e(x)))
 
 
-@family(1, 2, 5, 6)
+@family(2, 2, 5, 6)
 class Modulated(Layers):
     """Adaptive layer norm as in DiT: shift, scale and gate are chunks of one projection.
 
-    A layer norm without weights leaves what varies in removed slots, and 1 + scale is 1 there: the stream stays.
+    A layer norm without weights leaves what varies in removed slots, and 1 + scale is 1 there: what reads it is zero.
     """
 
     def __init__(self) -> None:

@@ -93,7 +93,7 @@ def check_graph(analysis: ChannelAnalysis, args: Sequence[Any], selection: dict[
 
 def _check_constant(analysis: ChannelAnalysis, removal: Removal, value: Value, dim: int, tensor: Tensor) -> None:
     states = [f.state for f in analysis.tracker.values[value][dim] if f.atoms is not None]
-    if max(states) is State.VARYING:
+    if max(states) >= State.NORMED:
         return
     gone = np.setdiff1d(np.arange(tensor.shape[dim]), removal.kept[value, dim])
     if tensor.numel() == 0:

@@ -53,7 +53,7 @@ def kept(analysis: ChannelAnalysis, group: str, channel: int) -> dict[tuple[str,
         ("Rotary", {"q.weight:0": 3, "q.weight:1": 2, "v.weight": 4}),
         ("Windows", {"q.weight:0": 2, "q.weight:1": 4, "v.weight": 4}),
         ("TiedEmbedding", {"e.weight": 6}),
-        ("Modulated", {"u.weight": 5}),
+        ("Modulated", {"m.weight": 4, "u.weight": 5}),
         ("LongMemory", {"r.weight_ih_l0": 4}),
         ("Positions", {"i.weight": 4}),
     ],
@@ -218,7 +218,7 @@ def test_refusals(line: str, reason: str) -> None:
 
 
 def test_norms_that_are_buffers_are_no_zeros() -> None:
-    """Frozen statistics leave a constant in removed slots; a layer norm leaves what varies."""
+    """Frozen statistics leave a constant in removed slots; a layer norm what varies, which the next layer must not see."""
     text = """input %x: f32[3, 16]
         parameter %w: f32[8, 16]
         buffer %s: f32[8]
@@ -233,12 +233,15 @@ def test_norms_that_are_buffers_are_no_zeros() -> None:
     (value,) = (node.result for node in analysis.graph if node.op.base == "aten.batch_norm")
     assert [f.state.name for f in analysis.tracker.values[value][1]] == ["CONSTANT"]
     layer = "%z = aten.layer_norm(%y, %s, %s) {normalized_shape=(8)}"
-    assert not ChannelAnalysis(parse(text.replace("LINE", layer))).groups
+    (group,) = ChannelAnalysis(parse(text.replace("LINE", layer))).groups
+    assert {(m.name, m.dim): m.role.value for m in group.members} == {
+        ("w", 0): "out", ("s", 0): "slice", ("v", 1): "normalized"
+    }  # fmt: skip
 
 
 def test_explain_names_members_ties_and_nodes() -> None:
     text = analyse("Residual").explain("a.weight")
-    assert "4 channels" in text and "in    c.weight dim 1: 4 of 4 slots" in text
+    assert "4 channels" in text and "in         c.weight dim 1: 4 of 4 slots" in text
     assert "tied by aten.add, aten.add.Tensor" in text
     with pytest.raises(UnknownNameError, match=r"Did you mean 'a\.weight'"):
         analyse("Residual").explain("a.wieght")

@@ -1,4 +1,5 @@
-"""Weights that are normalized before they are used: pruned as the masked model is, whose input slices are zero, too."""
+"""Norms over weights, and norms without weights: pruned as the masked model is, in which what is contracted after them
+is zero, too."""
 
 from __future__ import annotations
 
@@ -72,6 +73,41 @@ class Standardized(nn.Module):
         return self.head((x + y).mean((2, 3)))
 
 
+class Modulated(nn.Module):
+    """Two blocks of a diffusion transformer: layer norms without weights, scaled and shifted by a condition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.condition = nn.Linear(6, 16), nn.Linear(6, 96)
+        self.norm = nn.LayerNorm(16, elementwise_affine=False)
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.up, self.down, self.head = nn.Linear(16, 32), nn.Linear(32, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c, d, e, f = self.condition(F.silu(x.mean(1, keepdim=True))).chunk(6, -1)
+        x = self.embed(x)
+        q, k, v = self.qkv(self.norm(x) * (1 + a) + b).unflatten(-1, (3, 4, 4)).permute(2, 0, 3, 1, 4).unbind(0)
+        x = x + c * self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        x = x + f * self.down(F.gelu(self.up(self.norm(x) * (1 + d) + e)))
+        return self.head(self.norm(x))
+
+
+class GroupNormalized(nn.Module):
+    """Group norms without weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.group_norm(self.a(x), 4)
+        return self.head(F.group_norm(self.b(F.relu(x)), 2).mean((2, 3)))
+
+
+def tokens() -> Tensor:
+    return torch.randn(4, 5, 6, dtype=torch.float64)
+
+
 def sequence() -> Tensor:
     return torch.randn(4, 3, 9, dtype=torch.float64)
 
@@ -89,6 +125,8 @@ CASES: list[tuple[str, Callable[[], nn.Module], Callable[[], Tensor], int]] = [
     ("weight norm of places", lambda: WeightNormalized(2), sequence, 4),
     ("weight norm of linear layers", NormalizedLinear, vector, 2),
     ("standardized", Standardized, image, 2),
+    ("layer norm without weights", Modulated, tokens, 4),
+    ("group norm without weights", GroupNormalized, image, 2),
 ]
 
 
@@ -139,3 +177,20 @@ def test_channels_that_are_zero_already_keep_the_norms_of_what_reads_them() -> N
             model.get_parameter(name)[::2] = 0
     found = graphopt.compile(model, (x,), target="fx", passes="remove-zero-channels")
     torch.testing.assert_close(found(x), model(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "see", [lambda y: y, lambda y: torch.sigmoid(y), lambda y: y + y.mean(1, keepdim=True)], ids=["it", "f", "more"]
+)
+def test_a_norm_without_weights_whose_result_something_else_sees_is_named(see: Callable[[Tensor], Tensor]) -> None:
+    class Seen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.sigmoid(see(F.layer_norm(self.a(x), (8,))))
+            return self.head(y)
+
+    (found,) = (r for r in graphopt.prune(Seen(), (torch.randn(2, 6),)).report.pruning.refused if r.name == "a.weight")
+    assert "after aten.layer_norm" in found.reason

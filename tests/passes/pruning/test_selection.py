@@ -81,7 +81,7 @@ def test_heads_count_with_all_their_slots() -> None:
 
 
 def _member(channels: np.ndarray) -> Any:
-    return type("Member", (), {"channels": channels, "role": type("Role", (), {"zeroed": True})})
+    return type("Member", (), {"channels": channels, "role": type("Role", (), {"makes": True})})
 
 
 @pytest.mark.parametrize("name", ["min_width", "round_to"])

@@ -51,7 +51,7 @@ def _grouped(t: Tracker, node: Node, channels: Axis, kernel: tuple[Axis, ...], g
     name = f"{node.op.base} with {groups} groups"
     transposed = "transpose" in node.op.base
     group, inner = split_axis(t, channels, groups, name)
-    t.freeze(varying(inner), f"{name}: its removed slots would not be constant")
+    t.freeze(varying(inner), f"{name}: its removed slots would not be constant{t.origin()}")
     rows, columns = split_axis(t, kernel[0], groups, name)
     # Rows of the weight are [G, O/G] of the output; if it is transposed, [G, C/G] of the input.
     weight_inner, out = (columns, kernel[1]) if transposed else (kernel[1], columns)

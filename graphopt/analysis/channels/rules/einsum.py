@@ -43,7 +43,7 @@ def _check_sum(t: Tracker, places: list[tuple[Value, Axis]], operands: int) -> N
     folds = bool(weights) and operands == 2 and worst is State.CONSTANT
     if worst is not State.ZERO and not folds:
         for axis in activations:
-            t.freeze(axis, "einsum: its removed slots would not be zero")
+            t.freeze(axis, f"einsum: its removed slots would not be zero{t.origin()}")
 
 
 def _labels(equation: str, ranks: list[int]) -> list[str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from graphopt.analysis.channels.axes import Axis, State, axis_state, factor_states, is_tracked, with_state
@@ -132,6 +132,14 @@ class Meeting:
 
     def state(self) -> State:
         """What a removed slot of the result holds."""
+        if State.NORMED not in self.states.values():
+            return self._plain()
+        weighted = {key: State.ZERO if state is State.NORMED else state for key, state in self.states.items()}
+        if self._plain() is State.ZERO:
+            return State.ZERO
+        return State.NORMED if replace(self, states=weighted)._plain() is State.ZERO else State.VARYING
+
+    def _plain(self) -> State:
         name = self.node.op.base.removeprefix("aten.")
         states = list(self.states.values())
         if name in INFINITE_AT_ZERO and min(states) is State.ZERO:

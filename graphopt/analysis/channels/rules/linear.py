@@ -85,7 +85,7 @@ def contract_activations(t: Tracker, name: str, a: Axis, b: Axis) -> None:
     joint = t.equate(a, b, name)
     for factor, x, y in zip(joint, factor_states(a, joint), factor_states(b, joint)):
         if min(x, y) is not State.ZERO:
-            t.freeze((factor,), f"{name}: its removed slots would not be zero on either side")
+            t.freeze((factor,), f"{name}: its removed slots would not be zero on either side{t.origin()}")
 
 
 def _through(t: Tracker, axis: Axis, value: Value) -> Axis:

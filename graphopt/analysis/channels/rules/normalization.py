@@ -80,8 +80,8 @@ def layer_norm(t: Tracker, node: Node) -> None:
             axes[dim] = with_state(axes[dim], State.ZERO if keeps else State.VARYING)
             continue
         t.care(kind, x, dim)
-        state = State.VARYING if kind == "layer_norm" or axis_state(axes[dim]) is not State.ZERO else State.ZERO
-        t.freeze(not_zero(axes[dim]), f"{kind}: its removed slots would not be zero in the statistics")
+        state = State.NORMED if kind == "layer_norm" or axis_state(axes[dim]) is not State.ZERO else State.ZERO
+        t.freeze(not_zero(axes[dim]), f"{kind}: its removed slots would not be zero in the statistics{t.origin()}")
         for value, role in ((weight, Role.SCALE), (bias, Role.SHIFT)):
             if value is not None:
                 own = t.axes(value)[dim - first]
@@ -104,10 +104,10 @@ def group_norm(t: Tracker, node: Node) -> None:
         axis = (*split[0], *split[1])
     if is_tracked(axis):
         t.care("group_norm", x, 1)
-    t.freeze(not_zero(axis), "group_norm: its removed slots would not be zero in the statistics")
+    t.freeze(not_zero(axis), f"group_norm: its removed slots would not be zero in the statistics{t.origin()}")
     for name, role in (("weight", Role.SCALE), ("bias", Role.SHIFT)):
         axis = _attach(t, axis, arguments[name], role)
-    axes[1] = with_state(axis, _affine(t, State.VARYING, arguments["weight"], arguments["bias"]))
+    axes[1] = with_state(axis, _affine(t, State.NORMED, arguments["weight"], arguments["bias"]))
     for dim in (0, *range(2, len(axes))):
         t.freeze(axes[dim], "group_norm takes statistics over it")
     t.set(axes)

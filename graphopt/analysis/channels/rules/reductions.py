@@ -49,7 +49,7 @@ def _left(axis: Axis, name: str) -> State:
     state = axis_state(axis)
     if state is State.ZERO:
         return State.ZERO if name in (*SUMS, *EXTREMA) else State.VARYING
-    return state if name in ("mean", *EXTREMA) else State.VARYING
+    return state if name in ("mean", *EXTREMA) else state.mixed
 
 
 def reduced_dims(node: Node, rank: int) -> set[int]:
@@ -69,7 +69,7 @@ def _reduce_dim(t: Tracker, node: Node, name: str, x: Value, dim: int) -> None:
     elif t.is_constant(x) and any(f.sources for f in axis):
         t.freeze(axis, f"{name} of a stored tensor over it")
     else:
-        t.freeze(not_zero(axis), f"{name} over it: its removed slots would not be zero")
+        t.freeze(not_zero(axis), f"{name} over it: its removed slots would not be zero{t.origin()}")
     if name == "mean":
         t.care("mean", x, dim)
 
@@ -114,7 +114,8 @@ def along(t: Tracker, node: Node, text: str, *, keeps_zero: bool = False) -> Non
     def state(axis: Axis, index: int) -> State:
         if keeps_zero:
             return State.ZERO if index == 0 and axis_state(axis) is State.ZERO else State.VARYING
-        return max(axis_state(axis), State.CONSTANT if isinstance(x.shape[dim], int) else State.VARYING)
+        constant = isinstance(x.shape[dim], int) and axis_state(axis) <= State.CONSTANT
+        return State.CONSTANT if constant else State.VARYING
 
     for index, result in enumerate(node.results):
         assert isinstance(result.type, TensorType)
