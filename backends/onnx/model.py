@@ -10,7 +10,7 @@ from graphopt.backends.onnx.long_tail import lower_by_exporter
 from graphopt.backends.onnx.names import output_names
 from graphopt.backends.onnx.opaque import lower_opaque, tensor_of
 from graphopt.backends.onnx.records import Body, Tensor
-from graphopt.backends.onnx.registry import LOWERINGS, Call, Declined
+from graphopt.backends.onnx.registry import COMPLEX, LOWERINGS, Call, Declined
 from graphopt.errors import EmissionError, GraphOptError
 from graphopt.ir import DType, Graph, Node, NoneType, ScalarKind, ScalarType, TensorType, Trait, Type, Value, print_node
 from graphopt.ops.onnx_dialect import is_opaque
@@ -32,6 +32,11 @@ def build(graph: Graph, emitter: Emitter) -> Body:
         emitter.bind(value, tensor)
         record_scalar(body, value, tensor)
     lower_nodes(graph, emitter)
+    for value in graph.returned:
+        if isinstance(value.type, TensorType) and value.type.dtype.is_complex:
+            raise EmissionError(
+                f"output %{value.name} is complex, which has no ONNX form; return real and imaginary parts"
+            )
     names = [*output_names(graph), *(f"{target}_updated" for target in graph.mutations)]
     body.outputs = body_outputs(emitter, [emitter.tensor(value) for value in graph.returned], names)
     return body
@@ -67,7 +72,11 @@ def body_outputs(emitter: Emitter, tensors: Sequence[Tensor], names: Sequence[st
     made = {id(out) for operation in emitter.body.operations for out in operation.outputs}
     outputs = []
     for index, tensor in enumerate(tensors):
-        if id(tensor) not in made or tensor.is_output:
+        made_here = id(tensor) in made
+        if not made_here and names and tensor.name == names[index]:
+            outputs.append(tensor)  # an input or a stored tensor that is an output under its own name
+            continue
+        if not made_here or tensor.is_output:
             kind = tensor.type
             tensor = emitter.op("Identity", tensor, shape=tensor.shape)
             tensor.type = kind
@@ -83,7 +92,7 @@ def lower_nodes(graph: Graph, emitter: Emitter) -> None:
     for node in graph:
         emitter.origin = node
         for value, tensor in zip(node.results, lower_node(node, emitter)):
-            if isinstance(value.type, TensorType):
+            if isinstance(value.type, TensorType) and not value.type.dtype.is_complex:
                 tensor = emitter.cast(tensor, value.type.dtype)
             emitter.bind(value, tensor)
             record_scalar(emitter.body, value, tensor)
@@ -95,7 +104,7 @@ def lower_node(node: Node, emitter: Emitter) -> Sequence[Tensor]:
     operands = [None if v is None else emitter.tensor(v) for v in node.operands]
     if is_opaque(node):
         return lower_opaque(emitter, node, operands)
-    lowering = LOWERINGS.get(node.op.name)
+    lowering = LOWERINGS.get(node.op.name) if node.op.name in COMPLEX or not _has_complex(node) else None
     declined = ""
     if lowering is not None:
         mark = len(emitter.body.operations)
@@ -116,6 +125,11 @@ def lower_node(node: Node, emitter: Emitter) -> Sequence[Tensor]:
     except EmissionError as error:
         reasons = f"the table declined ({declined}) and " if declined else ""
         raise cannot_express(node, f"{reasons}{error}") from error
+
+
+def _has_complex(node: Node) -> bool:
+    values = (*node.operands, *node.results)
+    return any(v is not None and isinstance(v.type, TensorType) and v.type.dtype.is_complex for v in values)
 
 
 def cannot_express(node: Node, reason: str) -> EmissionError:

@@ -28,13 +28,17 @@ if TYPE_CHECKING:
     from graphopt.backends.onnx.emitter import Emitter
 
 
+SINCE = {"aten.view.dtype": 26}
+"""Operators whose only ONNX form is of a later opset than the default."""
+
+
 def opset_for(graph: Graph, wanted: int) -> int:
     """The opset in which to write a graph: the wanted one, or a later one that a quantization needs, or that of an
     opaque node which is not the same there.
 
     A node of an earlier opset is converted; none is converted to an earlier one.
     """
-    found = max(wanted, *[needed_opset(node) for node in walk(graph)], 0)
+    found = max(wanted, *[max(needed_opset(node), SINCE.get(node.op.name, 0)) for node in walk(graph)], 0)
     for node in walk(graph):
         if is_opaque(node):
             proto, imports = _proto(node), imports_of(node.op.name, node.attributes)

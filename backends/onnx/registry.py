@@ -43,6 +43,9 @@ Lowering: TypeAlias = Callable[[Emitter, Call], Lowered]
 
 LOWERINGS: dict[str, Lowering] = {}
 
+COMPLEX: set[str] = set()
+"""Operators whose lowering takes or gives complex tensors, which stand as pairs."""
+
 
 class Declined(Exception):
     """Raised by a lowering that does not cover the given arguments; the long tail is tried next."""

@@ -3,6 +3,7 @@
 from graphopt.backends.onnx.lowerings import (
     activation,
     attention,
+    bits,
     comparison,
     control_flow,
     conv,
@@ -10,6 +11,7 @@ from graphopt.backends.onnx.lowerings import (
     division,
     elementwise,
     extrema,
+    fourier,
     identity,
     indexing,
     integer,
@@ -33,6 +35,7 @@ from graphopt.backends.onnx.lowerings import (
 __all__ = [
     "activation",
     "attention",
+    "bits",
     "comparison",
     "control_flow",
     "conv",
@@ -40,6 +43,7 @@ __all__ = [
     "division",
     "elementwise",
     "extrema",
+    "fourier",
     "identity",
     "indexing",
     "integer",

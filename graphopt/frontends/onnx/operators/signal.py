@@ -24,15 +24,15 @@ def discrete_fourier_transform(a: Application) -> Value:
     half, back = bool(a.attr("onesided", 0)), bool(a.attr("inverse", 0))
     if half and back and length is None:
         length = 2 * (tensor_type(x).shape[axis] - 1)
-    return _transformed(a, _as_complex(a, x), axis, length, half=half, back=back)
+    return _transformed(a, _parts(a, x), axis, length, half=half, back=back)
 
 
 @translates("STFT")
 def short_time_fourier_transform(a: Application) -> Value:
     """The transforms of frames of a signal, each times a window."""
-    x, step = _as_complex(a, a[0]), int(a.numbers(1)[0])
+    step = int(a.numbers(1)[0])
     window = a.get(2)
-    length: Dim = a.dims(3)[0] if a.has(3) else tensor_type(x).shape[1]
+    length: Dim = a.dims(3)[0] if a.has(3) else a.type(0).shape[1]
     if window is not None:
         width = tensor_type(window).shape[0]
         length = length if a.has(3) else width
@@ -40,35 +40,34 @@ def short_time_fourier_transform(a: Application) -> Value:
             raise Declined(f"a window of {width} for frames of {length}")
     if not isinstance(length, int):
         raise Declined("the length of the frames is not known before the model runs")
-    frames = a.emit("aten.unfold", x, 1, length, step)
+    parts = [a.emit("aten.unfold", part, 1, length, step) for part in _parts(a, a[0])]
     if window is not None:
-        frames = a.emit("aten.mul.Tensor", frames, a.cast(window, a.type(0).dtype))
-    return _transformed(a, frames, 2, None, half=bool(a.attr("onesided", 1)), back=False)
+        parts = [a.emit("aten.mul.Tensor", part, a.cast(window, a.type(0).dtype)) for part in parts]
+    return _transformed(a, parts, 2, None, half=bool(a.attr("onesided", 1)), back=False)
 
 
-def _as_complex(a: Application, x: Value) -> Value:
-    """Real where the last dim is 1, complex where it is 2."""
-    parts = tensor_type(x).shape[-1]
+def _parts(a: Application, x: Value) -> list[Value]:
+    """The real part, and the imaginary one if there is one: the last dim."""
+    count = tensor_type(x).shape[-1]
     if tensor_type(x).dtype not in (DType.F32, DType.F64):
         raise Declined(f"PyTorch has no Fourier transform of {tensor_type(x).dtype.value}")
-    if parts == 1:
-        return a.emit("aten.squeeze.dim", x, -1)
-    if parts != 2:
-        raise Declined(f"numbers of {parts} parts")
-    return a.emit("aten.complex", *(a.emit("aten.select.int", x, -1, part) for part in range(2)))
+    if count not in (1, 2):
+        raise Declined(f"numbers of {count} parts")
+    assert isinstance(count, int)
+    return [a.emit("aten.select.int", x, -1, part) for part in range(count)]
 
 
-def _transformed(a: Application, x: Value, axis: int, length: Dim | None, *, half: bool, back: bool) -> Value:
-    real = not tensor_type(x).dtype.is_complex
+def _transformed(a: Application, parts: list[Value], axis: int, length: Dim | None, *, half: bool, back: bool) -> Value:
+    real = len(parts) == 1
+    x = parts[0] if real else a.emit("aten.complex", *parts)
     if half and back:
         return a.emit("aten.unsqueeze", a.emit("aten.fft_irfft", x, length, axis), -1)
     if half and real:
         return a.emit("aten.view_as_real", a.emit("aten.fft_rfft", x, length, axis))
-    y = a.emit("aten.fft_ifft" if back else "aten.fft_fft", x, length, axis)
-    if half:
-        total = tensor_type(y).shape[axis]
-        y = a.emit("aten.slice.Tensor", y, axis, 0, floordiv(total, 2) + 1)
-    return a.emit("aten.view_as_real", y)
+    pairs = a.emit("aten.view_as_real", a.emit("aten.fft_ifft" if back else "aten.fft_fft", x, length, axis))
+    if not half:
+        return pairs
+    return a.emit("aten.slice.Tensor", pairs, axis, 0, floordiv(tensor_type(pairs).shape[axis], 2) + 1)
 
 
 @translates("MelWeightMatrix")
