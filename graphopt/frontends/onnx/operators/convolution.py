@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphopt.frontends.onnx.application import Application, Declined, numbers_of, tensor_type, translates
-from graphopt.frontends.onnx.operators.windows import interleaved, padding
+from graphopt.frontends.onnx.operators.windows import interleaved, is_plain, padding
 from graphopt.ir import Value
 
 
@@ -19,7 +19,7 @@ def convolution(a: Application, x: Value, weight: Value, bias: Value | None) -> 
     rank = len(kernel)
     strides, dilations = _attributes(a, rank)
     before, after = padding(a, list(tensor_type(x).shape[2:]), kernel, strides, dilations)
-    if before != after:
+    if not is_plain(before, after):
         x = a.emit("aten.constant_pad_nd", x, interleaved(before, after), 0)
         before = [0] * rank
     return a.emit(f"aten.conv{rank}d", x, weight, bias, strides, before, dilations, a.attr("group", 1))

@@ -81,6 +81,5 @@ def center_crop_pad(a: Application) -> Value:
         more, less = dim_max(wanted - shape[axis], 0), dim_max(shape[axis] - wanted, 0)
         before[axis] = floordiv(more, 2) - floordiv(less, 2)
         after[axis] = wanted - shape[axis] - before[axis]
-    amounts = [amount for pair in zip(before[::-1], after[::-1]) for amount in pair]
     fill = 0.0 if tensor_type(x).dtype.is_floating else False if tensor_type(x).dtype is DType.BOOL else 0
-    return a.emit("aten.constant_pad_nd", x, amounts, fill)
+    return a.emit("aten.constant_pad_nd", x, interleaved(before, after), fill)

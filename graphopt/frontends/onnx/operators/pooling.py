@@ -1,13 +1,18 @@
-"""Pooling."""
+"""Pooling: whole operators where padding and rounding are PyTorch's, else of an input that is padded first."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 from typing import Any
 
+import torch
+
 from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
-from graphopt.frontends.onnx.operators.windows import interleaved, padding
+from graphopt.frontends.onnx.operators.windows import interleaved, is_plain, padding
 from graphopt.ir import DType, Value
-from graphopt.ir.dim_ops import ceildiv, product
+from graphopt.ir.dim_ops import ceildiv, dim_max, dim_min, product
 from graphopt.ir.dims import Dim
 
 
@@ -29,112 +34,150 @@ def global_lp_pool(a: Application) -> Value:
     return a.emit("aten.linalg_vector_norm", a[0], a.attr("p", 2), list(range(2, a.type(0).rank)), True)
 
 
-def _window(a: Application) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
-    """Kernel, strides, dilations, and the padding before and after; the latter grown where `ceil_mode` rounds up."""
-    kernel = list(a.attr("kernel_shape"))
-    rank = len(kernel)
-    if not 1 <= rank <= 3:
-        raise Declined(f"{a.name} over {rank} dims")
-    strides, dilations = list(a.attr("strides") or [1] * rank), list(a.attr("dilations") or [1] * rank)
-    before, after = padding(a, list(a.type(0).shape[2:]), kernel, strides, dilations)
-    return kernel, strides, dilations, before, after
+@dataclass(frozen=True)
+class Window:
+    """Sliding windows over the last dims: sizes, steps, and the padding before and after each dim."""
 
+    a: Application
+    kernel: list[int]
+    strides: list[int]
+    dilations: list[int]
+    before: list[Dim]
+    after: list[Dim]
 
-def _rounded_up(a: Application, window: tuple[list[int], ...]) -> list[int]:
-    """How much further each dim must be padded at its end for the last, partial window of `ceil_mode`.
+    @staticmethod
+    def of(a: Application) -> Window:
+        """The windows of a pooling operator."""
+        kernel = list(a.attr("kernel_shape"))
+        rank = len(kernel)
+        if not 1 <= rank <= 3:
+            raise Declined(f"{a.name} over {rank} dims")
+        strides, dilations = (list(a.attr(name) or [1] * rank) for name in ("strides", "dilations"))
+        if a.attr("auto_pad", "NOTSET").startswith("SAME") and any(
+            d > 1 or k < s for k, s, d in zip(kernel, strides, dilations)
+        ):
+            raise Declined("auto_pad SAME of windows that skip elements, which ONNX Runtime pads in a way of its own")
+        return Window(a, kernel, strides, dilations, *padding(a, a.type(0).shape[2:], kernel, strides, dilations))
 
-    A window that would start in the padding after the dim is left out.
-    """
-    kernel, strides, dilations, before, after = window
-    sizes = a.type(0).shape[2:]
-    if not a.attr("ceil_mode", 0):
-        return [0] * len(kernel)
-    grown = []
-    for size, k, stride, dilation, low, high in zip(sizes, kernel, strides, dilations, before, after):
-        extent = (k - 1) * dilation + 1
-        outputs: Dim = ceildiv(size + low + high - extent, stride) + 1
-        if not isinstance(outputs, int) or not isinstance(size, int):
-            raise Declined("ceil_mode on a dim whose size is not known")
-        if (outputs - 1) * stride >= size + low:
-            outputs -= 1
-        grown.append(max((outputs - 1) * stride + extent - (size + low + high), 0))
-    return grown
+    @property
+    def rank(self) -> int:
+        """How many dims the windows have."""
+        return len(self.kernel)
+
+    @property
+    def sizes(self) -> tuple[Dim, ...]:
+        """The sizes of these dims."""
+        return self.a.type(0).shape[2:]
+
+    @property
+    def rounds_up(self) -> bool:
+        """True if the last window may be a partial one."""
+        return bool(self.a.attr("ceil_mode", 0))
+
+    @property
+    def is_dilated(self) -> bool:
+        """True if a window skips elements."""
+        return any(d != 1 for d in self.dilations)
+
+    @property
+    def is_plain(self) -> bool:
+        """True if PyTorch's pooling pads like that: both sides alike, at most by half a window."""
+        return is_plain(self.before, self.after) and all(2 * b <= k for b, k in zip(self.before, self.kernel))  # type: ignore[operator]
+
+    @cached_property
+    def grown(self) -> list[Dim]:
+        """How much further each dim must be padded at its end for the last, partial window.
+
+        A window that would start in the padding after the dim is left out.
+        """
+        if not self.rounds_up:
+            return [0] * self.rank
+        result = []
+        for size, k, s, d, low, high in zip(
+            self.sizes, self.kernel, self.strides, self.dilations, self.before, self.after
+        ):
+            extent, padded = (k - 1) * d + 1, size + low + high
+            outputs = dim_min(ceildiv(padded - extent, s) + 1, ceildiv(size + low, s))
+            result.append(dim_max((outputs - 1) * s + extent - padded, 0))
+        return result
+
+    def padded(self, x: Value, fill: float) -> Value:
+        """x with all its padding."""
+        ends = [high + more for high, more in zip(self.after, self.grown)]
+        amounts = interleaved(self.before, ends)
+        return self.a.emit("aten.constant_pad_nd", x, amounts, fill) if any(n != 0 for n in amounts) else x
+
+    def sums(self, padded: Value) -> Value:
+        """The sum of each window of a padded tensor; of one that skips elements, as a convolution with ones."""
+        a = self.a
+        if not self.is_dilated:
+            none = [0] * self.rank
+            means = a.emit(f"aten.avg_pool{self.rank}d", padded, self.kernel, self.strides, none)
+            return a.emit("aten.mul.Scalar", means, float(prod(self.kernel)))
+        batch, channels, *sizes = tensor_type(padded).shape
+        single = a.reshape(padded, (batch * channels, 1, *sizes))
+        ones = a.constant(torch.ones(1, 1, *self.kernel, dtype=tensor_type(padded).dtype.torch))
+        found = a.emit(f"aten.conv{self.rank}d", single, ones, None, self.strides, [0] * self.rank, self.dilations, 1)
+        return a.reshape(found, (batch, channels, *tensor_type(found).shape[2:]))
 
 
 @translates("MaxPool")
 def max_pool(a: Application) -> Any:
     """The maximum of each window, and its index in the tensor, where asked."""
-    window = _window(a)
-    kernel, strides, dilations, before, after = window
-    rank, x = len(kernel), a[0]
-    after = [high + more for high, more in zip(after, _rounded_up(a, window))]
-    dtype = tensor_type(x).dtype
+    window, x = Window.of(a), a[0]
+    dtype, rank = tensor_type(x).dtype, window.rank
     if dtype.is_integer:
         x = a.cast(x, DType.F32)
-    plain = before == after and all(2 * b <= k for b, k in zip(before, kernel))
-    if not plain:
-        x = a.emit("aten.constant_pad_nd", x, interleaved(before, after), float("-inf"))
-    pads = before if plain else [0] * rank
+    pads, ceil = window.before, window.rounds_up
+    if not window.is_plain:
+        x, pads, ceil = window.padded(x, float("-inf")), [0] * rank, False
+    options = (x, window.kernel, window.strides, pads, window.dilations, ceil)
     if not a.uses(1):
-        return a.cast(a.emit(f"aten.max_pool{rank}d", x, kernel, strides, pads, dilations), dtype)
-    if not plain or a.attr("storage_order", 0):
-        raise Declined("indices of the maxima with uneven padding, or in column-major order")
-    name = "aten.max_pool1d_with_indices" if rank == 1 else f"aten.max_pool{rank}d_with_indices"
-    values, indices = a.emit_all(name, x, kernel, strides, pads, dilations)
-    return [a.cast(values, dtype), _global_indices(a, indices)]
+        return a.cast(a.emit(f"aten.max_pool{rank}d", *options), dtype)
+    values, indices = a.emit_all(f"aten.max_pool{rank}d_with_indices", *options)
+    before: list[Dim] = [0] * rank if window.is_plain else window.before
+    return [a.cast(values, dtype), _global_indices(a, indices, tensor_type(x).shape[2:], before)]
 
 
-def _global_indices(a: Application, indices: Value) -> Value:
-    """Indices within a plane as indices within the whole tensor."""
+def _global_indices(a: Application, indices: Value, padded: tuple[Dim, ...], before: list[Dim]) -> Value:
+    """Indices within a padded plane as indices within the whole tensor, whose planes may be column-major."""
     n, c, *spatial = a.type(0).shape
-    plane = product(spatial)
-    offsets = a.emit("aten.mul.Scalar", a.emit("aten.arange", n * c, dtype=DType.I64), plane)
-    return a.emit("aten.add.Tensor", indices, a.emit("aten.reshape", offsets, (n, c, *[1] * len(spatial))))
+    rank, columns = len(spatial), bool(a.attr("storage_order", 0))
+    if columns or tuple(spatial) != padded:
+        rest, place = indices, None
+        for dim in reversed(range(rank)):
+            own = rest if dim == 0 else a.emit("aten.remainder.Scalar", rest, padded[dim])
+            rest = rest if dim == 0 else a.emit("aten.div.Scalar_mode", rest, padded[dim], rounding_mode="floor")
+            step = product(spatial[:dim] if columns else spatial[dim + 1 :])
+            part = a.emit("aten.mul.Scalar", a.emit("aten.sub.Scalar", own, before[dim]), step)
+            place = part if place is None else a.emit("aten.add.Tensor", place, part)
+        assert place is not None
+        indices = place
+    offsets = a.emit("aten.mul.Scalar", a.emit("aten.arange", n * c, dtype=DType.I64), product(spatial))
+    return a.emit("aten.add.Tensor", indices, a.reshape(offsets, (n, c, *[1] * rank)))
 
 
 @translates("AveragePool")
 def average_pool(a: Application) -> Value:
     """The mean of each window; padding counts if `count_include_pad`, what `ceil_mode` adds never does."""
-    window = _window(a)
-    kernel, strides, dilations, before, after = window
-    rank, x, include = len(kernel), a[0], bool(a.attr("count_include_pad", 0))
-    grown = _rounded_up(a, window)
-    dilated = any(d != 1 for d in dilations)
-    plain = before == after and not any(grown) and not dilated and all(2 * b <= k for b, k in zip(before, kernel))
-    if plain:
+    window, x, include = Window.of(a), a[0], bool(a.attr("count_include_pad", 0))
+    rank = window.rank
+    if window.is_plain and not window.is_dilated:
         extra = {} if rank == 1 else {"divisor_override": None}
-        return a.emit(f"aten.avg_pool{rank}d", x, kernel, strides, before, False, include, **extra)
-    if dilated:
-        raise Declined("average pooling with dilation")
-    after = [high + more for high, more in zip(after, grown)]
+        options = (window.kernel, window.strides, window.before, window.rounds_up, include)
+        return a.emit(f"aten.avg_pool{rank}d", x, *options, **extra)
     ones = a.emit("aten.ones_like", a.emit("aten.slice.Tensor", a.emit("aten.slice.Tensor", x, 0, 0, 1), 1, 0, 1))
-    counted = [0] * rank
     if include:
-        counted = [high - more for high, more in zip(after, grown)]
-        ones = a.emit("aten.constant_pad_nd", ones, interleaved(before, counted), 1.0)
-        ones = a.emit("aten.constant_pad_nd", ones, interleaved([0] * rank, grown), 0.0)
+        ones = a.emit("aten.constant_pad_nd", ones, interleaved(window.before, window.after), 1.0)
+        counted = a.emit("aten.constant_pad_nd", ones, interleaved([0] * rank, window.grown), 0.0)
     else:
-        ones = a.emit("aten.constant_pad_nd", ones, interleaved(before, after), 0.0)
-    padded = a.emit("aten.constant_pad_nd", x, interleaved(before, after), 0.0)
-    means = [a.emit(f"aten.avg_pool{rank}d", v, kernel, strides, [0] * rank) for v in (padded, ones)]
-    return a.emit("aten.div.Tensor", means[0], means[1])
+        counted = window.padded(ones, 0.0)
+    return a.emit("aten.div.Tensor", window.sums(window.padded(x, 0.0)), window.sums(counted))
 
 
 @translates("LpPool")
 def lp_pool(a: Application) -> Value:
-    """(Σ |x|^p)^(1/p) of each window: p-th powers, pooled as a sum."""
-    window = _window(a)
-    kernel, strides, dilations, before, after = window
-    if any(d != 1 for d in dilations):
-        raise Declined("Lp pooling with dilation")
-    after = [high + more for high, more in zip(after, _rounded_up(a, window))]
-    p = float(a.attr("p", 2))
+    """(Σ |x|^p)^(1/p) of each window."""
+    window, p = Window.of(a), float(a.attr("p", 2))
     powers = a.emit("aten.pow.Tensor_Scalar", a.emit("aten.abs", a[0]), p)
-    padded = a.emit("aten.constant_pad_nd", powers, interleaved(before, after), 0.0)
-    rank, volume = len(kernel), 1
-    for k in kernel:
-        volume *= k
-    total = a.emit(
-        "aten.mul.Scalar", a.emit(f"aten.avg_pool{rank}d", padded, kernel, strides, [0] * rank), float(volume)
-    )
-    return a.emit("aten.pow.Tensor_Scalar", total, 1 / p)
+    return a.emit("aten.pow.Tensor_Scalar", window.sums(window.padded(powers, 0.0)), 1 / p)
