@@ -20,6 +20,8 @@ from graphopt.ops.quantization import is_packed
 if TYPE_CHECKING:
     import onnx
 
+    from graphopt.frontends.onnx.reader import Reader
+
 Translated: TypeAlias = "Entry | Sequence[Entry]"
 Translation: TypeAlias = "Callable[[Application], Translated]"
 
@@ -62,7 +64,8 @@ def translates(*names: str, domain: str = "") -> Callable[[Translation], Transla
 class Application:
     """A node with what its inputs stand for.
 
-    version: the opset version since which the operator is as the file means it.
+    version: the opset version since which the operator is as the file means it. nested: what reads graphs among the
+    attributes.
     """
 
     node: onnx.NodeProto
@@ -70,6 +73,13 @@ class Application:
     inputs: tuple[Entry, ...]
     attributes: Mapping[str, Any]
     builder: Builder
+    nested: Reader | None = None
+
+    @property
+    def reader(self) -> Reader:
+        """What reads graphs among the attributes."""
+        assert self.nested is not None
+        return self.nested
 
     @property
     def name(self) -> str:
@@ -191,6 +201,14 @@ class Application:
         """Store a tensor."""
         type_ = TensorType(from_torch(tensor.dtype), tuple(tensor.shape))
         return self.builder.graph.add_constant(name or "constant", type_, Constant(tensor))
+
+    def constant_of(self, number: bool | int | float, dtype: DType) -> Value:
+        """A 0-dim constant of a dtype."""
+        return self.constant(torch.tensor(number, dtype=dtype.torch))
+
+    def constant_bool(self, value: bool) -> Value:
+        """A 0-dim bool."""
+        return self.constant_of(value, DType.BOOL)
 
     def scalar(self, number: bool | int | float, like: Value) -> Value:
         """A 0-dim constant of the dtype of `like`."""

@@ -102,6 +102,17 @@ def sequence(entry: Sequence_, reader: Surroundings) -> Value:
     return _append("SequenceConstruct", items, SequenceType(_joined(types)), reader)
 
 
+def string_constant(tensor: onnx.TensorProto, reader: Surroundings) -> Value:
+    """Append a node that gives strings, which the graph has no constants of."""
+    from onnx import NodeProto
+    from onnx.helper import make_attribute
+
+    node = NodeProto(op_type="Constant", output=[tensor.name], attribute=[make_attribute("value", tensor)])
+    (value,) = keep(node, reader)
+    assert value is not None
+    return value
+
+
 def optional(value: Value | None, proto: onnx.TypeProto, reader: Surroundings) -> Value:
     """Append a node that makes an optional, absent if there is no value. proto: its type."""
     from onnx.helper import make_attribute

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,9 +17,10 @@ from graphopt.frontends.onnx.application import TRANSLATIONS, Application, Decli
 from graphopt.frontends.onnx.attributes import attributes_of
 from graphopt.frontends.onnx.entries import Entry, Known, Sequence_
 from graphopt.frontends.onnx.functions import Functions, inlined, schema_function
-from graphopt.frontends.onnx.opaque import keep, optional, sequence
+from graphopt.frontends.onnx.opaque import keep, optional, sequence, string_constant
 from graphopt.frontends.onnx.opaque_types import Dims, type_from_proto
 from graphopt.frontends.onnx.opsets import Opsets
+from graphopt.frontends.onnx.scopes import Budget
 from graphopt.frontends.onnx.shape_rules import SHAPE_RULES
 from graphopt.frontends.onnx.tensors import Folder, dtype_of, to_torch
 from graphopt.ir import (
@@ -49,17 +51,20 @@ class Reader:
     folder: where external data may lie. values: contents of inputs that decide shapes, by name: they are taken to be
     constant. names: what each ONNX name stands for. functions: those that the model defines. declared: what the
     file says of the types of names. atomic: a node that cannot be read is not kept as it is, since the whole that it is
-    a part of will be.
+    a part of will be. undecided: inputs of the model whose contents are not known. symbol_names: of all graphs together.
     """
 
     graph: Graph
     opsets: Opsets
     folder: Folder | None = None
     values: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    names: dict[str, Entry] = field(default_factory=dict)
+    names: MutableMapping[str, Entry] = field(default_factory=dict)
     functions: Functions = field(default_factory=Functions)
-    declared: Mapping[str, onnx.TypeProto] = field(default_factory=dict)
+    declared: dict[str, onnx.TypeProto] = field(default_factory=dict)
     atomic: bool = False
+    undecided: set[str] = field(default_factory=set)
+    symbol_names: set[str] = field(default_factory=set)
+    budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
         self.builder = Builder(self.graph)
@@ -70,13 +75,18 @@ class Reader:
         Raises:
             CaptureError: names the node that cannot be read.
         """
-        self.declared = {info.name: info.type for info in (*proto.value_info, *proto.output)}
+        self.declare(proto)
         with collection_paused():
-            self.read_initializers(proto)
-            self._inputs(proto)
+            stored = self.read_initializers(proto)
+            self._inputs(proto, stored)
+            self.graph.share_symbol_names(self.symbol_names)
             self.nodes(proto.node)
             self.graph.set_outputs([self._output(o) for o in proto.output])
-        self.graph.signature = _signature([v.name for v in proto.input if v.name not in self._stored], proto)
+        self.graph.signature = _signature([v.name for v in proto.input if v.name not in stored], proto)
+
+    def declare(self, proto: onnx.GraphProto) -> None:
+        """Note what a graph says of the types of its names."""
+        self.declared.update((info.name, info.type) for info in (*proto.value_info, *proto.output))
 
     def nodes(self, protos: Sequence[onnx.NodeProto]) -> None:
         """Translate nodes in order."""
@@ -112,7 +122,7 @@ class Reader:
         Raises:
             CaptureError: the name is taken.
         """
-        if name in self.names:
+        if name in (self.names.maps[0] if isinstance(self.names, ChainMap) else self.names):
             raise CaptureError(f"{name!r} is defined twice")
         self.names[name] = entry
         if isinstance(entry, Value) and not entry.name and entry.producer is not None:
@@ -120,23 +130,28 @@ class Reader:
 
     # Inputs, initializers, outputs
 
-    def read_initializers(self, proto: onnx.GraphProto) -> None:
-        """Store the tensors that the model brings along."""
-        self._stored: set[str] = set()
+    def read_initializers(self, proto: onnx.GraphProto) -> set[str]:
+        """Store the tensors that a graph brings along; return their names."""
+        names: set[str] = set()
         for tensor in proto.initializer:
+            if tensor.data_type == tensor.STRING:
+                self.define(tensor.name, string_constant(tensor, self))
+                names.add(tensor.name)
+                continue
             stored = to_torch(tensor, self.folder)
             floating = stored.is_floating_point() or stored.is_complex()
             kind = ConstantKind.PARAMETER if floating and stored.ndim else ConstantKind.BUFFER
             type_ = TensorType(dtype_of(tensor.data_type, tensor.name), tuple(stored.shape))
             constant = Constant(stored, kind, (tensor.name,), kind is ConstantKind.PARAMETER)
             self.define(tensor.name, self.graph.add_constant(tensor.name, type_, constant))
-            self._stored.add(tensor.name)
+            names.add(tensor.name)
         if proto.sparse_initializer:
             raise CaptureError("sparse initializers are not supported; store the tensors dense")
+        return names
 
-    def _inputs(self, proto: onnx.GraphProto) -> None:
+    def _inputs(self, proto: onnx.GraphProto, stored: set[str]) -> None:
         for info in proto.input:
-            if info.name in self._stored:
+            if info.name in stored:
                 continue  # an initializer that is listed as an input is a default, which is kept
             value = self.graph.add_input(info.name, _input_type(info))
             given = self.values.get(info.name)
@@ -144,6 +159,8 @@ class Reader:
             if given is not None:
                 type_ = TensorType(from_torch(given.dtype), tuple(given.shape))
                 entry = self.graph.add_constant(f"{info.name} as given", type_, Constant(given))
+            else:
+                self.undecided.add(info.name)
             self.define(info.name, entry)
 
     def _output(self, info: onnx.ValueInfoProto) -> Value:
@@ -158,13 +175,20 @@ class Reader:
     def as_value(self, entry: Entry) -> Value | None:
         """What an entry stands for as a value; None for an absent optional."""
         if isinstance(entry, Known):
-            return self._application_of_nothing().value(entry)
+            return self.application().value(entry)
         return sequence(entry, self) if isinstance(entry, Sequence_) else entry
 
-    def _application_of_nothing(self) -> Application:
+    def application(self) -> Application:
+        """An application of no node, to append nodes with."""
         from onnx import NodeProto
 
         return Application(NodeProto(), 0, (), {}, self.builder)
+
+    def inside(self, graph: Graph, names: MutableMapping[str, Entry]) -> Reader:
+        """A reader of a graph that a node of this one holds, into a region."""
+        inner = replace(self, graph=graph, names=names)
+        inner.builder.location = self.builder.location
+        return inner
 
     # What opaque nodes ask for
 
@@ -183,11 +207,11 @@ class Reader:
     def _translated(self, node: onnx.NodeProto) -> Sequence[Entry]:
         inputs = tuple([self.lookup(name) for name in node.input])
         version = self.opsets.since(node.domain, node.op_type)
-        mark = self._mark()
+        mark = self.mark()
         try:
             return self._by_rules(node, version, inputs)
         except GraphOptError as reason:
-            self._undo(mark)
+            self.undo(mark)
             return self._kept(node, reason)
 
     def _kept(self, node: onnx.NodeProto, reason: GraphOptError) -> Sequence[Entry]:
@@ -195,18 +219,23 @@ class Reader:
 
         reason: why it cannot be read otherwise.
         """
-        given = isinstance(reason, NeedsValue) and any(v.name == reason.name for v in self.graph.inputs)
-        if self.atomic or given or self.functions.find(node) is not None:
+        if self.atomic or self._decides(reason) or self.functions.find(node) is not None:
             raise reason from reason.__cause__
         try:
             return keep(node, self)
         except GraphOptError as error:
             raise CaptureError(f"{reason}; nor can the node stay as it is: {error}") from error
 
+    def _decides(self, reason: BaseException | None) -> bool:
+        """True if all that is missing are the contents of an input of the model."""
+        while reason is not None and not isinstance(reason, NeedsValue):
+            reason = reason.__cause__
+        return reason is not None and reason.name in self.undecided
+
     def _by_rules(self, node: onnx.NodeProto, version: int, inputs: tuple[Entry, ...]) -> Sequence[Entry]:
         if any(map(_holds_strings, inputs)):
             raise Declined("PyTorch has no tensors of strings")
-        application = Application(node, version, inputs, attributes_of(node, self.folder), self.builder)
+        application = Application(node, version, inputs, attributes_of(node, self.folder), self.builder, self)
         domain = "" if node.domain == "ai.onnx" else node.domain
         if not domain and any(isinstance(entry, Known) for entry in inputs):
             shape_rule = SHAPE_RULES.get(node.op_type)
@@ -217,14 +246,14 @@ class Reader:
         function = self.functions.find(node)
         if function is not None and rule is None and not _is_standard(node):
             return self._called(node, function)
-        mark = self._mark()
+        mark = self.mark()
         try:
             if rule is None:
                 raise Declined(f"operator {domain + '.' if domain else ''}{node.op_type} is not supported")
             result = rule(application)
             return result if isinstance(result, Sequence) else [result]
         except GraphOptError as reason:
-            self._undo(mark)
+            self.undo(mark)
             body = schema_function(application, self.opsets)
             if body is None:
                 raise
@@ -259,11 +288,11 @@ class Reader:
 
         reason: why the operator's own rule does not cover the node.
         """
-        mark, atomic, self.atomic = self._mark(), self.atomic, True
+        mark, atomic, self.atomic = self.mark(), self.atomic, True
         try:
             return self._called(node, function)
         except GraphOptError as error:
-            self._undo(mark)
+            self.undo(mark)
             if reason is not None:
                 raise reason from reason.__cause__
             if isinstance(error.__cause__, NeedsValue):
@@ -272,10 +301,11 @@ class Reader:
         finally:
             self.atomic = atomic
 
-    def _mark(self) -> tuple[int, int, int]:
+    def mark(self) -> tuple[int, int, int]:
+        """Where the graph ends, for `undo`."""
         return len(self.graph), len(self.builder.sizes), len(self.graph.constants)
 
-    def _undo(self, mark: tuple[int, int, int]) -> None:
+    def undo(self, mark: tuple[int, int, int]) -> None:
         """Take back what was appended since, by a rule that then declined."""
         nodes, sizes, constants = mark
         for node in list(itertools.islice(reversed(self.graph), len(self.graph) - nodes)):
@@ -331,10 +361,11 @@ def _dim(proto: Any, fresh: str) -> Dim:
     if kind == "dim_value" and proto.dim_value >= 0:
         return int(proto.dim_value)
     name = proto.dim_param if kind == "dim_param" else ""
-    return symbol(_identifier(name or fresh))
+    return symbol(symbol_name(name or fresh))
 
 
-def _identifier(name: str) -> str:
+def symbol_name(name: str) -> str:
+    """A dim's name as an identifier."""
     text = "".join(c if c.isalnum() or c == "_" else "_" for c in name)
     return text if text[:1].isalpha() or text[:1] == "_" else f"d_{text}"
 

@@ -2,6 +2,7 @@
 
 from graphopt.frontends.onnx.operators import (
     attention,
+    control_flow,
     convolution,
     creation,
     deform_conv,
@@ -24,12 +25,14 @@ from graphopt.frontends.onnx.operators import (
     running,
     sampling,
     selection,
+    sequences,
     shapes,
     signal,
 )
 
 __all__ = [
     "attention",
+    "control_flow",
     "convolution",
     "creation",
     "deform_conv",
@@ -50,8 +53,9 @@ __all__ = [
     "resize",
     "rotary",
     "running",
-    "selection",
     "sampling",
+    "selection",
+    "sequences",
     "shapes",
     "signal",
 ]

@@ -1,0 +1,193 @@
+"""What names mean inside of graphs that nodes hold (branches and loop bodies), and how such graphs are read.
+
+A nested graph sees the names around it. It is read in one of two ways: in place, into the graph of the node that holds
+it, or as a region, which is isolated: what it uses of the graph around becomes an input of the region.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from graphopt.errors import CaptureError
+from graphopt.frontends.onnx.application import Declined
+from graphopt.frontends.onnx.entries import Entry, Sequence_
+from graphopt.ir import Graph, Type, Value
+
+if TYPE_CHECKING:
+    import onnx
+
+    from graphopt.frontends.onnx.reader import Reader
+
+DEEPEST = 64
+"""How deep graphs may be nested."""
+
+UNROLLED = 10_000
+"""How many nodes the unrolled loops of a file may add up to."""
+
+
+@dataclass
+class Budget:
+    """What is left of the bound on unrolled nodes, and how deep the current graph is nested."""
+
+    unrolled: int = UNROLLED
+    depth: int = 0
+
+    def unroll(self, nodes: int) -> None:
+        """Note that a body of so many nodes is about to be repeated.
+
+        Raises:
+            Declined: there would be too many.
+        """
+        if nodes > self.unrolled:
+            raise Declined(f"unrolling the loops of this file would take more than {UNROLLED} nodes")
+        self.unrolled -= nodes
+
+    def enter(self) -> None:
+        """Note that a nested graph is being read.
+
+        Raises:
+            CaptureError: graphs are nested too deep.
+        """
+        if self.depth >= DEEPEST:
+            raise CaptureError(f"graphs are nested more than {DEEPEST} deep")
+        self.depth += 1
+
+    def leave(self) -> None:
+        """Note that it has been read."""
+        self.depth -= 1
+
+
+def new_scope(names: MutableMapping[str, Entry]) -> ChainMap[str, Entry]:
+    """Return a scope within another."""
+    maps = names.maps if isinstance(names, ChainMap) else [names]
+    return ChainMap({}, *maps)
+
+
+class InPlace:
+    """A nested graph that is read into the graph of its node, perhaps more than once."""
+
+    def __init__(self, reader: Reader, proto: onnx.GraphProto) -> None:
+        self._reader = reader
+        self._proto = proto
+        self._stored: dict[str, Entry] | None = None
+
+    def read(self, inputs: Sequence[Entry]) -> list[Entry]:
+        """Read it with entries in the place of its inputs; return what its outputs stand for."""
+        reader, proto = self._reader, self._proto
+        if len(inputs) != len(proto.input):
+            raise CaptureError(f"graph {proto.name!r} takes {len(proto.input)} inputs, {len(inputs)} are given")
+        outer, location = reader.names, reader.builder.location
+        reader.names = new_scope(outer)
+        reader.budget.enter()
+        try:
+            if self._stored is None:
+                reader.read_initializers(proto)
+                self._stored = dict(reader.names.maps[0])  # type: ignore[attr-defined]
+            else:
+                reader.names.update(self._stored)
+            reader.declare(proto)
+            for value, entry in zip(proto.input, inputs):
+                reader.names[value.name] = entry
+            reader.nodes(proto.node)
+            return [reader.lookup(value.name) for value in proto.output]
+        finally:
+            reader.names, reader.builder.location = outer, location
+            reader.budget.leave()
+
+
+@dataclass
+class Captures:
+    """The outer values that the regions of one node use, in order of first use."""
+
+    values: dict[Value, None] = field(default_factory=dict)
+
+
+class Region(MutableMapping[str, Entry]):
+    """A nested graph that is read as a region. As a mapping: the names around, as the region sees them."""
+
+    def __init__(self, reader: Reader, proto: onnx.GraphProto, name: str, captures: Captures) -> None:
+        self.graph = Graph(name)
+        self._outer = reader
+        self._proto = proto
+        self._captures = captures
+        self._own: dict[Value, Value] = {}
+
+    def read(self, inputs: Sequence[Type | Entry]) -> list[Entry]:
+        """Read the graph. inputs: for each, the type of a new input of the region, or what it stands for.
+
+        Return what the outputs stand for; the region has no outputs yet.
+        """
+        reader = self._outer.inside(self.graph, ChainMap({}, self))
+        for value, given in zip(self._proto.input, inputs):
+            is_entry = given is None or isinstance(given, Value | Sequence_) or hasattr(given, "elements")
+            entry = given if is_entry else self.graph.add_input(self._free_name(value.name), given)  # type: ignore[arg-type]
+            reader.names[value.name] = entry  # type: ignore[assignment]
+        reader.read_initializers(self._proto)
+        reader.declare(self._proto)
+        self.graph.share_symbol_names(reader.symbol_names)
+        reader.budget.enter()
+        try:
+            reader.nodes(self._proto.node)
+            self.reader = reader
+            return [reader.lookup(value.name) for value in self._proto.output]
+        finally:
+            reader.budget.leave()
+
+    def complete(self, first: int) -> None:
+        """Give the region an input for each value that the regions of its node capture, after its `first` own ones."""
+        own = self.graph.inputs[:first]
+        captured = [
+            self._own.get(value) or Value(value.type, self._free_name(value.name)) for value in self._captures.values
+        ]
+        self.graph.inputs = [*own, *captured]
+
+    def bring(self, entry: Entry) -> Entry:
+        """What an entry of the graph around is in the region."""
+        if isinstance(entry, Sequence_):
+            return Sequence_(tuple([self.bring(item) for item in entry.items]), entry.dtype)
+        if not isinstance(entry, Value):
+            return entry
+        if entry not in self._own:
+            if entry.constant is not None:
+                self._own[entry] = self.graph.add_constant(entry.name, entry.type, entry.constant)
+            else:
+                self._captures.values[entry] = None
+                self._own[entry] = self.graph.add_input(self._free_name(entry.name), entry.type)
+        return self._own[entry]
+
+    def _free_name(self, name: str) -> str:
+        taken = {value.name for value in self.graph.inputs} | set(self.graph.constants)
+        name = name or "captured"
+        found, number = name, 0
+        while found in taken:
+            number += 1
+            found = f"{name}_{number}"
+        return found
+
+    def __getitem__(self, name: str) -> Entry:
+        return self.bring(self._outer.names[name])
+
+    def __setitem__(self, name: str, entry: Entry) -> None:
+        raise TypeError("names are defined in the innermost scope")
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("names are removed from the innermost scope")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._outer.names)
+
+    def __len__(self) -> int:
+        return len(self._outer.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._outer.names
+
+
+def count_nodes(graph: onnx.GraphProto) -> int:
+    """The number of nodes of a graph, those of the graphs in it included."""
+    from graphopt.ops.onnx_nested import graphs_of
+
+    return sum(1 + sum(map(count_nodes, graphs_of(node))) for node in graph.node)
