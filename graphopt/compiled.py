@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -143,7 +142,9 @@ class CompiledModel(nn.Module):
     ) -> onnx.ModelProto:
         """Emit the optimized graph as an ONNX model, and write it to `path` if one is given.
 
-        external_data: weights in a file beside the model; by default where they exceed what one file can hold.
+        opset: by default the one that the model was compiled with, that of the ONNX file which it was read from, or
+            20. external_data: weights in a file beside the model, and in the result only where they are; by default
+            above 1.5 GiB.
 
         Raises:
             EmissionError: an operator that ONNX cannot express.
@@ -151,12 +152,11 @@ class CompiledModel(nn.Module):
         """
         from graphopt.backends.onnx import emit_onnx, save_onnx
 
-        chosen = self._options.opset if opset is None else opset
         graph = self._require("to_onnx()").current_graph()
-        model = emit_onnx(graph) if chosen is None else emit_onnx(graph, opset=chosen)
-        if path is not None:
-            save_onnx(model, Path(path), external_data=external_data)
-        return model
+        chosen = self._options.opset if opset is None else opset
+        if path is None:
+            return emit_onnx(graph, opset=chosen)
+        return save_onnx(graph, path, external_data, opset=chosen)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
         rebuild, arguments = self.__reduce__()

@@ -66,6 +66,7 @@ def load_graph(source: str | os.PathLike[str] | IO[bytes]) -> tuple[Graph, dict[
     except GraphOptError as error:
         raise SerializationError(f"{title} holds a graph that this version cannot read: {error}") from error
     graph.signature = signature_from_json(manifest["signature"])
+    graph.metadata = manifest.get("metadata", {})
     set_kept(graph, kept_from_json(manifest.get("kept", {})))
     return graph, manifest
 
@@ -145,6 +146,7 @@ def _manifest(graph: Graph, facts: dict[str, Any]) -> dict[str, Any]:
         "schemas": {op.name: _schema(op) for op in ops},
         "signature": signature_to_json(graph.signature),
         **({"kept": kept} if (kept := kept_to_json(graph)) else {}),
+        **({"metadata": dict(graph.metadata)} if graph.metadata else {}),
         **facts,
     }
 

@@ -12,8 +12,11 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 
 
 def output_names(graph: Graph) -> list[str]:
-    """A name for each output: its path in the caller's result if that is made of names, else `output_<index>`."""
+    """A name for each output: the model's, if it has names for them; else its path in the caller's result if that is
+    made of names, else `output_<index>`."""
     count = len(graph.outputs)
+    if graph.signature is not None and len(graph.signature.out_names) == count:
+        return list(graph.signature.out_names)
     names = [f"output_{index}" for index in range(count)]
     if graph.signature is not None:
         for index, path in _paths(graph.signature):
@@ -57,7 +60,8 @@ def assign_names(body: Body, initializers: list[Tensor]) -> set[str]:
     fixed = {id(t) for t in (*body.inputs, *body.outputs)}
     taken.update((t.name, 0) for t in (*body.inputs, *body.outputs))
     for tensor in initializers:
-        _claim(tensor, taken, tensor.name or "constant")
+        if id(tensor) not in fixed:
+            _claim(tensor, taken, tensor.name or "constant")
     _name_body(body, fixed, taken)
     return set(taken)
 

@@ -12,6 +12,7 @@ import torch
 
 from graphopt.ir import DType, Expr, Node, Type, Value
 from graphopt.ir.dims import Dim, linear_in, symbols_of
+from graphopt.ops.onnx_metadata import Note
 
 
 class Tensor:
@@ -55,7 +56,7 @@ class Operation:
 
     captured: what graphs among its attributes that are given as protocol buffers use of the graph around, by the names
     that they use. imports: versions of domains that the operation and such graphs need. positions: which outputs of the
-    operator `outputs` are, if not the first ones.
+    operator `outputs` are, if not the first ones. name, note: given last.
     """
 
     __slots__ = (
@@ -64,6 +65,8 @@ class Operation:
         "domain",
         "imports",
         "inputs",
+        "name",
+        "note",
         "op_type",
         "origin",
         "outputs",
@@ -88,6 +91,8 @@ class Operation:
         self.captured: dict[str, Tensor] = {}
         self.imports: dict[str, int] = {}
         self.positions: tuple[int, ...] | None = None
+        self.name = ""
+        self.note = Note()
 
     @property
     def uses(self) -> Iterator[Tensor]:

@@ -12,14 +12,12 @@ from typing import IO
 import onnx
 import torch
 
-from graphopt.backends.onnx.emitter import Emitter
-from graphopt.backends.onnx.model import DEFAULT_OPSET, build
-from graphopt.backends.onnx.records import Body
-from graphopt.backends.onnx.serialize import drop_dead, to_model, used_initializers, write_raw
+from graphopt.backends.onnx.emission import Emission
+from graphopt.backends.onnx.serialize import write_raw
 from graphopt.errors import SerializationError
 from graphopt.ir import Graph
 from graphopt.ir.files import replaceable
-from graphopt.ops.onnx_dtypes import raw_bytes
+from graphopt.ops.onnx_dtypes import raw_view
 
 EXTERNAL_ABOVE = 3 << 29
 """Weights of more bytes in all (1.5 GiB) go to a file of their own: a protocol buffer ends at 2 GiB."""
@@ -28,10 +26,20 @@ INLINE_BELOW = 1024
 _ALIGNMENT = 4096
 
 
-def save_onnx(graph_or_model: Graph | onnx.ModelProto, path: str | Path, external_data: bool | None = None) -> None:
+def save_onnx(
+    graph_or_model: Graph | onnx.ModelProto,
+    path: str | Path,
+    external_data: bool | None = None,
+    *,
+    opset: int | None = None,
+) -> onnx.ModelProto:
     """Write a graph or model to `path`. A failure leaves no half-written file, and an older file as it was.
 
-    external_data: put the weights into `<path>.data`; None does so above 1.5 GiB.
+    external_data: put the weights into `<path>.data`; None does so above 1.5 GiB. Of a graph they are streamed there
+    one by one, and never copied as a whole. opset: of a graph; see `emit_onnx`.
+
+    Returns:
+        The model as it is in the file: with external data its large initializers say where they are.
 
     Raises:
         SerializationError: the file cannot be written.
@@ -39,18 +47,14 @@ def save_onnx(graph_or_model: Graph | onnx.ModelProto, path: str | Path, externa
     """
     target = replaceable(path)
     if isinstance(graph_or_model, Graph):
-        body = build(graph_or_model, Emitter(DEFAULT_OPSET))
-        _save_graph(body, graph_or_model.name, target, external_data)
-    else:
-        _save_model(graph_or_model, target, external_data)
+        return save_emission(Emission.of(graph_or_model, opset), target, external_data)
+    return _save_model(graph_or_model, target, external_data)
 
 
-def _save_graph(body: Body, name: str, target: Path, external_data: bool | None) -> None:
-    drop_dead(body)
-    total = sum(t.data.numel() * t.data.element_size() for t in used_initializers(body) if t.data is not None)
-    if not _external(external_data, total):
-        _write(target, to_model(body, DEFAULT_OPSET, name), None)
-        return
+def save_emission(emission: Emission, target: Path, external_data: bool | None = None) -> onnx.ModelProto:
+    """Write a lowered graph; see `save_onnx`."""
+    if not _external(external_data, emission.num_bytes):
+        return _write(target, emission.to_model(), None)
     with _replacing(_data_path(target)) as (file, finish_data):
         sink = _Sink(file, _data_path(target).name)
 
@@ -58,18 +62,24 @@ def _save_graph(body: Body, name: str, target: Path, external_data: bool | None)
             if data.numel() * data.element_size() < INLINE_BELOW:
                 write_raw(proto, data)
             else:
-                sink.append(proto, raw_bytes(data))
+                sink.append(proto, raw_view(data), _memory(data))
 
-        _write(target, to_model(body, DEFAULT_OPSET, name, write), finish_data)
+        return _write(target, emission.to_model(write), finish_data)
 
 
-def _save_model(model: onnx.ModelProto, target: Path, external_data: bool | None) -> None:
+def _memory(data: torch.Tensor) -> tuple[int, int] | None:
+    """Where the elements are; the same for tensors that are stored once. None for those that are written otherwise."""
+    if not data.is_contiguous() or data.device.type != "cpu":
+        return None
+    return data.data_ptr(), data.numel() * data.element_size()
+
+
+def _save_model(model: onnx.ModelProto, target: Path, external_data: bool | None) -> onnx.ModelProto:
     total = sum(len(t.raw_data) for t in model.graph.initializer)
     if not _external(external_data, total):
-        _write(target, model, None)
-        return
+        return _write(target, model, None)
     with _replacing(_data_path(target)) as (file, finish_data):
-        _write(target, _without_data(model, _Sink(file, _data_path(target).name)), finish_data)
+        return _write(target, _without_data(model, _Sink(file, _data_path(target).name)), finish_data)
 
 
 def _external(external_data: bool | None, total: int) -> bool:
@@ -81,23 +91,34 @@ def _data_path(target: Path) -> Path:
 
 
 class _Sink:
-    """Appends the bytes of tensors to a file and writes the place of each into its proto."""
+    """Appends the bytes of tensors to a file and writes the place of each into its proto. Tensors in the same memory
+    are written once."""
 
     def __init__(self, file: IO[bytes], location: str) -> None:
         self.file = file
         self.location = location
         self.offset = 0
+        self._written: dict[tuple[int, int], int] = {}
 
-    def append(self, proto: onnx.TensorProto, data: bytes) -> None:
-        padding = -self.offset % _ALIGNMENT
-        self.file.write(b"\0" * padding)
-        self.offset += padding
-        self.file.write(data)
+    def append(self, proto: onnx.TensorProto, data: bytes | memoryview, memory: tuple[int, int] | None = None) -> None:
+        """Write a tensor. memory: tells tensors that share it."""
+        offset = self._written.get(memory) if memory is not None else None
+        if offset is None:
+            offset = self._append(data)
+            if memory is not None:
+                self._written[memory] = offset
         proto.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in (("location", self.location), ("offset", self.offset), ("length", len(data))):
+        for key, value in (("location", self.location), ("offset", offset), ("length", len(data))):
             entry = proto.external_data.add()
             entry.key, entry.value = key, str(value)
-        self.offset += len(data)
+
+    def _append(self, data: bytes | memoryview) -> int:
+        padding = -self.offset % _ALIGNMENT
+        self.file.write(b"\0" * padding)
+        start = self.offset + padding
+        self.file.write(data)
+        self.offset = start + len(data)
+        return start
 
 
 def _without_data(model: onnx.ModelProto, sink: _Sink) -> onnx.ModelProto:
@@ -130,7 +151,7 @@ def _copy_field(message: object, name: str, value: object) -> None:
         getattr(message, name).extend(value)
 
 
-def _write(target: Path, model: onnx.ModelProto, finish_data: Callable[[], None] | None) -> None:
+def _write(target: Path, model: onnx.ModelProto, finish_data: Callable[[], None] | None) -> onnx.ModelProto:
     with _replacing(target) as (file, finish):
         try:
             file.write(model.SerializeToString())
@@ -141,6 +162,7 @@ def _write(target: Path, model: onnx.ModelProto, finish_data: Callable[[], None]
         if finish_data is not None:
             finish_data()
         finish()
+    return model
 
 
 @contextmanager

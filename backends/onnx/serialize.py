@@ -7,44 +7,72 @@ from typing import Any
 
 import onnx
 import torch
+from onnx.helper import find_min_ir_version_for
 
+from graphopt.backends.onnx.labels import label
 from graphopt.backends.onnx.names import assign_names
 from graphopt.backends.onnx.records import Body, Operation, Tensor
-from graphopt.ir import UNKNOWN, from_torch
+from graphopt.ir import from_torch
 from graphopt.ops.onnx_dtypes import ONNX_CODES, raw_bytes
+from graphopt.ops.onnx_metadata import OWN_PRODUCER, Note, OnnxMetadata
 from graphopt.ops.onnx_nested import Rename, rename, unique
 from graphopt.ops.onnx_values import type_to_proto
 from graphopt.ops.quantization import is_packed, pack
 
 WriteData = Callable[[onnx.TensorProto, torch.Tensor], None]
 
-# The lowest IR version with which a runtime takes each operator set.
-_IR_VERSIONS = {19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
+_OLDEST_IR = 4
+"""From this IR version on an initializer need not be an input, too."""
+_NO_NOTE = Note()
 _Kind = onnx.AttributeProto
 
 
-def to_model(body: Body, opset: int, name: str, write_data: WriteData | None = None) -> onnx.ModelProto:
+def to_model(
+    body: Body,
+    opset: int,
+    name: str,
+    write_data: WriteData | None = None,
+    metadata: OnnxMetadata | None = None,
+) -> onnx.ModelProto:
     """Write a finished body as a model. Unused operations and initializers are left out.
 
-    write_data: fills in the elements of an initializer; by default they go into the model.
+    write_data: fills in the elements of an initializer; by default they go into the model. metadata: of the file that
+    the graph was read from.
     """
     drop_dead(body)
     initializers = used_initializers(body)
     taken = assign_names(body, initializers)
     rename_nested(body, unique(taken))
+    label(body, metadata)
     model = onnx.ModelProto()
-    model.ir_version = _IR_VERSIONS.get(opset, 13)
-    model.producer_name = "graphopt"
-    model.producer_version = _version()
     for domain, version in _domains(body, opset).items():
         entry = model.opset_import.add()
         entry.domain, entry.version = domain, version
+    model.ir_version = max(_OLDEST_IR, find_min_ir_version_for(list(model.opset_import), ignore_unknown=True))
+    model.producer_name = OWN_PRODUCER
+    model.producer_version = _version()
     graph = model.graph
     graph.name = name
     for tensor in initializers:
         write_initializer(graph.initializer.add(), tensor, write_data or write_raw)
     _write_body(graph, body)
+    if metadata is not None:
+        _write_metadata(model, metadata)
     return model
+
+
+def _write_metadata(model: onnx.ModelProto, metadata: OnnxMetadata) -> None:
+    model.domain, model.model_version = metadata.domain, metadata.model_version
+    metadata.model_note().write(model)
+    graph = model.graph
+    graph.name = metadata.graph_name or graph.name
+    metadata.graph.write(graph)
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        metadata.values.get(value.name, _NO_NOTE).write(value)
+    for info in (*graph.input, *graph.output, *graph.value_info) if metadata.dims else ():
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.dim_param in metadata.dims:
+                dim.dim_param = metadata.dims[dim.dim_param]
 
 
 def _version() -> str:
@@ -153,7 +181,7 @@ def write_type(info: onnx.ValueInfoProto, tensor: Tensor) -> None:
 
 def _write_operation(proto: onnx.NodeProto, operation: Operation) -> None:
     proto.op_type = operation.op_type
-    proto.name = operation.outputs[0].name
+    proto.name = operation.name
     if operation.domain:
         proto.domain = operation.domain
     inputs = [t.name if t is not None else "" for t in operation.inputs]
@@ -165,8 +193,7 @@ def _write_operation(proto: onnx.NodeProto, operation: Operation) -> None:
     proto.output.extend([named.get(position, "") for position in range(max(named, default=-1) + 1)])
     for name in operation.attributes:
         write_attribute(proto.attribute.add(), name, operation.attributes[name])
-    if operation.origin is not None and operation.origin.location != UNKNOWN:
-        proto.doc_string = str(operation.origin.location)
+    operation.note.write(proto)
 
 
 def write_attribute(proto: onnx.AttributeProto, name: str, value: Any) -> None:

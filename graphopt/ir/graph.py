@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from graphopt.ir.dims import Symbol
 from graphopt.ir.fresh import named, placeholders
@@ -22,6 +23,8 @@ class Graph:
     inputs: values bound at a call. constants: stored tensors by name.
     mutations: names of inputs or buffers that the last `len(mutations)` returned values are written back to.
     signature: the caller's convention, when the graph was captured from a model.
+    metadata: JSON values by the name of who keeps them: what a file says of the model besides what it computes. Passes
+        leave it alone.
 
     Nodes form a linked list. While iterating, the current node may be erased, and nodes inserted after it are visited.
     """
@@ -32,6 +35,7 @@ class Graph:
         self.constants: dict[str, Value] = {}
         self.mutations: tuple[str, ...] = ()
         self.signature: Signature | None = None
+        self.metadata: Mapping[str, Any] = {}
         self.terminator = Node(RETURN, ())
         self.terminator.graph = self
         self._head: Node | None = None
@@ -224,6 +228,7 @@ def clone_graph(graph: Graph, values: dict[Value, Value] | None = None) -> Graph
     mapping: dict[Value, Value] = {} if values is None else values
     copy = Graph(graph.name)
     copy.signature = graph.signature
+    copy.metadata = graph.metadata
     copy.mutations = graph.mutations
     for value in graph.inputs:
         mapping[value] = copy.add_input(value.name, value.type)

@@ -41,16 +41,20 @@ ONNX_CODES: dict[DType, int] = {
 FROM_ONNX_CODE: dict[int, DType] = {code: dtype for dtype, code in ONNX_CODES.items()}
 
 
-def raw_bytes(tensor: torch.Tensor) -> bytes:
-    """The elements of a tensor in row-major order, as ONNX stores them (little endian).
-
-    >>> raw_bytes(torch.tensor([1, 256], dtype=torch.int16))
-    b'\\x01\\x00\\x00\\x01'
-    """
+def raw_view(tensor: torch.Tensor) -> memoryview:
+    """The elements of a tensor in row-major order, as ONNX stores them (little endian); copied only if they must be."""
     tensor = tensor.detach()
     if not tensor.is_contiguous() or tensor.device.type != "cpu":
         tensor = tensor.cpu().contiguous()
     if tensor.is_conj() or tensor.is_neg():
         tensor = tensor.resolve_conj().resolve_neg()
-    data: bytes = byte_view(tensor).numpy().tobytes()
-    return data
+    return memoryview(byte_view(tensor).numpy())
+
+
+def raw_bytes(tensor: torch.Tensor) -> bytes:
+    """The elements of a tensor, as bytes of their own.
+
+    >>> raw_bytes(torch.tensor([1, 256], dtype=torch.int16))
+    b'\\x01\\x00\\x00\\x01'
+    """
+    return bytes(raw_view(tensor))

@@ -16,8 +16,10 @@ from graphopt.frontends.onnx.application import NeedsValue
 from graphopt.frontends.onnx.functions import Functions
 from graphopt.frontends.onnx.opsets import Opsets
 from graphopt.frontends.onnx.reader import Reader
+from graphopt.frontends.onnx.reader import _identifier as symbol_name
 from graphopt.frontends.onnx.tensors import Folder
 from graphopt.ir import Fixed, Graph, verify
+from graphopt.ops.onnx_metadata import OnnxMetadata
 
 if TYPE_CHECKING:
     import onnx
@@ -98,14 +100,15 @@ def read_onnx(
     proto = file.model.graph
     graph = Graph(_identifier(proto.name))
     values = values or {}
-    reader = Reader(graph, Opsets.of(file.model), file.folder, values, functions=Functions.of(file.model))
-    reader.read(proto)
+    opsets = Opsets.of(file.model)
+    Reader(graph, opsets, file.folder, values, functions=Functions.of(file.model)).read(proto)
     assert graph.signature is not None
     graph.signature = replace(
         graph.signature,
         out_names=tuple([output.name for output in proto.output]),
         fixed=tuple([Fixed.of(i, values[v.name]) for i, v in enumerate(graph.inputs) if v.name in values]),
     )
+    OnnxMetadata.of(file.model, opsets.versions[""], _dim_names(file.model)).put_on(graph)
     verify(graph)
     return graph
 
@@ -148,6 +151,13 @@ def _needed(error: BaseException) -> str | None:
             return cause.name
         cause = cause.__cause__
     return None
+
+
+def _dim_names(model: onnx.ModelProto) -> dict[str, str]:
+    """The names of dims that a symbol cannot have, by the symbol."""
+    types = [value.type.tensor_type for value in model.graph.input]
+    names = [dim.dim_param for type_ in types for dim in type_.shape.dim if dim.dim_param]
+    return {symbol: name for name in names if (symbol := symbol_name(name)) != name}
 
 
 def _identifier(name: str) -> str:
