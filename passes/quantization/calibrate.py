@@ -1,0 +1,80 @@
+"""Running a graph over calibration data and noting how chosen values are spread.
+
+Samples are run one by one, so that the kernels compute the same bits whatever batches they came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+
+from graphopt.analysis import Interpreter
+from graphopt.errors import InputError
+from graphopt.ir import Graph, Node, TensorType, Value
+from graphopt.passes.pruning.criteria.batches import Batch, read_batches, single_samples
+from graphopt.passes.quantization.spread import Spread
+
+
+def calibrate(
+    graph: Graph, values: Sequence[Value], data: Iterable[Any], limit: int, *, histograms: bool = True
+) -> dict[Value, Spread]:
+    """Return the spread of each value over at most `limit` samples. Data is read once, and not kept.
+
+    Raises:
+        InputError: no data, data that does not fit the inputs, or a value that is not finite; the message names it.
+    """
+    found = {value: Spread() if histograms else Spread(None) for value in values}
+
+    def observe(node: Node, results: Sequence[Any]) -> None:
+        for value, result in zip(node.results, results):
+            if value in found:
+                found[value].add(result)
+
+    interpreter = Interpreter(graph, observer=observe)
+    taken = 0
+    for sample in islice(_samples(graph, data), limit):
+        interpreter.run(*sample.inputs)
+        for value, given in zip(graph.inputs, sample.inputs):
+            if value in found:
+                found[value].add(given)
+        _check_finite(found)
+        taken += 1
+    if not taken:
+        raise InputError("the calibration data hold no sample: the loader is empty, or its batches are")
+    for value, spread in found.items():
+        if value.constant is not None:
+            spread.add(value.constant.tensor)
+    return found
+
+
+def _check_finite(found: dict[Value, Spread]) -> None:
+    for value, spread in found.items():
+        if spread.broken is not None:
+            where = f"input %{value.name}" if value.producer is None else f"%{value.name} ({value.producer.location})"
+            raise InputError(
+                f"{where} holds a NaN or an infinity in calibration sample {spread.broken}, so no scale covers it; "
+                "leave the sample out, or keep the operator in floating point with `ignore`"
+            )
+
+
+def _samples(graph: Graph, data: Iterable[Any]) -> Iterator[Batch]:
+    """Batches one sample at a time; as they are where the inputs share no first dim."""
+    for given in data:
+        (batch,) = read_batches(graph, [given], 1)
+        if any(isinstance(x, torch.Tensor) and x.dim() and not x.shape[0] for x in batch.inputs):
+            continue
+        if _has_samples(graph, batch):
+            yield from single_samples(graph, batch)
+        else:
+            yield batch
+
+
+def _has_samples(graph: Graph, batch: Batch) -> bool:
+    types = [value.type for value in graph.inputs if isinstance(value.type, TensorType)]
+    if not types or any(not t.shape for t in types) or len({t.shape[0] for t in types}) != 1:
+        return False
+    sizes = {x.shape[0] for x in batch.inputs if isinstance(x, torch.Tensor) and x.dim()}
+    return len(sizes) == 1

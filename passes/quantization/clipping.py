@@ -1,0 +1,173 @@
+"""Where to clip an activation: the range [low, high] that a quantized format covers, chosen from what was seen.
+
+minmax       all that was seen
+mean         the mean over the samples of each one's least and greatest number
+percentile   all but a share of (100 − p) % of the numbers
+mse          the range with the least Σ |D(Q(x)) − x|^power
+entropy      the range with the least Kullback-Leibler divergence of the quantized from the original distribution
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.errors import unknown_name
+from graphopt.ops.quantization import Format
+from graphopt.passes.quantization.spread import Spread
+
+Range = tuple[float, float]
+
+_RATIOS = np.linspace(0.2, 1.0, 81)
+_OUTLIER = 1000.0
+"""A number so many times beyond all but 0.01 % of the others is an outlier, and no range is widened for it."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a range is quantized to. symmetric: the range is made to reach as far down as up."""
+
+    format_: Format
+    symmetric: bool
+
+    def rounded(self, numbers: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+        """The step that each number falls to, and what the step stands for."""
+        scale, zero = affine(low, high, self.format_, self.symmetric)
+        steps = np.clip(np.rint(numbers / scale) + zero, self.format_.low, self.format_.high)
+        return steps, (steps - zero) * scale
+
+
+def affine(low: float, high: float, format_: Format, symmetric: bool) -> tuple[float, int]:
+    """Return the scale and the zero point under which an integer format covers [low, high] and 0.
+
+    >>> from graphopt.ops.quantization import find_format
+    >>> affine(-1.0, 4.1, find_format("uint8"), symmetric=False)
+    (0.02, 50)
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    if symmetric or format_.is_float:
+        scale = max(-low, high) / format_.high
+        return float(np.float32(scale)) or 1.0, int((format_.low + format_.high + 1) // 2) if format_.low == 0 else 0
+    scale = float(np.float32((high - low) / (format_.high - format_.low))) or 1.0
+    return scale, int(np.clip(np.rint(format_.low - low / scale), format_.low, format_.high))
+
+
+def choose_range(spread: Spread, method: str, grid: Grid, percentile: float, power: float) -> Range:
+    """Return the range by a method.
+
+    Raises:
+        UnknownNameError: no such method.
+    """
+    if method not in METHODS:
+        raise unknown_name("calibration method", method, METHODS)
+    if spread.low == spread.high:
+        return spread.low, spread.high
+    return METHODS[method](spread, grid, percentile, power)
+
+
+def outliers(spread: Spread) -> bool:
+    """True if the bounds are some few numbers far beyond all others."""
+    low, high = _without_outliers(spread)
+    return (low, high) != (spread.low, spread.high)
+
+
+def _minmax(spread: Spread, grid: Grid, percentile: float, power: float) -> Range:
+    return spread.low, spread.high
+
+
+def _mean(spread: Spread, grid: Grid, percentile: float, power: float) -> Range:
+    return spread.mean_bounds()
+
+
+def _percentile(spread: Spread, grid: Grid, percentile: float, power: float) -> Range:
+    numbers, counts = spread.points()
+    return _quantile(numbers, counts, 1 - percentile / 100), _quantile(numbers, counts, percentile / 100)
+
+
+def _quantile(numbers: np.ndarray, counts: np.ndarray, share: float) -> float:
+    total = np.cumsum(counts)
+    return float(numbers[min(int(np.searchsorted(total, share * total[-1])), len(numbers) - 1)])
+
+
+def _mse(spread: Spread, grid: Grid, percentile: float, power: float) -> Range:
+    numbers, counts = spread.points()
+
+    def loss(low: float, high: float) -> float:
+        difference = np.abs(grid.rounded(numbers, low, high)[1] - numbers)
+        return float(counts @ (difference * difference if power == 2 else difference**power))
+
+    return _search(spread, grid, loss)
+
+
+def _entropy(spread: Spread, grid: Grid, percentile: float, power: float) -> Range:
+    numbers, counts = spread.points()
+    width = np.gradient(numbers) if len(numbers) > 1 else np.ones(1)
+    share = counts / counts.sum()
+
+    def divergence(low: float, high: float) -> float:
+        inside = (numbers >= min(low, 0.0)) & (numbers <= max(high, 0.0))
+        steps = grid.rounded(numbers, low, high)[0].astype(np.int64)
+        steps -= steps.min()
+        original = np.where(inside, share, 0.0)
+        clipped = np.bincount(steps, np.where(inside, 0.0, share), minlength=steps.max() + 1)
+        mass = np.bincount(steps, original, minlength=steps.max() + 1)
+        room = np.bincount(steps, np.where(inside & (counts > 0), width, 0.0), minlength=steps.max() + 1)
+        # The reference gives what is clipped to the last number inside; the quantized one has nothing there.
+        reference = original + _at_ends(inside, clipped, steps)
+        quantized = np.divide(mass[steps] * width, room[steps], out=np.zeros_like(share), where=room[steps] > 0)
+        used = (reference > 0) & inside
+        return float(np.sum(reference[used] * np.log(reference[used] / np.maximum(quantized[used], 1e-12))))
+
+    return _search(spread, grid, divergence)
+
+
+def _at_ends(inside: np.ndarray, clipped: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """What lies beyond the range, on the outermost numbers within it."""
+    added = np.zeros(len(inside))
+    kept = np.flatnonzero(inside)
+    if len(kept):
+        added[kept[0]] += clipped[steps[0]]
+        if steps[-1] != steps[0]:
+            added[kept[-1]] += clipped[steps[-1]]
+    return added
+
+
+def _search(spread: Spread, grid: Grid, loss: Callable[[float, float], float]) -> Range:
+    """The best range among those whose ends are shares of the whole: one end after the other, twice."""
+    low, high = (min(end, 0.0) if i == 0 else max(end, 0.0) for i, end in enumerate(_without_outliers(spread)))
+    if grid.symmetric:
+        reach = max(-low, high)
+        best = min(_RATIOS, key=lambda ratio: loss(-reach * ratio, reach * ratio))
+        return -reach * float(best), reach * float(best)
+    ends = low, high
+    for _ in range(2 if low < 0 < high else 1):
+        if high > 0:
+            ends = ends[0], high * float(min(_RATIOS, key=lambda ratio: loss(ends[0], high * ratio)))
+        if low < 0:
+            ends = low * float(min(_RATIOS, key=lambda ratio: loss(low * ratio, ends[1]))), ends[1]
+    return ends
+
+
+def _without_outliers(spread: Spread) -> Range:
+    if spread.counts is None:
+        return spread.low, spread.high
+    numbers, counts = spread.points()
+    order = np.argsort(np.abs(numbers), kind="stable")
+    reach = _quantile(np.abs(numbers)[order], counts[order], 0.9999) * _OUTLIER
+    if max(-spread.low, spread.high) <= reach or reach == 0:
+        return spread.low, spread.high
+    kept = numbers[np.abs(numbers) <= reach]
+    return float(kept.min()), float(kept.max())
+
+
+METHODS: dict[str, Callable[[Spread, Grid, float, float], Range]] = {
+    "minmax": _minmax,
+    "mean": _mean,
+    "percentile": _percentile,
+    "mse": _mse,
+    "entropy": _entropy,
+}
+NEED_BOUNDS_ALONE = ("minmax", "mean")
+"""Methods that need no histogram."""

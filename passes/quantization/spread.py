@@ -1,0 +1,97 @@
+"""How the numbers of an activation are spread: exact bounds, and a histogram whose bins are fixed before any data is seen.
+
+The bins are the 65,536 codes of bfloat16: each number falls to the one that it rounds to, so a bin is at most 1/128 of
+its number wide, whatever the scale. Counts are integers, and the bounds of each sample are kept, so that what is known
+does not depend on how the samples were split into batches, or in which order they came. Memory does not grow with data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+CODES = 1 << 16
+_SMALLEST = 1 / 4096
+"""Numbers below this share of the largest are one bin: to any grid that is worth having they are zero."""
+
+
+@dataclass
+class Spread:
+    """What was seen of one activation.
+
+    low, high: the least and the greatest number. lows, highs: those of each sample. counts: by code, or None if no
+    histogram is wanted. broken: the number of the first sample that holds a NaN or an infinity.
+    """
+
+    counts: np.ndarray | None = field(default_factory=lambda: np.zeros(CODES, np.int64))
+    low: float = math.inf
+    high: float = -math.inf
+    lows: list[float] = field(default_factory=list)
+    highs: list[float] = field(default_factory=list)
+    broken: int | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """True if no number was seen."""
+        return self.low > self.high
+
+    def add(self, sample: torch.Tensor) -> None:
+        """Take the numbers of one sample."""
+        flat = sample.detach().reshape(-1).float()
+        if not flat.numel():
+            return
+        low, high = (float(x) for x in torch.aminmax(flat))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            self.broken = len(self.lows) if self.broken is None else self.broken
+            return
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.lows.append(low)
+        self.highs.append(high)
+        if self.counts is not None:
+            codes = flat.to(torch.bfloat16).view(torch.int16).cpu().numpy().view(np.uint16)
+            self.counts += np.bincount(codes, minlength=CODES)
+
+    def mean_bounds(self) -> tuple[float, float]:
+        """The means of the samples' bounds; exact sums, so in any order."""
+        return math.fsum(self.lows) / len(self.lows), math.fsum(self.highs) / len(self.highs)
+
+    def points(self) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers in ascending order, and how many stand for each. Wide bins are spread over four points."""
+        assert self.counts is not None
+        codes = np.flatnonzero(self.counts)
+        values = _values(codes)
+        counts = self.counts[codes].astype(np.float64)
+        floor = _SMALLEST * max(-self.low, self.high)
+        small = np.abs(values) < floor
+        wide = values[~small]
+        width = np.abs(wide) / 256  # a bin reaches 2^-8 to 2^-9 of its number to each side
+        offsets = np.array([-0.75, -0.25, 0.25, 0.75])
+        numbers = (wide[:, None] + offsets * width[:, None]).reshape(-1).clip(self.low, self.high)
+        parts = np.repeat(counts[~small] / 4, 4)
+        numbers, parts = np.append(numbers, 0.0), np.append(parts, counts[small].sum())
+        order = np.argsort(numbers, kind="stable")
+        return numbers[order], parts[order]
+
+
+def merged(spreads: Iterable[Spread]) -> Spread:
+    """What is known of several activations that will have one scale."""
+    found = list(spreads)
+    if len(found) == 1:
+        return found[0]
+    with_counts = all(s.counts is not None for s in found)
+    whole = Spread(
+        sum((s.counts for s in found if s.counts is not None), np.zeros(CODES, np.int64)) if with_counts else None
+    )
+    whole.low, whole.high = min(s.low for s in found), max(s.high for s in found)
+    whole.lows = [min(bounds) for bounds in zip(*(s.lows for s in found))]
+    whole.highs = [max(bounds) for bounds in zip(*(s.highs for s in found))]
+    return whole
+
+
+def _values(codes: np.ndarray) -> np.ndarray:
+    """The numbers that codes of bfloat16 stand for."""
+    return (codes.astype(np.uint32) << 16).view(np.float32).astype(np.float64)

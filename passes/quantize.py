@@ -1,0 +1,160 @@
+"""Quantize: pairs of quantize and dequantize around what a target runs on integers, with scales from calibration data.
+
+    y = f(x, W)   →   y = D(Q(f(D(Q(x)), D(W_q))))
+
+Which values get a pair is decided by the target's profile (`passes/quantization/profiles.py`); ranges come from running
+the graph over calibration data, sample by sample, so that they do not depend on how the data is split into batches.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from graphopt.errors import GraphOptError, InputError, requested, unknown_name
+from graphopt.ir import Graph, Node, Value
+from graphopt.ops.quantization import Format, find_format
+from graphopt.passes.quantization.calibrate import calibrate
+from graphopt.passes.quantization.clipping import METHODS, NEED_BOUNDS_ALONE, Grid, affine, choose_range, outliers
+from graphopt.passes.quantization.insertion import Inserter, Parameters, WeightOptions
+from graphopt.passes.quantization.placement import Placement, activations_of, place
+from graphopt.passes.quantization.profiles import Profile, get_profile
+from graphopt.passes.quantization.spread import Spread, merged
+from graphopt.passmanager import Pass, PassContext, PassResult
+from graphopt.rewrite import Contract, Rewriter
+
+NOTHING = "nothing to quantize: no operator that the target runs on integers has a stored weight"
+
+
+@dataclass(frozen=True)
+class Quantize(Pass):
+    """Quantize layers and what stands between them, for kernels that compute in integers.
+
+    dtype: the format of weights, symmetric. activations: that of activations; by default the target's.
+    method: how ranges of activations are chosen: minmax, mean, percentile, mse or entropy. percentile: of that method, in
+        percent. power: of mse, the exponent of the error.
+    granularity: "channel" gives weights a scale for each output channel, "tensor" one in all.
+    weights: how scales of weights are chosen: minmax or mse.
+    symmetric: activations without zero points; by default what the target wants.
+    ignore: operators left in floating point, by name or glob of the operator, of its result or of its module.
+    samples: how many calibration samples are used, at most.
+    profile: the target whose kernels are meant; by default the one compiled for.
+
+    It runs the graph on the calibration data, or else on the sample inputs.
+    """
+
+    contract = Contract.LOSSY
+    establishes = frozenset({"quantized"})
+    conflicts = frozenset({"quantized"})
+
+    dtype: str = "int8"
+    activations: str = ""
+    method: str = "mse"
+    percentile: float = 99.99
+    power: float = 2.0
+    granularity: str = "channel"
+    weights: str = "minmax"
+    symmetric: bool | None = None
+    ignore: tuple[str, ...] = ()
+    samples: int = 512
+    profile: str = ""
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("method", self.method, tuple(METHODS)),
+            ("granularity", self.granularity, ("channel", "tensor")),
+            ("weights", self.weights, ("minmax", "mse")),
+        ):
+            if value not in allowed:
+                raise unknown_name(f"value of {name}", value, allowed)
+        for text in (self.dtype, self.activations or self.dtype):
+            format_ = find_format(text)
+            if format_.is_float or format_.bits > 16:
+                raise GraphOptError(f"{format_.name} is no format of static quantization; choose int2 to int16")
+        if not 50 < self.percentile <= 100:
+            raise GraphOptError(f"percentile is {self.percentile}; it lies above 50 and is at most 100")
+        if self.samples < 1:
+            raise GraphOptError(f"samples is {self.samples}; at least one is needed")
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        """Rewrite `graph` in place.
+
+        Raises:
+            InputError: no data, or activations that are not finite; the message names the value.
+            UnknownNameError: a name in `ignore` that nothing has, or a target without a profile.
+        """
+        with requested():
+            profile = get_profile(self.profile or context.target)
+            plan = place(graph, profile, _Ignored(graph, self.ignore))
+            if not plan.layers:
+                return PassResult(False, notes=[NOTHING, *_left(plan)])
+            format_, symmetric = self._activations(profile)
+            found = self._spreads(graph, plan, context)
+        notes = _left(plan)
+        parameters = {}
+        for value, spread in found.items():
+            parameters[value] = self._parameters(spread, Grid(format_, symmetric))
+            if outliers(spread):
+                notes.append(f"%{value.name} reaches from {spread.low:.4g} to {spread.high:.4g} by few outliers")
+        rewriter = Rewriter(graph, context.listeners)
+        inserter = Inserter(graph, rewriter, profile, format_, self.name)
+        scales = {node: self._input_scale(node, plan, parameters) for node in plan.layers}
+        inserter.pairs(plan, parameters)
+        options = WeightOptions(find_format(self.dtype), self.granularity == "channel", self.weights == "mse")
+        for node, fusion in plan.layers.items():
+            inserter.layer(node, fusion, scales[node], options)
+        counts = f"{len(plan.layers)} layers, {len(plan.others)} other operators, {len(plan.pairs)} pairs"
+        return PassResult(rewriter.changed, notes=[f"quantized {counts}", *notes])
+
+    def _activations(self, profile: Profile) -> tuple[Format, bool]:
+        symmetric = profile.symmetric if self.symmetric is None else self.symmetric
+        default = "int8" if symmetric else profile.activations
+        return find_format(self.activations or default), symmetric
+
+    def _spreads(self, graph: Graph, plan: Placement, context: PassContext) -> dict[Value, Spread]:
+        sources = plan.sources()
+        wanted = list(dict.fromkeys(value for members in sources.values() for value in members))
+        data: Iterable[Any] = context.calibration if context.calibration is not None else context.samples
+        if context.calibration is None and not context.samples:
+            raise InputError(f"{self.name} needs data to run the model on: give calibration=, or example inputs")
+        histograms = self.method not in NEED_BOUNDS_ALONE
+        found = calibrate(graph, wanted, data, self.samples, histograms=histograms)
+        return {scale: merged([found[value] for value in members]) for scale, members in sources.items()}
+
+    def _parameters(self, spread: Spread, grid: Grid) -> Parameters:
+        if spread.is_empty:
+            return Parameters(1.0, 0)
+        low, high = choose_range(spread, self.method, grid, self.percentile, self.power)
+        return Parameters(*affine(low, high, grid.format_, grid.symmetric))
+
+    @staticmethod
+    def _input_scale(node: Node, plan: Placement, parameters: dict[Value, Parameters]) -> float:
+        (activation,) = activations_of(node, plan.layers[node], True)
+        return parameters[plan.scale_of(activation)].scale
+
+
+class _Ignored:
+    """Why a node is left in floating point on request."""
+
+    def __init__(self, graph: Graph, globs: tuple[str, ...]) -> None:
+        self.globs = globs
+        known = sorted({name for node in graph for name in _names(node)})
+        for glob in globs:
+            if not fnmatch.filter(known, glob):
+                raise unknown_name("operator", glob, known, "It was given to quantize as one to ignore.")
+
+    def __call__(self, node: Node) -> str | None:
+        for glob in self.globs:
+            if any(fnmatch.fnmatchcase(name, glob) for name in _names(node)):
+                return f"ignored as {glob!r}"
+        return None
+
+
+def _names(node: Node) -> list[str]:
+    return [node.name, node.op.base, node.op.base.partition(".")[2], node.results[0].name, node.location.scope]
+
+
+def _left(plan: Placement) -> list[str]:
+    return [f"{node!r} stays in floating point: {reason}" for node, reason in plan.reasons.items()]
