@@ -132,6 +132,18 @@ def _added(c: TensorType, product: Any, a: TensorType) -> Result:
     return product
 
 
+@rule("linalg_solve_triangular")
+def solve_triangular(
+    a: TensorType, b: TensorType, _upper: bool, left: bool = True, _unitriangular: bool = False
+) -> Result:
+    """A⁻¹·B, or B·A⁻¹ unless `left`: […, n, n] with […, n, m] or […, m, n]."""
+    if min(len(a.shape), len(b.shape)) < 2 or not _same_dtype(a, b) or not a.dtype.is_floating:
+        return None
+    require_equal(a.shape[-1], a.shape[-2], "the triangle is not square")
+    require_equal(a.shape[-1], b.shape[-2 if left else -1], _INNER)
+    return b.with_shape((*broadcast(a.shape[:-2], b.shape[:-2]), *b.shape[-2:]))
+
+
 @rule("linear")
 def linear(x: TensorType, weight: TensorType, bias: TensorType | None = None) -> Result:
     """x·Wᵀ + b: […, k] with weight [m, k]."""
