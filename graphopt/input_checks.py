@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from graphopt.analysis import bind_sizes
 from graphopt.errors import InputError
-from graphopt.ir import Dim, ScalarKind, ScalarType, Symbol, TensorType, Value
+from graphopt.ir import Dim, DType, ScalarKind, ScalarType, Symbol, TensorType, Value
 from graphopt.ir.dims import linear_in
 from graphopt.ir.types import type_symbols
 
@@ -23,10 +24,21 @@ def make_check(value: Value) -> InputCheck:
     """Return the check of one graph input. Sizes of symbols are left to `check_ranges`."""
     type_ = value.type
     if isinstance(type_, TensorType):
-        return _TensorCheck(value.name, type_)
+        return _TensorCheck(value.name, type_) if type_.dtype is not DType.STRING else _strings_check(value.name, type_)
     if isinstance(type_, ScalarType):
         return _number_check(value.name, type_)
     return lambda given: None
+
+
+def _strings_check(name: str, type_: TensorType) -> InputCheck:
+    def check(given: Any) -> None:
+        if not isinstance(given, np.ndarray) or given.dtype.kind not in "OUST":
+            raise InputError(f"input {name!r} must be a NumPy array of strings ({type_!r}), got {_kind(given)}")
+        fits = [not isinstance(dim, int) or size == dim for size, dim in zip(given.shape, type_.shape)]
+        if given.ndim != type_.rank or not all(fits):
+            raise InputError(f"input {name!r} must be {type_!r}, got shape {list(given.shape)}")
+
+    return check
 
 
 class _TensorCheck:

@@ -14,16 +14,17 @@ so the model is read at the first run, and again for each other set of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnx
 import torch
 from onnx.backend.base import Backend, BackendRep
 
+import graphopt
 from graphopt.errors import GraphOptError
 from graphopt.ir import Graph, Node, walk
 from graphopt.ops.onnx_values import from_numpy, to_numpy
+from graphopt.pipelines import default_pipeline
 
 if TYPE_CHECKING:
     from graphopt.compiled import CompiledModel
@@ -68,7 +69,7 @@ class FxModel(PreparedModel):
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         given = [from_numpy(value) for value in inputs]
-        self._compiled = compiled(self.model, given, target="fx", passes="none", validate=False)
+        self._compiled = graphopt.compile(self.model, given, target="fx", passes="none", validate=False)
         with torch.no_grad():
             result = self._compiled(*given)
         results = [result] if len(self.model.graph.output) == 1 else result
@@ -82,7 +83,7 @@ class OnnxRuntimeModel(PreparedModel):
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         given = [from_numpy(value) for value in inputs]
-        self._compiled = compiled(self.model, given, target="onnx", passes="default")
+        self._compiled = graphopt.compile(self.model, given, target="fx", trainable=False, passes=default_pipeline("onnx"))
         self.emitted = self._compiled.to_onnx()
         session = session_of(self.emitted)
         names = [value.name for value in session.get_inputs()]
@@ -119,34 +120,6 @@ class OnnxRuntimeBackend(_GraphOptBackend):
     """ONNX → IR → default passes → ONNX → ONNX Runtime."""
 
     model_class = OnnxRuntimeModel
-
-
-def compiled(model: onnx.ModelProto, given: Sequence[Any], *, target: str, **options: Any) -> CompiledModel:
-    """Compile a model. Inputs whose contents decide shapes are given theirs."""
-    from graphopt.compiled import CompiledModel
-    from graphopt.options import make_options
-    from graphopt.program import build_program
-
-    resolved = make_options(target, **options)
-    return CompiledModel(resolved, build_program(read(model, given), resolved, (tuple(given), {})))
-
-
-def read(model: onnx.ModelProto, given: Sequence[Any]) -> Graph:
-    """Read a model; inputs whose contents decide shapes are given theirs."""
-    from graphopt.frontends.onnx import read_onnx
-    from graphopt.frontends.onnx.application import NeedsValue
-
-    stored = {tensor.name for tensor in model.graph.initializer}
-    inputs = dict(zip([value.name for value in model.graph.input if value.name not in stored], given))
-    values: dict[str, Any] = {}
-    while True:
-        try:
-            return read_onnx(model, values)
-        except GraphOptError as error:
-            cause = error.__cause__
-            if not isinstance(cause, NeedsValue) or cause.name not in inputs or cause.name in values:
-                raise
-            values[cause.name] = inputs[cause.name]
 
 
 def session_of(model: onnx.ModelProto) -> Any:
