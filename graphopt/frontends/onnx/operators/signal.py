@@ -58,6 +58,8 @@ def _parts(a: Application, x: Value) -> list[Value]:
 
 
 def _transformed(a: Application, parts: list[Value], axis: int, length: Dim | None, *, half: bool, back: bool) -> Value:
+    if back and len(parts) == 1:  # of real numbers PyTorch gives a lazy conjugate, which has no view as pairs
+        parts = [*parts, a.emit("aten.zeros_like", parts[0])]
     real = len(parts) == 1
     x = parts[0] if real else a.emit("aten.complex", *parts)
     if half and back:
