@@ -105,8 +105,9 @@ class Body:
 
     def _emit_group(self, group: Group) -> Group:
         """Emit the opaque nodes that wait, and return a new group for those that follow."""
-        if group.is_used:
-            module, inputs, outputs = group.module(lambda value: value.name not in self.graph.mutations)
+        outputs = group.outputs(self.sizes.tells)
+        if outputs:
+            module, inputs = group.module(outputs, lambda value: value.name not in self.graph.mutations)
             path = install(self.module, self._free_name("opaque"), module)
             result = self.fx_graph.create_node("call_module", path, tuple([self.node_of(v) for v in inputs]), {})
             _locate(result, group.nodes[0])

@@ -105,27 +105,22 @@ class Group:
         mentioned = any(symbol.name in self._symbols for symbol in node.attributes.symbols)
         return mentioned or (bool(self._symbols) and bool(node.regions))
 
-    def module(self, fixed: Callable[[Value], bool]) -> tuple[OpaqueNodes, list[Value], list[Value]]:
-        """Return the module, the values that it takes and those that it gives.
+    def outputs(self, is_needed: Callable[[Value], bool]) -> list[Value]:
+        """The results that other nodes, or the graph's outputs, take from the group, and those that are needed besides:
+        for a size that they have."""
+        inside = set(self.nodes)
+        results = [value for node in self.nodes for value in node.results]
+        return [v for v in results if is_needed(v) or any(use.node not in inside for use in v.uses)]
+
+    def module(self, outputs: Sequence[Value], fixed: Callable[[Value], bool]) -> tuple[OpaqueNodes, list[Value]]:
+        """Return the module, and the values that it takes. It gives `outputs`.
 
         fixed: says of a constant whether its contents never change.
         """
         builder = _ModelBuilder(fixed)
         for node in self.nodes:
             builder.add(node)
-        outputs = self._outputs()
-        operators = counted(self.nodes)
-        return OpaqueNodes(builder.program(outputs, self._imports), operators), builder.inputs, outputs
-
-    @property
-    def is_used(self) -> bool:
-        """True if other nodes, or the graph's outputs, take something from the group."""
-        return bool(self._outputs())
-
-    def _outputs(self) -> list[Value]:
-        inside = set(self.nodes)
-        results = [value for node in self.nodes for value in node.results]
-        return [value for value in results if any(use.node not in inside for use in value.uses)]
+        return OpaqueNodes(builder.program(outputs, self._imports), counted(self.nodes)), builder.inputs
 
 
 class _ModelBuilder:

@@ -45,6 +45,10 @@ class Sizes:
             if symbol.name in self._needed and symbol.name not in self._symbols:
                 self._symbols[symbol.name] = self._solve(node, axis, symbol, factor, offset)
 
+    def tells(self, value: Value) -> bool:
+        """True if the type of `value` shows a symbol that is needed, and that nothing showed before."""
+        return any(s.name in self._needed and s.name not in self._symbols for _, s, _, _ in _shown(value.type))
+
     def bind(self, name: str, node: torch.fx.Node) -> None:
         """Let `node` be the value of a symbol."""
         self._symbols[name] = node

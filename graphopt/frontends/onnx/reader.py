@@ -51,7 +51,7 @@ class Reader:
     folder: where external data may lie. values: contents of inputs that decide shapes, by name: they are taken to be
     constant. names: what each ONNX name stands for. functions: those that the model defines. declared: what the
     file says of the types of names. atomic: a node that cannot be read is not kept as it is, since the whole that it is
-    a part of will be. undecided: inputs of the model whose contents are not known. symbol_names: of all graphs together.
+    a part of will be. undecided: the model's inputs, but those of `values`. symbol_names: of all graphs together.
     """
 
     graph: Graph
@@ -361,11 +361,10 @@ def _dim(proto: Any, fresh: str) -> Dim:
     if kind == "dim_value" and proto.dim_value >= 0:
         return int(proto.dim_value)
     name = proto.dim_param if kind == "dim_param" else ""
-    return symbol(symbol_name(name or fresh))
+    return symbol(_identifier(name or fresh))
 
 
-def symbol_name(name: str) -> str:
-    """A dim's name as an identifier."""
+def _identifier(name: str) -> str:
     text = "".join(c if c.isalnum() or c == "_" else "_" for c in name)
     return text if text[:1].isalpha() or text[:1] == "_" else f"d_{text}"
 
