@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from graphopt.backends.onnx.emitter import Emitter
 
 
-SINCE = {"aten.view.dtype": 26}
+SINCE = {"aten.view.dtype": 26, "graphopt.packed_attention": 23}
 """Operators whose only ONNX form is of a later opset than the default."""
 
 

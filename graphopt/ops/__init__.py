@@ -1,6 +1,6 @@
 """Operators: the registry, the dialects, type inference and reference semantics."""
 
-from graphopt.ops import control_flow, functionalized, onnx_dialect, quantization, scalars, torch_dialects
+from graphopt.ops import attention, control_flow, functionalized, onnx_dialect, quantization, scalars, torch_dialects
 from graphopt.ops.registry import OpRegistry, get_op, registry
 from graphopt.ops.schema import attribute_from_torch, attribute_to_torch, torch_arguments
 from graphopt.ops.text import parse
@@ -8,6 +8,7 @@ from graphopt.ops.torch_dialects import find_overload, ir_name
 
 __all__ = [
     "OpRegistry",
+    "attention",
     "attribute_from_torch",
     "attribute_to_torch",
     "control_flow",

@@ -51,6 +51,8 @@ def _lower_hardsigmoid(e: Emitter, a: Call) -> Tensor:
 
 @lowers("aten.hardswish")
 def _lower_hardswish(e: Emitter, a: Call) -> Tensor:
+    if a.self.dtype is DType.F32:
+        return e.op("HardSwish", a.self)
     return e.op("Mul", a.self, e.op("HardSigmoid", a.self, alpha=1.0 / 6.0, beta=0.5))
 
 

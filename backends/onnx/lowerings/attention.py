@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, as the pattern of products and softmax that runtimes fuse."""
+"""Scaled dot-product attention: the operator from opset 23 on, else the products and softmax that runtimes fuse."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.lowerings.common import static
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, Declined, lowers
-from graphopt.backends.onnx.shaping import counting, reshape, swap, unsqueeze
+from graphopt.backends.onnx.shaping import counting, expand, reshape, swap, unsqueeze
 from graphopt.ir import DType
-from graphopt.ir.dims import Dim, known_equal, product
+from graphopt.ir.dims import Dim, known_equal, product, shapes_known_equal
 
+WHOLE = 23
+"""The opset from which on attention is an operator."""
 FOLD_LIMIT = 1 << 16
 """Causal masks of at most this many elements are stored, larger ones are computed."""
 
@@ -23,9 +25,38 @@ FOLD_LIMIT = 1 << 16
 def _lower_attention(e: Emitter, a: Call) -> Tensor:
     """`softmax(q kᵀ · scale + mask) v`. Dropout vanishes: an emitted graph evaluates."""
     mask = a.attn_mask
+    if e.opset >= WHOLE and a.query.rank == 4 and a.query.dtype is DType.F32 and (mask is None or mask.rank >= 2):
+        return whole(e, a.query, a.key, a.value, mask, a.out.shape, is_causal=a.is_causal, scale=a.scale)
     if a.is_causal:
         mask = causal_mask(e, a.query.dims[-2], a.key.dims[-2], a.query.dtype)
     return attend(e, a.query, a.key, a.value, mask, a.scale, may_be_empty=not a.is_causal)[0]
+
+
+@lowers("graphopt.packed_attention")
+def _lower_packed_attention(e: Emitter, a: Call) -> Tensor:
+    """Heads that lie side by side."""
+    if e.opset < WHOLE:
+        raise Declined(f"attention over packed heads is an operator from opset {WHOLE} on")
+    heads = {"q_num_heads": a.q_heads, "kv_num_heads": a.kv_heads}
+    options = {"is_causal": a.is_causal, "scale": a.scale, **heads}
+    return whole(e, a.query, a.key, a.value, a.attn_mask, a.out.shape, **options)
+
+
+def whole(
+    e: Emitter, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, shape: Sequence[Dim], **options: Any
+) -> Tensor:
+    """The operator. Of a mask it wants every row and column; a row without a key gives 0, as in PyTorch."""
+    if mask is not None:
+        rows, columns = q.dims[-2] if q.rank == 4 else q.dims[1], k.dims[-2] if k.rank == 4 else k.dims[1]
+        full = (*mask.dims[:-2], rows, columns)
+        mask = mask if shapes_known_equal(mask.dims, full) else _spread(e, mask, full)
+    options["is_causal"] = int(options["is_causal"]) or None
+    options["scale"] = float(options["scale"]) if options["scale"] is not None else None
+    return e.op("Attention", q, k, v, mask, shape=shape, **options)
+
+
+def _spread(e: Emitter, mask: Tensor, shape: tuple[Dim, ...]) -> Tensor:
+    return e.once(("spread", mask, shape), lambda: expand(e, mask, shape))
 
 
 @lowers("aten._scaled_dot_product_flash_attention_for_cpu")

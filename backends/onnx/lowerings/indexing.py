@@ -21,13 +21,39 @@ from graphopt.backends.onnx.shaping import (
     transpose,
     unsqueeze,
 )
-from graphopt.ir import DType
-from graphopt.ir.dims import Dim, product
+from graphopt.ir import DType, TensorType, Value
+from graphopt.ir.dims import Dim, known_equal, product
 
 
 @lowers("aten.embedding")
 def _lower_embedding(e: Emitter, a: Call) -> Tensor:
-    return e.op("Gather", a.weight, index_tensor(e, a.indices), axis=0)
+    return e.op("Gather", a.weight, _signed(e, a, 1, a.weight.dims[0]), axis=0)
+
+
+def _signed(e: Emitter, a: Call, operand: int, size: Dim) -> Tensor:
+    """An index for an operator that itself counts negative ones from the end: in the place of where(i < 0, i + size, i)
+    it takes i."""
+    value = a.node.operands[operand]
+    assert value is not None
+    source, node = None, value.producer
+    while node is not None and node.op.base in ("aten.reshape", "aten.view", "aten.squeeze", "aten.unsqueeze"):
+        node = node.operands[0].producer if node.operands[0] is not None else None
+    if node is not None and node.op.name == "aten.where.self":
+        negative, shifted, source = node.operands
+        source = source if _is_wrapped(negative, shifted, source, size) else None
+    if source is None:
+        return index_tensor(e, e.tensor(value))
+    assert isinstance(value.type, TensorType)
+    return reshape(e, index_tensor(e, e.tensor(source)), value.type.shape)
+
+
+def _is_wrapped(negative: Value | None, shifted: Value | None, source: Value | None, size: Dim) -> bool:
+    """True for i < 0, i + size and i."""
+    test, total = (v.producer if v is not None else None for v in (negative, shifted))
+    if test is None or total is None or test.op.name != "aten.lt.Scalar" or total.op.name != "aten.add.Scalar":
+        return False
+    same = test.operands[0] is source and total.operands[0] is source and total.attr("alpha") == 1
+    return same and test.attr("other") == 0 and known_equal(total.attr("other"), size)
 
 
 def index_tensor(e: Emitter, index: Tensor) -> Tensor:
@@ -37,7 +63,8 @@ def index_tensor(e: Emitter, index: Tensor) -> Tensor:
 
 @lowers("aten.index_select")
 def _lower_index_select(e: Emitter, a: Call) -> Tensor:
-    index = reshape(e, index_tensor(e, a.index), (product(a.index.dims),))
+    size = a.self.dims[normal_axis(a.dim, a.self.rank)] if a.self.rank else 1
+    index = reshape(e, _signed(e, a, 1, size), (product(a.index.dims),))
     if a.self.rank == 0:
         return reshape(e, e.op("Gather", reshape(e, a.self, (1,)), index, axis=0), ())
     return e.op("Gather", a.self, index, axis=normal_axis(a.dim, a.self.rank))
@@ -47,7 +74,7 @@ def _lower_index_select(e: Emitter, a: Call) -> Tensor:
 def _lower_gather(e: Emitter, a: Call) -> Tensor:
     if a.self.rank == 0:
         return expand(e, a.self, a.out.shape)
-    index = index_tensor(e, a.index)
+    index = _signed(e, a, 1, a.self.dims[normal_axis(a.dim, a.self.rank)])
     if a.index.rank == 0:
         index = reshape(e, index, (1,))
     y = e.op("GatherElements", a.self, index, axis=normal_axis(a.dim, a.self.rank), shape=index.dims)

@@ -117,10 +117,7 @@ def _lower_layer_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
         return _layer_norm_of_operations(e, a)[: len(a.node.results)]
     weight = a.weight
     if weight is None:
-        shape = [d for d in a.normalized_shape if isinstance(d, int)]
-        if len(shape) != len(a.normalized_shape):
-            raise Declined("the normalized shape is not static")
-        weight = e.constant(torch.ones(shape, dtype=x.dtype.torch), "ones")
+        weight = e.constant(torch.ones(_static(a.normalized_shape), dtype=x.dtype.torch), "ones")
     wanted = len(a.node.results)
     results = e.ops(
         "LayerNormalization",
@@ -132,6 +129,13 @@ def _lower_layer_norm(e: Emitter, a: Call) -> Tensor | Sequence[Tensor]:
         epsilon=float(a.eps),
     )
     return results[0] if wanted == 1 else results
+
+
+def _static(dims: Sequence[Dim]) -> list[int]:
+    shape = [d for d in dims if isinstance(d, int)]
+    if len(shape) != len(dims):
+        raise Declined("the normalized shape is not static")
+    return shape
 
 
 def _layer_norm_of_operations(e: Emitter, a: Call) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,9 +153,14 @@ def _layer_norm_of_operations(e: Emitter, a: Call) -> tuple[Tensor, Tensor, Tens
 
 @lowers("aten.rms_norm")
 def _lower_rms_norm(e: Emitter, a: Call) -> Tensor:
-    """`x / sqrt(mean(x²) + eps) * weight`, in f32 for half precision."""
+    """`x / sqrt(mean(x²) + eps) * weight`, in f32 for half precision. Written with `Pow`, which runtimes fuse."""
     x = a.input
     eps = a.eps if a.eps is not None else torch.finfo(x.dtype.torch).eps
+    if e.opset >= 23 and x.dtype is DType.F32:
+        weight, axis = a.weight, x.rank - len(a.normalized_shape)
+        if weight is None:
+            weight = e.constant(torch.ones(_static(a.normalized_shape), dtype=x.dtype.torch), "ones")
+        return e.op("RMSNormalization", x, weight, axis=axis, epsilon=float(eps))
     axes = list(range(x.rank - len(a.normalized_shape), x.rank))
     wide = e.cast(x, DType.F32) if x.dtype in (DType.F16, DType.BF16) else x
     mean = e.op("ReduceMean", e.op("Pow", wide, 2.0), axes, keepdims=1)

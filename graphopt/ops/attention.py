@@ -1,0 +1,75 @@
+"""Attention over heads that lie side by side, as the `graphopt` operator `packed_attention`.
+
+    Q [B, L, H·E], K [B, S, G·E], V [B, S, G·F] → [B, L, H·F]
+
+Head h of the queries attends to head h // (H / G) of the keys. An engine with a kernel for it needs no transposed copy
+of any operand, which costs more than the attention itself where sequences are short.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from graphopt.ir import TensorType, Trait
+from graphopt.ops.inference import Mismatch, RuleInference
+from graphopt.ops.registry import registry
+from graphopt.ops.schema import op_from_torch
+from graphopt.ops.torch_dialects import find_overload
+
+NAME = "graphopt.packed_attention"
+_LIBRARY = torch.library.Library("graphopt", "FRAGMENT")
+_LIBRARY.define(
+    "packed_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, int q_heads=1, int kv_heads=1, "
+    "bool is_causal=False, float? scale=None) -> Tensor"
+)
+
+
+def _packed_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    q_heads: int = 1,
+    kv_heads: int = 1,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    queries = query.unflatten(-1, (q_heads, -1)).transpose(1, 2)
+    keys, values = (x.unflatten(-1, (kv_heads, -1)).transpose(1, 2) for x in (key, value))
+    grouped = q_heads != kv_heads
+    y = torch.nn.functional.scaled_dot_product_attention(
+        queries, keys, values, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=grouped
+    )
+    return y.transpose(1, 2).flatten(2)
+
+
+_LIBRARY.impl("packed_attention", _packed_attention, "CompositeImplicitAutograd")
+
+
+def _infer(
+    query: TensorType,
+    key: TensorType,
+    value: TensorType,
+    attn_mask: TensorType | None,
+    q_heads: int,
+    kv_heads: int,
+    is_causal: bool,
+    scale: float | None,
+) -> TensorType:
+    """As many rows as queries, as many heads, each of the values' size."""
+    width = value.shape[-1]
+    if query.rank != 3 or not isinstance(width, int) or width % kv_heads or q_heads % kv_heads:
+        raise Mismatch(f"{q_heads} and {kv_heads} heads do not divide {query!r} and {value!r}")
+    return query.with_shape((*query.shape[:2], width // kv_heads * q_heads))
+
+
+def _register() -> None:
+    overload = find_overload(NAME)
+    assert overload is not None
+    op = op_from_torch(NAME, overload, frozenset({Trait.PURE}))
+    registry.register(replace(op, infer=RuleInference(op.params, _infer)))
+
+
+_register()
