@@ -29,6 +29,7 @@ from graphopt.backends.onnx.lowerings import (
     scatter,
     shifts,
     sort,
+    triangular,
     views,
 )
 
@@ -61,5 +62,6 @@ __all__ = [
     "scatter",
     "shifts",
     "sort",
+    "triangular",
     "views",
 ]
