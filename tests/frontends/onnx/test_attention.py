@@ -89,7 +89,9 @@ def test_attention_is_that_of_the_reference(problem: Any) -> None:
     wanted = [w for w, name in zip(ReferenceEvaluator(model).run(None, arrays), [o for o in outputs if o])]
     for result, array in zip(results, wanted, strict=True):
         torch.testing.assert_close(result, torch.from_numpy(array), rtol=1e-4, atol=1e-5, equal_nan=True)
-    if attributes.get("qk_matmul_output_mode") != 2:  # ONNX Runtime's least score there is finite
+    lowest = attributes.get("qk_matmul_output_mode") == 2  # ONNX Runtime's least score there is finite
+    ahead = attributes["is_causal"] and "past_key" in arrays and arrays["k"].shape[-2] != arrays["q"].shape[-2]
+    if not lowest and not ahead:  # it counts positions from the last key
         agrees(model, arrays)
 
 
