@@ -11,7 +11,7 @@ from graphopt.errors import CaptureError
 if TYPE_CHECKING:
     import onnx
 
-LOWEST = 7
+LOWEST = 1
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Opsets:
         """Return the opsets that a model imports.
 
         Raises:
-            CaptureError: the standard opset is missing, too old, or newer than the onnx package.
+            CaptureError: the standard opset is missing, or newer than the onnx package.
         """
         versions = _versions(model.opset_import)
         if model.ir_version < 3:
@@ -39,7 +39,7 @@ class Opsets:
         """Return the opsets that `what`, a function, imports.
 
         Raises:
-            CaptureError: the standard opset is too old, or newer than the onnx package.
+            CaptureError: the standard opset is newer than the onnx package.
         """
         return Opsets.checked(_versions(imports), what)
 
@@ -52,8 +52,7 @@ class Opsets:
         version = versions.setdefault("", 0)
         if version and not LOWEST <= version <= newest:
             raise CaptureError(
-                f"{what} uses opset {version}; opsets {LOWEST} to {newest} are supported. Convert it with "
-                "onnx.version_converter, or install a newer onnx"
+                f"{what} uses opset {version}; opsets {LOWEST} to {newest} are supported; install a newer onnx"
             )
         return Opsets(versions)
 

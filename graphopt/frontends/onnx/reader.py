@@ -17,6 +17,7 @@ from graphopt.frontends.onnx.application import TRANSLATIONS, Application, Decli
 from graphopt.frontends.onnx.attributes import attributes_of
 from graphopt.frontends.onnx.entries import Entry, Known, Sequence_
 from graphopt.frontends.onnx.functions import Functions, inlined, schema_function
+from graphopt.frontends.onnx.legacy import MODERN, modernized
 from graphopt.frontends.onnx.opaque import keep, optional, sequence, string_constant
 from graphopt.frontends.onnx.opaque_types import Dims, type_from_proto
 from graphopt.frontends.onnx.opsets import Opsets
@@ -237,6 +238,8 @@ class Reader:
             raise Declined("PyTorch has no tensors of strings")
         application = Application(node, version, inputs, attributes_of(node, self.folder), self.builder, self)
         domain = "" if node.domain == "ai.onnx" else node.domain
+        if not domain and 0 < version < MODERN:
+            application = modernized(application)
         if not domain and any(isinstance(entry, Known) for entry in inputs):
             shape_rule = SHAPE_RULES.get(node.op_type)
             found = shape_rule(application) if shape_rule is not None else None
@@ -361,10 +364,12 @@ def _dim(proto: Any, fresh: str) -> Dim:
     if kind == "dim_value" and proto.dim_value >= 0:
         return int(proto.dim_value)
     name = proto.dim_param if kind == "dim_param" else ""
-    return symbol(_identifier(name or fresh))
+    # Some exporters call every dim "?", so that says nothing.
+    return symbol(symbol_name(name if any(map(str.isalnum, name)) else fresh))
 
 
-def _identifier(name: str) -> str:
+def symbol_name(name: str) -> str:
+    """A dim's name as an identifier."""
     text = "".join(c if c.isalnum() or c == "_" else "_" for c in name)
     return text if text[:1].isalpha() or text[:1] == "_" else f"d_{text}"
 

@@ -11,15 +11,46 @@ from graphopt.ir.dim_ops import product
 
 @translates("BatchNormalization")
 def batch_normalization(a: Application) -> Any:
-    """(x − mean)/√(var + ε)·scale + bias, with stored statistics."""
-    if a.attr("training_mode", 0) or (a.version < 14 and a.num_outputs > 1):
-        raise Declined("batch normalization in training")
+    """(x − mean)/√(var + ε)·scale + bias, with stored statistics, or in training with those of the batch."""
+    training = bool(a.attr("training_mode", 0))
+    if not training and a.version < 14 and a.num_outputs > 1:
+        raise Declined("batch normalization in training before opset 14")
     x, scale, bias, mean, var = (a[i] for i in range(5))
     dtype = tensor_type(x).dtype
     scale, bias, mean, var = (a.cast(v, dtype) for v in (scale, bias, mean, var))
-    return a.emit(
-        "aten.batch_norm", x, scale, bias, mean, var, False, 1 - a.attr("momentum", 0.9), a.attr("epsilon", 1e-5), False
-    )
+    if not a.attr("spatial", 1):
+        return _by_element(a, x, (scale, bias, mean, var), training)
+    if not training:
+        return _normalized(a, x, (scale, bias, mean, var))
+    others = [i for i in range(tensor_type(x).rank) if i != 1]
+    now = (a.emit("aten.mean.dim", x, others), a.emit("aten.var.correction", x, others, correction=0))
+    running = [
+        a.cast(_moved(a, old, new), a.type(index).dtype) if a.uses(index - 2) else None
+        for index, old, new in zip((3, 4), (mean, var), now)
+    ]
+    return [_normalized(a, x, (scale, bias, *now)), *running]
+
+
+def _normalized(a: Application, x: Value, operands: tuple[Value, ...]) -> Value:
+    momentum, epsilon = 1 - a.attr("momentum", 0.9), a.attr("epsilon", 1e-5)
+    return a.emit("aten.batch_norm", x, *operands, False, momentum, epsilon, False)
+
+
+def _moved(a: Application, old: Value, new: Value) -> Value:
+    """old·momentum + new·(1 − momentum). Unlike PyTorch's, the new variance is the batch's own."""
+    momentum = a.attr("momentum", 0.9)
+    kept = a.emit("aten.mul.Scalar", old, momentum)
+    return a.emit("aten.add.Tensor", kept, a.emit("aten.mul.Scalar", new, 1 - momentum))
+
+
+def _by_element(a: Application, x: Value, operands: tuple[Value, ...], training: bool) -> Value:
+    """Each position by statistics of its own, as `spatial=0` asked for up to opset 8."""
+    if training:
+        raise Declined("batch normalization of each element in training")
+    scale, bias, mean, var = operands
+    deviation = a.emit("aten.sqrt", a.emit("aten.add.Scalar", var, a.attr("epsilon", 1e-5)))
+    centred = a.emit("aten.div.Tensor", a.emit("aten.sub.Tensor", x, mean), deviation)
+    return a.emit("aten.add.Tensor", a.emit("aten.mul.Tensor", centred, scale), bias)
 
 
 @translates("InstanceNormalization")
