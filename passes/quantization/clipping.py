@@ -82,7 +82,7 @@ def _mean(spread: Spread, grid: Grid, percentile: float, power: float) -> Range:
 
 
 def _percentile(spread: Spread, grid: Grid, percentile: float, power: float) -> Range:
-    numbers, counts = spread.points()
+    numbers, counts, _ = spread.points()
     return _quantile(numbers, counts, 1 - percentile / 100), _quantile(numbers, counts, percentile / 100)
 
 
@@ -92,7 +92,7 @@ def _quantile(numbers: np.ndarray, counts: np.ndarray, share: float) -> float:
 
 
 def _mse(spread: Spread, grid: Grid, percentile: float, power: float) -> Range:
-    numbers, counts = spread.points()
+    numbers, counts, _ = spread.points()
 
     def loss(low: float, high: float) -> float:
         difference = np.abs(grid.rounded(numbers, low, high)[1] - numbers)
@@ -102,35 +102,34 @@ def _mse(spread: Spread, grid: Grid, percentile: float, power: float) -> Range:
 
 
 def _entropy(spread: Spread, grid: Grid, percentile: float, power: float) -> Range:
-    numbers, counts = spread.points()
-    width = np.gradient(numbers) if len(numbers) > 1 else np.ones(1)
-    share = counts / counts.sum()
+    """Zeros are exact in any range, so they are left out."""
+    numbers, counts, widths = spread.points()
+    numbers, counts, widths = (x[widths > 0] for x in (numbers, counts, widths))
+    share = counts / max(counts.sum(), 1.0)
 
     def divergence(low: float, high: float) -> float:
         inside = (numbers >= min(low, 0.0)) & (numbers <= max(high, 0.0))
+        if not inside.any():
+            return np.inf
         steps = grid.rounded(numbers, low, high)[0].astype(np.int64)
         steps -= steps.min()
-        original = np.where(inside, share, 0.0)
-        clipped = np.bincount(steps, np.where(inside, 0.0, share), minlength=steps.max() + 1)
-        mass = np.bincount(steps, original, minlength=steps.max() + 1)
-        room = np.bincount(steps, np.where(inside & (counts > 0), width, 0.0), minlength=steps.max() + 1)
-        # The reference gives what is clipped to the last number inside; the quantized one has nothing there.
-        reference = original + _at_ends(inside, clipped, steps)
-        quantized = np.divide(mass[steps] * width, room[steps], out=np.zeros_like(share), where=room[steps] > 0)
-        used = (reference > 0) & inside
-        return float(np.sum(reference[used] * np.log(reference[used] / np.maximum(quantized[used], 1e-12))))
+        kept = np.where(inside, share, 0.0)
+        mass, room = (np.bincount(steps, x) for x in (kept, np.where(inside, widths, 0.0)))
+        quantized = np.divide(mass[steps] * widths, room[steps], out=np.zeros_like(share), where=room[steps] > 0)
+        # The original gives what is clipped to the last number inside; the quantized one has nothing there.
+        original = kept + _at_ends(inside, share)
+        used = inside & (original > 0)
+        return float(np.sum(original[used] * np.log(original[used] / np.maximum(quantized[used], 1e-12))))
 
     return _search(spread, grid, divergence)
 
 
-def _at_ends(inside: np.ndarray, clipped: np.ndarray, steps: np.ndarray) -> np.ndarray:
+def _at_ends(inside: np.ndarray, share: np.ndarray) -> np.ndarray:
     """What lies beyond the range, on the outermost numbers within it."""
-    added = np.zeros(len(inside))
-    kept = np.flatnonzero(inside)
-    if len(kept):
-        added[kept[0]] += clipped[steps[0]]
-        if steps[-1] != steps[0]:
-            added[kept[-1]] += clipped[steps[-1]]
+    first, last = np.flatnonzero(inside)[[0, -1]]
+    added = np.zeros(len(share))
+    added[first] += share[:first].sum()
+    added[last] += share[last + 1 :].sum()
     return added
 
 
@@ -153,7 +152,7 @@ def _search(spread: Spread, grid: Grid, loss: Callable[[float, float], float]) -
 def _without_outliers(spread: Spread) -> Range:
     if spread.counts is None:
         return spread.low, spread.high
-    numbers, counts = spread.points()
+    numbers, counts, _ = spread.points()
     order = np.argsort(np.abs(numbers), kind="stable")
     reach = _quantile(np.abs(numbers)[order], counts[order], 0.9999) * _OUTLIER
     if max(-spread.low, spread.high) <= reach or reach == 0:

@@ -1,4 +1,4 @@
-"""How the numbers of an activation are spread: exact bounds, and a histogram whose bins are fixed before any data is seen.
+"""How the numbers of an activation are spread: exact bounds, and a histogram with bins that no data decides.
 
 The bins are the 65,536 codes of bfloat16: each number falls to the one that it rounds to, so a bin is at most 1/128 of
 its number wide, whatever the scale. Counts are integers, and the bounds of each sample are kept, so that what is known
@@ -59,22 +59,22 @@ class Spread:
         """The means of the samples' bounds; exact sums, so in any order."""
         return math.fsum(self.lows) / len(self.lows), math.fsum(self.highs) / len(self.highs)
 
-    def points(self) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers in ascending order, and how many stand for each. Wide bins are spread over four points."""
+    def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Numbers in ascending order, how many stand for each, and over which width they are spread.
+
+        A bin is spread over four points. Numbers near zero are one point without a width.
+        """
         assert self.counts is not None
         codes = np.flatnonzero(self.counts)
-        values = _values(codes)
-        counts = self.counts[codes].astype(np.float64)
-        floor = _SMALLEST * max(-self.low, self.high)
-        small = np.abs(values) < floor
-        wide = values[~small]
-        width = np.abs(wide) / 256  # a bin reaches 2^-8 to 2^-9 of its number to each side
-        offsets = np.array([-0.75, -0.25, 0.25, 0.75])
-        numbers = (wide[:, None] + offsets * width[:, None]).reshape(-1).clip(self.low, self.high)
-        parts = np.repeat(counts[~small] / 4, 4)
-        numbers, parts = np.append(numbers, 0.0), np.append(parts, counts[small].sum())
+        values, counts = _values(codes), self.counts[codes].astype(np.float64)
+        small = np.abs(values) < _SMALLEST * max(-self.low, self.high)
+        quarter = np.ldexp(0.25, np.frexp(values[~small])[1] - 8)
+        numbers = (values[~small, None] + np.array([-1.5, -0.5, 0.5, 1.5]) * quarter[:, None]).reshape(-1)
+        numbers = np.append(numbers.clip(self.low, self.high), 0.0)
+        parts = np.append(np.repeat(counts[~small] / 4, 4), counts[small].sum())
+        widths = np.append(np.repeat(quarter, 4), 0.0)
         order = np.argsort(numbers, kind="stable")
-        return numbers[order], parts[order]
+        return numbers[order], parts[order], widths[order]
 
 
 def merged(spreads: Iterable[Spread]) -> Spread:
