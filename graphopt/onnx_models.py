@@ -17,6 +17,7 @@ from graphopt.errors import GraphOptError, InputError, TargetError
 from graphopt.ir import Graph
 from graphopt.lazy import CaptureCache
 from graphopt.options import CompileOptions
+from graphopt.passmanager.made_up import make_inputs
 from graphopt.passmanager.progress import stage
 from graphopt.program import Program, build_program
 from graphopt.rewrite import Contract
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     OnnxSource = str | os.PathLike[str] | bytes | onnx.ModelProto
 
 SUFFIX = ".onnx"
+MADE_UP = (
+    "numbers were validated on made-up inputs: standard normal numbers, and integers below the length of what they "
+    "index, else 0 and 1; give args for real ones"
+)
 
 
 def is_onnx(model: object) -> TypeGuard[OnnxSource]:
@@ -111,9 +116,10 @@ class _OnnxModel:
         return graph
 
     def program(self, graph: Graph, given: Mapping[str, Any]) -> Program:
-        """Compile a graph. The inputs given are samples, if none is missing."""
+        """Compile a graph. The inputs given are samples; those that are missing are made up."""
         complete = all(value.name in given for value in graph.inputs)
-        arguments = (tuple([given[value.name] for value in graph.inputs]), {}) if complete else None
+        samples = [given[value.name] for value in graph.inputs] if complete else make_inputs(graph, given)
+        arguments = None if samples is None else (tuple(samples), {})
         if self.state is None:
             program = build_program(graph, self.options, arguments)
         else:
@@ -122,6 +128,8 @@ class _OnnxModel:
             assert program.module is not None
             share_state(program.module, self.state)
         program.report.model = self.title
+        if not complete and samples is not None:
+            program.report.passes.notes.append(MADE_UP)
         return program
 
     def captures(self) -> tuple[CaptureCache, State | None]:

@@ -1,0 +1,134 @@
+"""Inputs made up for a graph whose caller gives none: of sizes that it runs on, with indices that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from graphopt.analysis import Interpreter
+from graphopt.analysis.index_ranges import index_limits
+from graphopt.errors import GraphOptError
+from graphopt.ir import DType, Graph, Symbol, TensorType, Value
+from graphopt.ir.dims import Dim, UnboundSymbolError, evaluate, symbols_of
+from graphopt.passmanager.samples import SEED, first_sizes
+
+IMAGE_SIZES = (32, 64, 128, 224)
+"""Sizes that nets with several halvings take."""
+SIGNAL_SIZES = (512, 16000)
+LARGEST = 1 << 26
+"""Inputs of more elements are not made up."""
+
+
+def make_inputs(graph: Graph, given: Mapping[str, Any] | None = None) -> list[Any] | None:
+    """Make inputs from types alone, on which the graph runs; None if there are none of the kinds that are tried.
+
+    given: inputs by name that are taken as they are.
+
+    Floating-point numbers are standard normal. Integers that are used as indices are below the length of what they
+    index, other ones are 0 or 1 (bytes: all values), and inputs whose contents are fixed hold these. Sizes of dynamic
+    dims are small and distinct at first, then such as images and signals have.
+    """
+    given = {**_fixed(graph), **(given or {})}
+    if not all(v.name in given or (isinstance(v.type, TensorType) and _has_numbers(v.type)) for v in graph.inputs):
+        return None
+    limits = index_limits(graph)
+    bound = _sizes_of(graph, given)
+    for sizes in _candidates(graph):
+        made = _made(graph, {**sizes, **bound}, given, limits)
+        if made is not None and (not graph.symbols() or _runs(graph, made)):
+            return made
+    return None
+
+
+def _fixed(graph: Graph) -> dict[str, Any]:
+    fixed = () if graph.signature is None else graph.signature.fixed
+    return {graph.inputs[one.index].name: one.tensor() for one in fixed}
+
+
+def _has_numbers(type_: TensorType) -> bool:
+    return type_.dtype is not DType.STRING and type_.dtype.storage is type_.dtype.torch
+
+
+def _sizes_of(graph: Graph, given: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes that are known from inputs that were given."""
+    found: dict[str, int] = {}
+    for value in graph.inputs:
+        tensor = given.get(value.name)
+        if isinstance(value.type, TensorType) and isinstance(tensor, torch.Tensor):
+            found.update((str(d), s) for d, s in zip(value.type.shape, tensor.shape) if not isinstance(d, int))
+    return found
+
+
+def _candidates(graph: Graph) -> Iterator[dict[str, int]]:
+    """Sizes to try, the cheapest and most telling first."""
+    symbols = graph.symbols()
+    small = first_sizes(symbols)
+    yield small
+    leading = [s for s in symbols if any(_leads(value, s) for value in graph.inputs)]
+    others = [s for s in symbols if s not in leading]
+    for base in IMAGE_SIZES if symbols else ():
+        yield {**small, **_sized(leading, [2, 3]), **_sized(others, range(base, 16 * base, 32))}
+        yield {**small, **_sized(leading, [2, 2]), **_sized(others, [base] * len(others))}
+    for base in SIGNAL_SIZES if symbols else ():
+        yield {**small, **_sized(leading, [2, 2]), **_sized(others, [base] * len(others))}
+    if symbols:
+        yield {**small, **_sized(leading, [1] * len(leading))}
+        yield dict.fromkeys(small, 1)
+
+
+def _leads(value: Value, symbol: Symbol) -> bool:
+    """True if a dim comes first, as a batch does."""
+    return isinstance(value.type, TensorType) and value.type.rank > 1 and symbol in symbols_of(value.type.shape[0])
+
+
+def _sized(symbols: Sequence[Symbol], sizes: Sequence[int]) -> dict[str, int]:
+    """Sizes for symbols in turn, within their ranges."""
+    found = {}
+    for index, symbol in enumerate(symbols):
+        size = sizes[min(index, len(sizes) - 1)]
+        size -= size % symbol.multiple_of
+        low = max(symbol.min, 1)
+        found[symbol.name] = max(low, size if symbol.max is None else min(size, symbol.max))
+    return found
+
+
+def _made(
+    graph: Graph, sizes: Mapping[str, int], given: Mapping[str, Any], limits: Mapping[Value, Sequence[Dim]]
+) -> list[Any] | None:
+    generator = torch.Generator().manual_seed(SEED)
+    made = []
+    for value in graph.inputs:
+        if value.name in given:
+            made.append(given[value.name])
+            continue
+        assert isinstance(value.type, TensorType)
+        try:
+            shape = [evaluate(dim, sizes) for dim in value.type.shape]
+            limit = min([evaluate(dim, sizes) for dim in limits.get(value, ())], default=None)
+        except UnboundSymbolError:  # what is indexed has a size that only a run tells
+            return None
+        if torch.Size(shape).numel() > LARGEST:
+            return None
+        made.append(_values(value.type, shape, limit, generator))
+    return made
+
+
+def _values(type_: TensorType, shape: Sequence[int], limit: int | None, generator: torch.Generator) -> torch.Tensor:
+    dtype = type_.dtype.torch
+    if type_.dtype.is_floating or type_.dtype.is_complex:
+        made = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    else:
+        plain = 256 if dtype is torch.uint8 else 2
+        high = min(max(plain if limit is None else limit, 1), 127 if dtype is torch.int8 else 1 << 15)
+        made = torch.randint(high, tuple(shape), generator=generator).to(dtype)
+    return made if type_.device == "cpu" else made.to(type_.device)
+
+
+def _runs(graph: Graph, inputs: Sequence[Any]) -> bool:
+    try:
+        Interpreter(graph).run(*[x.clone() if isinstance(x, torch.Tensor) else x for x in inputs])
+    except GraphOptError:
+        return False
+    return True
