@@ -16,9 +16,9 @@ from graphopt.backends.onnx.records import Operation, Tensor
 from graphopt.backends.onnx.versions import means_the_same
 from graphopt.errors import EmissionError
 from graphopt.ir import DType, Graph, Node, TensorType, Type, walk
-from graphopt.ops.onnx_dialect import CAPTURED, OPSET, OUTPUTS, imports_of, is_opaque, node_proto
+from graphopt.ops.onnx_dialect import CAPTURED, OUTPUTS, imports_of, is_opaque, node_proto
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
-from graphopt.ops.onnx_nested import graphs_of
+from graphopt.ops.onnx_nested import captured_names, graphs_of
 from graphopt.ops.onnx_runtime import make_model
 from graphopt.ops.onnx_values import type_to_proto
 
@@ -60,10 +60,9 @@ def lower_opaque(e: Emitter, node: Node, operands: Sequence[Tensor | None]) -> l
     given, outer = operands[: len(operands) - len(captured)], operands[len(operands) - len(captured) :]
     outputs = [tensor_of(value.type) for value in node.results]
     changed = _changed(proto, imports, e.opset, _type_texts(node))
-    if changed and not captured and not list(graphs_of(proto)):
-        return _converted(e, node, proto, given)
     if changed:
-        raise EmissionError(f"of another meaning in opset {e.opset}: {', '.join(changed)}; {_remedy(node)}")
+        names = dict(zip([*proto.input, *captured], [*given, *outer]))
+        return _converted(e, node, proto, names, ", ".join(changed))
     operation = Operation(proto.op_type, given, outputs, {a.name: a for a in proto.attribute}, proto.domain, e.origin)
     operation.captured = {name: tensor for name, tensor in zip(captured, outer) if tensor is not None}
     operation.imports = {domain: version for domain, version in imports.items() if domain}
@@ -122,10 +121,12 @@ def _type_text(proto: onnx.TypeProto) -> str:
     return f"tensor({TensorProto.DataType.Name(proto.tensor_type.elem_type).lower()})"
 
 
-def _converted(e: Emitter, node: Node, proto: onnx.NodeProto, operands: Sequence[Tensor | None]) -> list[Tensor]:
-    """Append what onnx's version converter makes of a node."""
-    model = _convert(e, node, proto)
-    tensors: dict[str, Tensor | None] = {"": None, **{n: t for n, t in zip(proto.input, operands) if n}}
+def _converted(
+    e: Emitter, node: Node, proto: onnx.NodeProto, operands: dict[str, Tensor | None], changed: str
+) -> list[Tensor]:
+    """Append what onnx's version converter makes of a node. operands: by name, captured ones included."""
+    model = _convert(e, node, proto, operands, changed)
+    tensors = {**operands, "": None}
     for initializer in model.graph.initializer:
         tensors[initializer.name] = _stored(e, initializer)
     types = {info.name: info.type for info in (*model.graph.value_info, *model.graph.output)}
@@ -136,6 +137,9 @@ def _converted(e: Emitter, node: Node, proto: onnx.NodeProto, operands: Sequence
         operation = Operation(
             inner.op_type, [tensors[n] for n in inner.input], outputs, attributes, inner.domain, e.origin
         )
+        captured = {name: tensors[name] for name in captured_names(inner)}
+        operation.captured = {name: tensor for name, tensor in captured.items() if tensor is not None}
+        operation.imports = {o.domain: o.version for o in model.opset_import if o.domain}
         operation.positions = tuple([i for i, name in enumerate(inner.output) if name])
         operation.outputs = [t for t, name in zip(outputs, inner.output) if name]
         e.body.operations.append(operation)
@@ -143,7 +147,9 @@ def _converted(e: Emitter, node: Node, proto: onnx.NodeProto, operands: Sequence
     return [t for t in found if t is not None]
 
 
-def _convert(e: Emitter, node: Node, proto: onnx.NodeProto) -> onnx.ModelProto:
+def _convert(
+    e: Emitter, node: Node, proto: onnx.NodeProto, operands: dict[str, Tensor | None], changed: str
+) -> onnx.ModelProto:
     from onnx import ValueInfoProto, shape_inference, version_converter
 
     def info(name: str, type_: Type) -> onnx.ValueInfoProto:
@@ -151,16 +157,17 @@ def _convert(e: Emitter, node: Node, proto: onnx.NodeProto) -> onnx.ModelProto:
         made.type.CopyFrom(type_to_proto(type_, str))
         return made
 
-    inputs = [info(f"i{n}", v.type) for n, v in enumerate(node.operands) if v is not None]
+    inputs = [info(name, v.type) for name, v in zip(operands, node.operands) if v is not None]
     outputs = [info(f"o{p}", v.type) for p, v in zip(node.attr(OUTPUTS), node.results)]
-    model = make_model([proto], inputs, outputs, {"": node.attributes[OPSET]})
+    model = make_model([proto], inputs, outputs, imports_of(node.op.name, node.attributes))
     try:
-        return shape_inference.infer_shapes(version_converter.convert_version(model, e.opset))
+        # The converter keeps what it has no adapter for: strict inference sees that the results are others then.
+        return shape_inference.infer_shapes(version_converter.convert_version(model, e.opset), strict_mode=True)
     except Exception as error:  # the converter raises whatever its checks do
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise EmissionError(
-            f"{proto.op_type} of opset {node.attributes[OPSET]} is not converted to opset {e.opset} ({reason}); "
-            f"{_remedy(node)}"
+            f"{changed} of opset {imports_of(node.op.name, node.attributes)['']} cannot be written in opset {e.opset}, "
+            f"where the meaning is another ({reason}); {_remedy(node)}"
         ) from error
 
 
