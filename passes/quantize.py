@@ -20,6 +20,7 @@ from graphopt.passes.quantization.calibrate import calibrate
 from graphopt.passes.quantization.clipping import METHODS, NEED_BOUNDS_ALONE, Grid, affine, choose_range, outliers
 from graphopt.passes.quantization.insertion import Inserter, Parameters, WeightOptions
 from graphopt.passes.quantization.placement import Placement, activations_of, place
+from graphopt.passes.quantization.preparation import pools_for_means
 from graphopt.passes.quantization.profiles import Profile, get_profile
 from graphopt.passes.quantization.spread import Spread, merged
 from graphopt.passmanager import Pass, PassContext, PassResult
@@ -33,8 +34,8 @@ class Quantize(Pass):
     """Quantize layers and what stands between them, for kernels that compute in integers.
 
     dtype: the format of weights, symmetric. activations: that of activations; by default the target's.
-    method: how ranges of activations are chosen: minmax, mean, percentile, mse or entropy. percentile: of that method, in
-        percent. power: of mse, the exponent of the error.
+    method: how ranges of activations are chosen: minmax, mean, percentile, mse, lp or entropy (see
+        `quantization.clipping`). percentile: of that method, in percent. power: of lp, the exponent of the error.
     granularity: "channel" gives weights a scale for each output channel, "tensor" one in all.
     weights: how scales of weights are chosen: minmax or mse.
     symmetric: activations without zero points; by default what the target wants.
@@ -51,9 +52,9 @@ class Quantize(Pass):
 
     dtype: str = "int8"
     activations: str = ""
-    method: str = "mse"
+    method: str = "lp"
     percentile: float = 99.99
-    power: float = 2.0
+    power: float = 4.0
     granularity: str = "channel"
     weights: str = "minmax"
     symmetric: bool | None = None
@@ -87,9 +88,11 @@ class Quantize(Pass):
         """
         with requested():
             profile = get_profile(self.profile or context.target)
+            rewriter = Rewriter(graph, context.listeners)
+            pools_for_means(graph, rewriter, self.name)
             plan = place(graph, profile, _Ignored(graph, self.ignore))
             if not plan.layers:
-                return PassResult(False, notes=[NOTHING, *_left(plan)])
+                return PassResult(rewriter.changed, notes=[NOTHING, *_left(plan)])
             format_, symmetric = self._activations(profile)
             found = self._spreads(graph, plan, context)
         notes = _left(plan)
@@ -98,7 +101,6 @@ class Quantize(Pass):
             parameters[value] = self._parameters(spread, Grid(format_, symmetric))
             if outliers(spread):
                 notes.append(f"%{value.name} reaches from {spread.low:.4g} to {spread.high:.4g} by few outliers")
-        rewriter = Rewriter(graph, context.listeners)
         inserter = Inserter(graph, rewriter, profile, format_, self.name)
         scales = {node: self._input_scale(node, plan, parameters) for node in plan.layers}
         inserter.pairs(plan, parameters)

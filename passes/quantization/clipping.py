@@ -92,11 +92,15 @@ def _quantile(numbers: np.ndarray, counts: np.ndarray, share: float) -> float:
 
 
 def _mse(spread: Spread, grid: Grid, percentile: float, power: float) -> Range:
+    return _lp(spread, grid, percentile, 2.0)
+
+
+def _lp(spread: Spread, grid: Grid, percentile: float, power: float) -> Range:
     numbers, counts, _ = spread.points()
 
     def loss(low: float, high: float) -> float:
         difference = np.abs(grid.rounded(numbers, low, high)[1] - numbers)
-        return float(counts @ (difference * difference if power == 2 else difference**power))
+        return float(counts @ difference**power)
 
     return _search(spread, grid, loss)
 
@@ -166,6 +170,7 @@ METHODS: dict[str, Callable[[Spread, Grid, float, float], Range]] = {
     "mean": _mean,
     "percentile": _percentile,
     "mse": _mse,
+    "lp": _lp,
     "entropy": _entropy,
 }
 NEED_BOUNDS_ALONE = ("minmax", "mean")

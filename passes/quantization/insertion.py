@@ -75,7 +75,7 @@ class Inserter:
         return found
 
     def layer(self, node: Node, fusion: Fusion, input_scale: float, options: WeightOptions) -> Node:
-        """Quantize the weight of a layer, and its bias if the profile wants it; return the node that computes it now."""
+        """Quantize the weight of a layer, and its bias if the profile wants it; return what is the layer now."""
         weight = weight_of(node, fusion)
         assert weight is not None and weight.constant is not None
         split = self.profile.split_linear and node.name == "aten.linear" and len(node.operands[0].shape) != 2  # type: ignore[union-attr]

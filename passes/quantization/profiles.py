@@ -1,9 +1,11 @@
-"""What targets do with quantized operators, as data: which operands they take quantized, at which granularity, and whether
-the result has to be.
+"""What targets do with quantized operators, as data: which operands they take quantized, at which granularity, and
+whether the result has to be.
 
-ONNX Runtime puts the integer kernel in the place of a group dequantize → operator → quantize. `Conv`, `Add` and poolings
-are found only if the result is quantized, too; products of matrices also run from integers to floats. What only moves
-elements runs on integers if input and result have one scale. A ReLU or a clip in front of the quantization goes into it.
+ONNX Runtime puts the integer kernel in the place of a group dequantize → operator → quantize. `Conv`, `Add` and
+poolings are found only if the result is quantized, too; products of matrices also run from integers to floats. What
+only moves elements runs on integers if input and result have one scale. A ReLU or a clip in front of the quantization
+goes into it.
+
 TensorRT and OpenVINO fuse by themselves what stands between quantized inputs, so they want pairs at the inputs alone;
 TensorRT takes symmetric scales only.
 """
@@ -20,8 +22,8 @@ from graphopt.errors import unknown_name
 class Fusion:
     """How a target runs an operator on integers.
 
-    inputs: parameters that are activations. weight: the parameter that is a stored weight, with its output channels along
-    `channels`. bias: the parameter that is a bias.
+    inputs: parameters that are activations. weight: the parameter that is a stored weight, with its output channels
+    along `channels`. bias: the parameter that is a bias.
     result: "integer": must be quantized; "any": may stay a float; "same": has the scale of the inputs.
     """
 
@@ -38,8 +40,8 @@ class Profile:
 
     fusions: by operator. tails: operators that go into the quantization behind them.
     activations: the format of activations; symmetric: without zero points. integer_bias: whether biases are stored as
-    32-bit integers of scale s_x·s_w. split_linear: whether a linear layer on more than two dims is to be a product with a
-    transposed weight, since that is what is written.
+    32-bit integers of scale s_x·s_w. split_linear: whether a linear layer on more than two dims is to be a product with
+    a transposed weight, since that is what is written.
     """
 
     fusions: dict[str, Fusion]
@@ -72,7 +74,7 @@ _MOVES = {
 }
 _MOVES["aten.cat"] = Fusion(("tensors",), result="same")
 _ELEMENTWISE = {f"aten.{name}.Tensor": Fusion(("self", "other")) for name in ("add", "mul")}
-_POOLS = {f"aten.{name}": Fusion(("self",)) for name in ("avg_pool2d", "adaptive_avg_pool2d", "mean.dim", "leaky_relu")}
+_POOLS = {f"aten.{name}": Fusion(("self",)) for name in ("avg_pool2d", "adaptive_avg_pool2d", "leaky_relu")}
 _CLIPS = frozenset(f"aten.{name}" for name in ("relu", "relu6", "hardtanh", "clamp"))
 
 PROFILES: dict[str, Profile] = {

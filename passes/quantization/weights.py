@@ -2,8 +2,8 @@
 
     W ≈ s_w · W_q      b ≈ s_x s_w · b_q,  b_q = round(b / (s_x s_w))
 
-The scale is the largest magnitude over the greatest integer, or the one with the least squared error. Where a bias would
-not fit 32 bits (a channel of tiny weights) the scale is widened until it does.
+The scale is the largest magnitude over the greatest integer, or the one with the least squared error. Where a bias
+would not fit 32 bits (a channel of tiny weights) the scale is widened until it does.
 """
 
 from __future__ import annotations
