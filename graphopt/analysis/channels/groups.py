@@ -11,7 +11,7 @@ import numpy as np
 from graphopt.analysis.channels.atoms import Ids
 from graphopt.analysis.channels.model import Channels, FrozenDim, Group, GroupAxis, Member, Need
 from graphopt.analysis.channels.tracker import Role, Tracker
-from graphopt.ir import Value
+from graphopt.ir import ConstantKind, Value
 
 _PRECEDENCE = (Role.OUT, Role.SCALE, Role.SHIFT, Role.NORMALIZED, Role.SLICE, Role.IN)
 
@@ -135,8 +135,7 @@ class Assembler:
                 continue
             value, dim = source
             for factor, (number, channels) in enumerate(_by_group(rows, group, index)):
-                name = value.constant.names[0] if value.constant and value.constant.names else value.name
-                found[number].append(Member(value, name, dim, self.role(source), channels, factor=factor))
+                found[number].append(Member(value, _name(value), dim, self.role(source), channels, factor=factor))
         return found
 
     def _axes(self, group: Channels, index: Channels) -> dict[int, list[GroupAxis]]:
@@ -181,7 +180,17 @@ class Assembler:
     # ------------------------------------------------------------------ what can't go
 
     def frozen(self) -> Iterator[FrozenDim]:
-        """The dims that parameters make and that hold slots which can't be removed."""
+        """The dims that parameters make and that hold slots which can't be removed; and parameters none of whose dims
+        makes channels or loses any."""
+        listed = set()
+        for found in self._fixed_rows():
+            listed.add(found.value)
+            yield found
+        for value in self.tracker.graph.constants.values():
+            if value not in listed and value in self.tracker.values and len(value.shape) > 1:
+                yield from self._idle(value)
+
+    def _fixed_rows(self) -> Iterator[FrozenDim]:
         for value, dim in self.sources:
             if self.role((value, dim)) is not Role.OUT:
                 continue
@@ -192,8 +201,28 @@ class Assembler:
             if fixed.any():
                 reasons = self.atoms.reason_of(axis[0].atoms)[fixed]
                 text, node = self.atoms.reasons[int(reasons[0])]
-                name = value.constant.names[0] if value.constant and value.constant.names else value.name
-                yield FrozenDim(value, name, dim, int(fixed.sum()), len(fixed), text, node)
+                yield FrozenDim(value, _name(value), dim, int(fixed.sum()), len(fixed), text, node)
+
+    def _idle(self, value: Value) -> Iterator[FrozenDim]:
+        """The first dim of a parameter of which nothing can be removed."""
+        if value.constant is None or value.constant.kind is not ConstantKind.PARAMETER:
+            return
+        found: list[FrozenDim] = []
+        for dim, axis in enumerate(self.tracker.values[value]):
+            if not axis:
+                continue
+            reasons = [axis[0].reason] if axis[0].atoms is None else self.atoms.reason_of(axis[0].atoms)
+            if axis[0].atoms is not None and self.resolve(axis[0].atoms).any():
+                return
+            text, node = self.atoms.reasons[int(reasons[0])]
+            size = value.shape[dim]
+            assert isinstance(size, int)
+            found.append(FrozenDim(value, _name(value), dim, size, size, text, node))
+        yield from found[:1]
+
+
+def _name(value: Value) -> str:
+    return value.constant.names[0] if value.constant and value.constant.names else value.name
 
 
 def _makers(members: list[Member]) -> list[Member]:

@@ -296,7 +296,9 @@ def run(tracker: Tracker, apply: Callable[[Tracker, Node], None]) -> None:
     """Visit all nodes, then freeze what the graph returns."""
     for value in tracker.graph.inputs:
         if isinstance(value.type, TensorType):
-            tracker.values[value] = tuple([tracker.opaque(d, f"input {value.name!r}") for d in value.type.shape])
+            tracker.values[value] = tuple(
+                [tracker.opaque(d, f"input {value.name!r}, which the caller gives") for d in value.type.shape]
+            )
     for node in tracker.graph:
         tracker.visit(node, apply)
     tracker.node = None
@@ -308,7 +310,7 @@ def freeze_returned(tracker: Tracker) -> None:
     graph = tracker.graph
     for index, value in enumerate(graph.outputs):
         if isinstance(value.type, TensorType):
-            tracker.freeze_all(value, f"output {index}")
+            tracker.freeze_all(value, f"output {index}, which the caller sees")
     for name, value in graph.updates.items():
         constant = graph.constants.get(name)
         if constant is None:

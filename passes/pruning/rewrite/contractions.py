@@ -224,6 +224,25 @@ def _product_of_constants(node: Node, scope: Scope) -> torch.Tensor | None:
     return None
 
 
+@treats("transformers.grouped_mm_fallback")
+class Experts(Treatment):
+    """Each row of a matrix by one of several matrices."""
+
+    def dead(self, node: Node, operands: Sequence[Dead | None], scope: Scope) -> Sequence[Dead]:
+        """A column that is zero in all matrices gives zeros."""
+        weight = operands[1]
+        assert weight is not None
+        zero = weight.zero.all(0).all(0, keepdim=True)
+        return [where_known(node.results[0], torch.zeros_like(zero, dtype=torch.float64), zero)]
+
+    def refusals(self, node: Node, scope: Scope) -> Iterator[Refusal]:
+        """Inputs that are not zero: there is no bias to take them."""
+        value = first_operand(node)
+        numbers, refused = scope.entering(node, value, 1)
+        yield from refused
+        yield from nonzero(node, value, 1, numbers, "there is no bias to fold its constant into")
+
+
 @treats("einsum")
 class Einsum(Treatment):
     """Sums of products by labels."""

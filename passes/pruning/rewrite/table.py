@@ -55,11 +55,12 @@ T = TypeVar("T", bound=type[Treatment])
 
 
 def treats(names: str) -> Callable[[T], T]:
-    """Register a treatment for operators, by their names without dialect; with or without the overload."""
+    """Register a treatment for operators, by their names without the dialect `aten`, with or without the overload;
+    those of `transformers` with the dialect."""
 
     def register(cls: T) -> T:
         for name in names.split():
-            TREATMENTS[f"aten.{name}"] = cls()
+            TREATMENTS[name if name.startswith("transformers.") else f"aten.{name}"] = cls()
         return cls
 
     return register

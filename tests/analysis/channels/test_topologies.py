@@ -187,7 +187,7 @@ def test_an_operator_without_a_rule_is_a_barrier() -> None:
         analysis = ChannelAnalysis(trace(Barrier(), torch.randn(2, 6)))
     assert sizes(analysis) == {"b.weight": 5}
     reasons = {f.name: f.reason for f in analysis.frozen}
-    assert reasons == {"a.weight": "graphopt_barrier.opaque has no rule", "c.weight": "output 0"}
+    assert reasons == {"a.weight": "graphopt_barrier.opaque has no rule", "c.weight": "output 0, which the caller sees"}
 
 
 @pytest.mark.parametrize(

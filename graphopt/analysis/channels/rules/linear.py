@@ -7,6 +7,7 @@ from graphopt.analysis.channels.axes import (
     State,
     axis_state,
     factor_states,
+    not_zero,
     with_state,
     zero_if_any,
     zero_or_varying,
@@ -45,6 +46,20 @@ def add_matmul(t: Tracker, node: Node) -> None:
         product(t, node, t.axes(a)[1:], t.axes(b)[1:], a, b, c)
         return
     product(t, node, t.axes(a), t.axes(b), a, b, c)
+
+
+@rule("transformers.grouped_mm_fallback")
+def experts(t: Tracker, node: Node) -> None:
+    """[S, K] x [E, K, N] → [S, N]: each row by the matrix of its expert."""
+    x, weight, ends = t.operands()
+    t.freeze_all(ends, "numbers of rows of each expert")
+    for axis in (t.axes(x)[0], t.axes(weight)[0]):
+        t.freeze(axis, "rows and experts that data choose")
+    inner, (_, weights_inner, columns) = t.axes(x)[1], t.axes(weight)
+    t.freeze(not_zero(inner), f"{node.op.base}: its removed slots would not be zero{t.origin()}")
+    t.play(weights_inner, Role.IN)
+    t.equate(inner, weights_inner, node.op.base)
+    t.set([t.opaque(x.shape[0], "rows that data choose"), _through(t, columns, weight)])
 
 
 def product(

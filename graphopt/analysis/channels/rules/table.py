@@ -12,7 +12,8 @@ Rule = Callable[[Tracker, Node], None]
 _Rule = TypeVar("_Rule", bound=Rule)
 
 RULES: dict[str, Rule] = {}
-"""Rules by the operator's base name without the dialect (`conv2d`); a full name (`pow.Scalar`) goes first."""
+"""Rules by the operator's name without the dialect `aten` and the overload (`conv2d`); one with it (`pow.Scalar`) goes
+first. Operators of other dialects go by their full base name."""
 
 
 def rule(*names: str) -> Callable[[_Rule], _Rule]:
@@ -31,5 +32,5 @@ def find_rule(node: Node) -> Rule | None:
     """The rule of a node's operator, or None."""
     dialect, _, rest = node.op.name.partition(".")
     if dialect != "aten":
-        return None
+        return RULES.get(node.op.base)
     return RULES.get(rest) or RULES.get(rest.partition(".")[0])
