@@ -33,14 +33,14 @@ def sequence_length(a: Application) -> Entry:
 def sequence_at(a: Application) -> list[Entry]:
     """One element."""
     items = _items(a, 0)
-    return [items[_position(a, 1, len(items) - 1)]]
+    return [items[_position(a, 1, len(items), len(items) - 1)]]
 
 
 @translates("SequenceInsert")
 def sequence_insert(a: Application) -> list[Entry]:
     """A sequence with one more element, at the end unless a position is given."""
     items = _items(a, 0)
-    place = _position(a, 2, len(items)) if a.has(2) else len(items)
+    place = _position(a, 2, len(items), len(items)) if a.has(2) else len(items)
     return [Sequence_((*items[:place], a.inputs[1], *items[place:]))]
 
 
@@ -48,7 +48,7 @@ def sequence_insert(a: Application) -> list[Entry]:
 def sequence_erase(a: Application) -> list[Entry]:
     """A sequence without one element, the last unless a position is given."""
     items = _items(a, 0)
-    place = _position(a, 1, len(items) - 1) if a.has(1) else len(items) - 1
+    place = _position(a, 1, len(items), len(items) - 1) if a.has(1) else len(items) - 1
     return [Sequence_((*items[:place], *items[place + 1 :]), _sequence(a, 0).dtype)]
 
 
@@ -133,10 +133,11 @@ def _items(a: Application, index: int) -> Sequence[Entry]:
     return _sequence(a, index).items
 
 
-def _position(a: Application, index: int, most: int) -> int:
-    """An index into a sequence, counted from the end if it is negative."""
+def _position(a: Application, index: int, count: int, most: int) -> int:
+    """An index into a sequence of so many elements, counted from the end if it is negative; `most` is the last that
+    there is."""
     place = int(a.numbers(index)[0])
-    found = place + most + 1 if place < 0 else place
+    found = place + count if place < 0 else place
     if not 0 <= found <= most:
-        raise Declined(f"position {place} of a sequence of {most + 1} elements")
+        raise Declined(f"position {place} of a sequence of {count} elements")
     return found
