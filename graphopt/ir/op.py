@@ -37,6 +37,8 @@ class Trait(Enum):
     """The shape of a result depends on the values of the operands."""
     REGION = auto()
     """Control flow: runs its regions."""
+    STEPS = auto()
+    """A step function of an operand with steps all over its range: rounding decides which one a number falls to."""
     DECODES = auto()
     """Turns a compact stored form into numbers: not folded, since that would undo the storage."""
 

@@ -9,12 +9,19 @@ import torch
 
 from graphopt.analysis import Interpreter
 from graphopt.analysis.flops import node_work
-from graphopt.ir import Graph, Node, TensorType
+from graphopt.ir import Graph, Node, TensorType, Trait, walk
 from graphopt.ir.dims import UnboundSymbolError, evaluate
 from graphopt.ir.types import type_symbols
 
 STEPS = 4.0
 """The noise is up to this many ulp: about what the rounding errors of a long sum come to."""
+STEPPED = 64.0
+"""As many are it where step functions follow: few numbers are so near to a step that less moves them over it."""
+
+
+def noise_steps(graph: Graph) -> float:
+    """How many ulp of noise show what rounding does to the outputs of a graph."""
+    return STEPPED if any(node.op.has(Trait.STEPS) for node in walk(graph)) else STEPS
 
 
 class NoisyInterpreter(Interpreter):

@@ -16,6 +16,7 @@ import torch
 
 from graphopt.ir import Graph, TensorType
 from graphopt.passmanager.compare import wide
+from graphopt.passmanager.noise import STEPS, noise_steps
 from graphopt.passmanager.runner import Runner
 from graphopt.passmanager.samples import SEED
 
@@ -45,9 +46,10 @@ def jumps(
     if reference.shape != gap.shape:
         return False
     floor = JUMP * _unit(graph, index, unit) * _scale(reference)
+    steps = noise_steps(graph)
     worst = torch.zeros_like(reference)
     for _ in range(TRIALS):
-        output = _flat(runner.noisy(graph, inputs, generator, unit)[index])
+        output = _flat(runner.noisy(graph, inputs, generator, unit, steps)[index])
         if output.shape != reference.shape:
             return True  # the shape itself depends on the data
         moved = (output - reference).abs_().nan_to_num_(nan=torch.inf)
@@ -67,8 +69,9 @@ def rounding(runner: Runner, graph: Graph, inputs: Sequence[Any], index: int, *,
     generator = torch.Generator().manual_seed(SEED)
     reference = _flat(runner.work(graph, inputs)[index])
     worst = 0.0
+    steps = noise_steps(graph) / STEPS
     for _ in range(TRIALS // 2):
-        output = _flat(runner.noisy(graph, inputs, generator, None, steps=1.0)[index])
+        output = _flat(runner.noisy(graph, inputs, generator, None, steps)[index])
         if output.shape == reference.shape and output.numel():
             moved = (output - reference).abs_()
             worst = max(worst, moved[moved.isfinite()].max().item() if bool(moved.isfinite().any()) else 0.0)
