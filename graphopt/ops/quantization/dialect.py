@@ -121,10 +121,10 @@ def _register(name: str, rule: Callable[..., Any] | None, *traits: Trait) -> Non
     registry.register(replace(op, infer=infer_by_fake if rule is None else RuleInference(op.params, rule)))
 
 
-_register("graphopt.quantize", infer_quantize)
+_register("graphopt.quantize", infer_quantize, Trait.STEPS)
 _register("graphopt.dequantize", infer_dequantize, Trait.DECODES)
-_register("graphopt.fake_quantize", infer_fake_quantize, Trait.DECODES)
-_register("graphopt.requantize", infer_requantize)
+_register("graphopt.fake_quantize", infer_fake_quantize, Trait.DECODES, Trait.STEPS)
+_register("graphopt.requantize", infer_requantize, Trait.STEPS)
 _register("graphopt.matmul_integer", None)
 _register("graphopt.conv_integer", None)
-_register("graphopt.dynamic_quantize", None)
+_register("graphopt.dynamic_quantize", None, Trait.STEPS)
