@@ -38,8 +38,8 @@ def output_check(original: Graph, inputs: Sequence[Any]) -> Check:
 
     The original graph runs once in float64 and once as it is; the check holds if the engine's error against the
     former is at most 16 times the latter's, plus 64 units in the last place of the output's scale. Outputs that
-    depend on random numbers are checked for form alone. Where a graph has step functions, as quantized ones do, an output
-    may move as far as it does when numbers fall to other steps by noise.
+    depend on random numbers are checked for form alone. Where a graph has step functions, as quantized ones do, an
+    output may move as far as it does when numbers fall to other steps by noise.
     """
     runner = Runner(original)
     before = flat(_outputs(runner.work, original, inputs))
@@ -64,9 +64,7 @@ def output_check(original: Graph, inputs: Sequence[Any]) -> Check:
     return check
 
 
-def _is_a_step(
-    runner: Runner, original: Graph, inputs: Sequence[Any], index: int, got: Any, old: Any
-) -> bool:
+def _is_a_step(runner: Runner, original: Graph, inputs: Sequence[Any], index: int, got: Any, old: Any) -> bool:
     """True if the output moves as much where noise of a few ulp decides which steps numbers fall to."""
     if special_difference(got, old, old) is not None:
         return False
