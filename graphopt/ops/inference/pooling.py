@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphopt.ir import DType, TensorType
-from graphopt.ir.dims import Dim, ceildiv, dim_min, floordiv, less
+from graphopt.ir.dims import Dim, ceildiv, dim_min, equal, exact_div, floordiv, less, product
 from graphopt.ops.inference.shapes import Shape, pair
 from graphopt.ops.inference.table import Mismatch, Result, rule
 
@@ -102,6 +102,19 @@ def _adapted(x: TensorType, output_size: Any, n: int) -> Shape | None:
 
 for _n in (1, 2, 3):
     _register(_n)
+
+
+@rule("col2im")
+def col2im(x: TensorType, output_size: Any, kernel_size: Any, dilation: Any, padding: Any, stride: Any) -> Result:
+    """Columns […, c·k₁·k₂, blocks] as images […, c, h, w]."""
+    options = (output_size, kernel_size, dilation, padding, stride)
+    if len(x.shape) not in (2, 3) or any(len(option) != 2 for option in options):
+        return None
+    counts = [floordiv(o + 2 * p - d * (k - 1) - 1, s) + 1 for o, k, d, p, s in zip(*options)]
+    channels = exact_div(x.shape[-2], product(kernel_size))
+    if channels is None or equal(x.shape[-1], product(counts)) is False or any(less(d, 1) is True for d in x.shape):
+        return None
+    return x.with_shape((*x.shape[:-2], channels, *output_size))
 
 
 def _resampled(x: TensorType, output_size: Any, factors: Any, n: int) -> Result:

@@ -66,3 +66,8 @@ def agrees(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], tolerance: 
             result, torch.from_numpy(wanted), rtol=tolerance, atol=tolerance, equal_nan=True, check_stride=False
         )
     return graph
+
+
+def is_translated(graph: Graph) -> bool:
+    """True if no node stayed as the file has it."""
+    return not any(node.op.name.startswith("onnx.") for node in graph)
