@@ -11,9 +11,10 @@ import torch
 from graphopt.errors import CaptureError
 from graphopt.frontends.builder import Builder
 from graphopt.frontends.onnx.entries import Entry, Known, Sequence_, known
-from graphopt.ir import Constant, DType, Expr, Op, TensorType, Trait, Value, from_torch
+from graphopt.ir import Constant, DType, Expr, Op, ScalarKind, ScalarType, TensorType, Trait, Value, from_torch
 from graphopt.ir.bind import bind
 from graphopt.ir.dims import Dim
+from graphopt.ir.fresh import placeholder
 from graphopt.ops import registry, torch_arguments
 from graphopt.ops.quantization import is_packed
 
@@ -27,6 +28,9 @@ Translation: TypeAlias = "Callable[[Application], Translated]"
 
 SMALL = 4096
 """Tensors of at most so many elements are evaluated while the graph is read, where their operands are constant."""
+
+MOST_SYMBOLS = 8
+"""An operand of at most so many sizes may be computed as the model runs."""
 
 TRANSLATIONS: dict[tuple[str, str], Translation] = {}
 """Translation rules by (domain, operator); the modules of `operators` fill it."""
@@ -160,6 +164,29 @@ class Application:
         if found is None:
             raise NeedsValue(self.node.input[index], self.name)
         return found.flat
+
+    def sizes(self, index: int) -> list[Dim]:
+        """The elements of an operand that are sizes. Computed ones become symbols, bound as the model runs.
+
+        Raises:
+            NeedsValue: they are an input's, or how many there are is not known.
+        """
+        found = self.contents(index)
+        if found is not None:
+            return found.flat
+        value, type_ = self[index], self.type(index)
+        count = type_.numel
+        if value.is_input or not isinstance(count, int) or count > MOST_SYMBOLS or not type_.dtype.is_integer:
+            raise NeedsValue(self.node.input[index], self.name)
+        flat = self.reshape(value, (count,))
+        return [self.size(self.emit("aten.select.int", flat, 0, i)) for i in range(count)]
+
+    def size(self, value: Value) -> Dim:
+        """A size that is computed as the model runs, from a 0-dim integer tensor that is not negative."""
+        result = ScalarType(ScalarKind.INT, placeholder(0, 0))
+        (number,) = self.builder.call("aten.item", [value], types=[result])
+        assert isinstance(number.type, ScalarType) and isinstance(number.type.value, Expr)
+        return number.type.value
 
     def numbers(self, index: int) -> list[Any]:
         """The elements of a small constant operand, of any type.

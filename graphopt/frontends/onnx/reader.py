@@ -22,7 +22,7 @@ from graphopt.frontends.onnx.opaque import keep, optional, sequence, string_cons
 from graphopt.frontends.onnx.opaque_types import Dims, type_from_proto
 from graphopt.frontends.onnx.opsets import Opsets
 from graphopt.frontends.onnx.scopes import Budget
-from graphopt.frontends.onnx.shape_rules import SHAPE_RULES
+from graphopt.frontends.onnx.shape_rules import known_results
 from graphopt.frontends.onnx.tensors import Folder, dtype_of, to_torch
 from graphopt.ir import (
     Constant,
@@ -241,10 +241,9 @@ class Reader:
         if not domain and 0 < version < MODERN:
             application = modernized(application)
         if not domain and any(isinstance(entry, Known) for entry in inputs):
-            shape_rule = SHAPE_RULES.get(node.op_type)
-            found = shape_rule(application) if shape_rule is not None else None
+            found = known_results(application)
             if found is not None:
-                return [found]
+                return found
         rule = TRANSLATIONS.get((domain, node.op_type))
         function = self.functions.find(node)
         if function is not None and rule is None and not _is_standard(node):

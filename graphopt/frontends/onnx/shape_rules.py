@@ -1,23 +1,27 @@
 """What is computed from known sizes is known: rules on `Known` contents, tried before an operator is translated.
 
-Each returns the contents of the result, or None where they are not known.
+Each returns the contents of the result, or of several, or None where they are not known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from graphopt.frontends.onnx.application import Application, numbers_of
 from graphopt.frontends.onnx.entries import Known, as_array
-from graphopt.ir import DType
+from graphopt.ir import DType, Expr
 from graphopt.ir.dim_ops import dim_max, dim_min, floordiv, mod, product
 from graphopt.ir.dims import Dim, equal, less
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
 
-ShapeRule = Callable[[Application], "Known | None"]
+ShapeRule = Callable[[Application], "Known | list[Known] | None"]
+
+LARGEST = 1024
+"""What has more elements is computed as the model runs."""
 
 SHAPE_RULES: dict[str, ShapeRule] = {}
 
@@ -32,6 +36,16 @@ def shape_rule(*names: str) -> Callable[[ShapeRule], ShapeRule]:
     return register
 
 
+def known_results(a: Application) -> list[Known] | None:
+    """What is known of the results of a node, if anything is."""
+    rule = SHAPE_RULES.get(a.name)
+    try:
+        found = None if rule is None else rule(a)
+    except (ValueError, IndexError):  # NumPy says that the node is invalid; so will the inference of types
+        return None
+    return found if found is None or isinstance(found, list) else [found]
+
+
 def _operands(a: Application) -> list[np.ndarray] | None:
     """The contents of all operands, or None if some are not known."""
     found = [a.contents(i) for i in range(len(a.inputs))]
@@ -44,7 +58,9 @@ def _dtype(a: Application) -> DType:
     return found.dtype
 
 
-def _elementwise(name: str, function: Callable[..., Dim | None]) -> None:
+def _elementwise(name: str, function: Callable[..., Dim | None], dtype: DType | None = None) -> None:
+    """A function of each element that may be unknown; dtype: of the result, if not that of the first operand."""
+
     def rule(a: Application) -> Known | None:
         operands = _operands(a)
         if operands is None:
@@ -56,9 +72,13 @@ def _elementwise(name: str, function: Callable[..., Dim | None]) -> None:
             if element is None:
                 return None
             result[index] = element
-        return Known(result, _dtype(a))
+        return Known(result, _dtype(a) if dtype is None else dtype)
 
     SHAPE_RULES[name] = rule
+
+
+def _negated(answer: bool | None) -> bool | None:
+    return None if answer is None else not answer
 
 
 def _truncating(a: Dim, b: Dim) -> Dim | None:
@@ -82,13 +102,23 @@ _elementwise("Abs", lambda x: x if less(x, 0) is False else None)
 _elementwise("Max", dim_max)
 _elementwise("Min", dim_min)
 _elementwise("Identity", lambda x: x)
+_elementwise("Equal", equal, DType.BOOL)
+_elementwise("Less", less, DType.BOOL)
+_elementwise("Greater", lambda x, y: less(y, x), DType.BOOL)
+_elementwise("LessOrEqual", lambda x, y: _negated(less(y, x)), DType.BOOL)
+_elementwise("GreaterOrEqual", lambda x, y: _negated(less(x, y)), DType.BOOL)
+_elementwise("Not", lambda x: not x, DType.BOOL)
+_elementwise("And", lambda x, y: x and y, DType.BOOL)
+_elementwise("Or", lambda x, y: x or y, DType.BOOL)
 
 
 @shape_rule("Cast")
 def cast(a: Application) -> Known | None:
     """Between integer types only: a float would no longer be a dim."""
     found, dtype = a.contents(0), FROM_ONNX_CODE.get(a.attr("to"))
-    return Known(found.elements, dtype) if found is not None and dtype in (DType.I64, DType.I32) else None
+    if found is None or dtype not in (DType.I64, DType.I32):
+        return None
+    return Known(as_array([x if isinstance(x, Expr) else int(x) for x in found.flat], found.shape), dtype)
 
 
 @shape_rule("Gather")
@@ -165,37 +195,92 @@ def shape(a: Application) -> Known | None:
     return None if found is None else Known(as_array(found.shape))
 
 
-@shape_rule("ReduceProd")
-def reduce_prod(a: Application) -> Known | None:
-    """The number of elements of a shape."""
+REDUCTIONS: dict[str, Callable[[list[Dim]], Dim]] = {
+    "ReduceMax": lambda dims: reduce(dim_max, dims),
+    "ReduceMin": lambda dims: reduce(dim_min, dims),
+    "ReduceProd": product,
+    "ReduceSum": sum,
+}
+
+
+@shape_rule(*REDUCTIONS)
+def reduced(a: Application) -> Known | None:
+    """The product of a shape is its number of elements."""
     found = a.contents(0)
-    if found is None or found.elements.ndim != 1:
+    if found is None or found.elements.ndim != 1 or not found.flat or a.attr("noop_with_empty_axes", 0):
         return None
-    result = _object(product(found.flat))
+    result = _object(REDUCTIONS[a.name](found.flat))
     return Known(result.reshape(1) if a.attr("keepdims", 1) else result, found.dtype)
 
 
 @shape_rule("Where")
 def where(a: Application) -> Known | None:
-    """A choice by a constant condition."""
-    condition, operands = a.numbers(0), [a.contents(1), a.contents(2)]
-    if operands[0] is None or operands[1] is None:
+    """A choice by a known condition."""
+    condition, yes, no = a.contents(0), a.contents(1), a.contents(2)
+    if condition is None or yes is None or no is None or not condition.is_static:
         return None
-    truth = np.array(condition, dtype=bool).reshape(numbers_of(a.type(0).shape, "Where"))
-    return Known(_object(np.where(truth, operands[0].elements, operands[1].elements)), operands[0].dtype)
+    chosen = np.where(condition.elements.astype(bool), yes.elements, no.elements)
+    return Known(_object(chosen), yes.dtype)
 
 
-@shape_rule("Equal")
-def equal_(a: Application) -> Known | None:
-    """A comparison that holds for every size."""
+@shape_rule("Expand")
+def expand(a: Application) -> Known | None:
+    """A size several times."""
+    found, target = a.contents(0), a.contents(1)
+    if found is None or target is None or not target.is_static:
+        return None
+    shape = np.broadcast_shapes(found.shape, tuple(numbers_of(target.flat, "Expand")))
+    return Known(np.broadcast_to(found.elements, shape), found.dtype) if np.prod(shape) <= LARGEST else None
+
+
+@shape_rule("Tile")
+def tile(a: Application) -> Known | None:
+    """Sizes several times."""
+    found, repeats = a.contents(0), a.contents(1)
+    if found is None or repeats is None or not repeats.is_static:
+        return None
+    counts = numbers_of(repeats.flat, "Tile")
+    return Known(np.tile(found.elements, counts), found.dtype) if np.prod(counts) <= LARGEST else None
+
+
+@shape_rule("Transpose")
+def transpose(a: Application) -> Known | None:
+    """Sizes in another order of dims."""
+    found = a.contents(0)
+    return None if found is None else Known(found.elements.transpose(a.attr("perm")), found.dtype)
+
+
+@shape_rule("Split")
+def split(a: Application) -> list[Known] | None:
+    """A shape in parts."""
+    found, sizes = a.contents(0), a.attr("split")
+    if found is None or found.elements.ndim != 1:
+        return None
+    if a.has(1):
+        given = a.contents(1)
+        if given is None or not given.is_static:
+            return None
+        sizes = given.flat
+    count, total = a.attr("num_outputs", a.num_outputs), found.elements.size
+    part = -(-total // count)
+    ends = np.cumsum(sizes) if sizes is not None else np.minimum(np.arange(1, count + 1) * part, total)
+    return [Known(piece, found.dtype) for piece in np.split(found.elements, ends[:-1])]
+
+
+@shape_rule("ScatterElements", "ScatterND")
+def scattered(a: Application) -> Known | None:
+    """A shape with some sizes replaced."""
     operands = _operands(a)
-    if operands is None:
+    if operands is None or a.attr("reduction", "none") != "none":
         return None
-    left, right = np.broadcast_arrays(*operands)
-    answers = [equal(x, y) for x, y in zip(left.reshape(-1), right.reshape(-1))]
-    if any(answer is None for answer in answers):
+    found, indices, updates = operands
+    if found.ndim != 1 or not all(isinstance(i, int) for i in indices.reshape(-1)):
         return None
-    return Known(as_array(answers).reshape(left.shape), DType.BOOL)
+    if a.name == "ScatterND" and indices.shape[-1:] != (1,):
+        return None
+    result = found.copy()
+    result[indices.reshape(-1).astype(np.int64)] = updates.reshape(-1)
+    return Known(result, _dtype(a))
 
 
 def _object(value: Any) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
-from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
+from graphopt.frontends.onnx.application import SMALL, Application, Declined, NeedsValue, tensor_type, translates
 from graphopt.frontends.onnx.entries import Entry, Known, as_array
 from graphopt.ir import DType, Value, from_torch
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
@@ -34,7 +36,9 @@ def constant_of_shape(a: Application) -> Entry:
     """A tensor of one value."""
     value = a.attr("value")
     fill = torch.zeros(1) if value is None else value.reshape(-1)
-    shape = a.dims(0)
+    shape = a.sizes(0)
+    if all(isinstance(d, int) and d <= SMALL for d in shape) and math.prod(map(int, shape)) <= SMALL:
+        return a.constant(fill[0].repeat(shape))
     return a.emit("aten.full", shape, fill[0].item(), dtype=from_torch(fill.dtype))
 
 
@@ -49,9 +53,25 @@ def range_(a: Application) -> Entry:
             positions = range(start, limit, delta)
             if len(positions) <= 1024:
                 return Known(as_array(positions), dtype)
+    elif any(a[i].constant is None for i in range(3)):
+        return _computed_range(a, dtype)
     else:
         start, limit, delta = (a.numbers(i)[0] for i in range(3))
     return a.emit("aten.arange.start_step", start, limit, delta, dtype=dtype)
+
+
+def _computed_range(a: Application, dtype: DType) -> Value:
+    """A range whose bounds are computed as the model runs: start + delta·(0, 1, …), ⌈(limit − start)/delta⌉ of them."""
+    for i in range(3):
+        if a[i].is_input:
+            raise NeedsValue(a.node.input[i], a.name)
+    wide = dtype if dtype in (DType.F64, DType.I64) else DType.F64 if dtype.is_floating else DType.I64
+    start, limit, delta = (a.cast(a.reshape(a[i], ()), wide) for i in range(3))
+    # ⌈x/y⌉ = −⌊−x/y⌋ holds for integers, too.
+    negative = a.emit("aten.div.Tensor_mode", a.emit("aten.sub.Tensor", start, limit), delta, rounding_mode="floor")
+    count = a.emit("aten.clamp", a.cast(a.emit("aten.neg", negative), DType.I64), 0)
+    steps = a.cast(a.emit("aten.arange", a.size(count), dtype=DType.I64), wide)
+    return a.cast(a.emit("aten.add.Tensor", a.emit("aten.mul.Tensor", steps, delta), start), dtype)
 
 
 @translates("EyeLike")

@@ -11,7 +11,7 @@ from graphopt.frontends.onnx.application import Application, Declined, numbers_o
 from graphopt.frontends.onnx.entries import Entry, Known, as_array
 from graphopt.ir import DType, Value
 from graphopt.ir.dim_ops import ceildiv, dim_max, dim_min, product
-from graphopt.ir.dims import Dim, exact_div, less
+from graphopt.ir.dims import Dim, equal, exact_div, less
 
 
 @translates("Shape")
@@ -95,12 +95,30 @@ def concat(a: Application) -> Value:
 @translates("Expand")
 def expand(a: Application) -> Value:
     """Broadcast to the shape that the operand and `shape` have in common."""
-    own, target = list(a.type(0).shape), a.dims(1)
+    own, target = list(a.type(0).shape), a.sizes(1)
     rank = max(len(own), len(target))
     own = [*[1] * (rank - len(own)), *own]
     target = [*[1] * (rank - len(target)), *target]
-    shape = [o if isinstance(t, int) and t == 1 else t for o, t in zip(own, target)]
-    return a.emit("aten.expand", a[0], shape)
+    computed = a.contents(1) is None
+    return a.emit("aten.expand", a[0], [_common(o, t, computed) for o, t in zip(own, target)])
+
+
+def _common(own: Dim, target: Dim, computed: bool) -> Dim:
+    """What two sizes broadcast to: the one that is not 1. If neither is known, it is the target, as is usual.
+
+    computed: the target comes out as the model runs.
+
+    Raises:
+        Declined: both may be 1.
+    """
+    for one, other in ((own, target), (target, own)):
+        if equal(one, 1) is True:
+            return other
+        if equal(one, 1) is False:
+            return one
+    if not computed or equal(own, target) is True:
+        return target
+    raise Declined(f"whether {own} or {target} is 1 is not known before the model runs")
 
 
 @translates("Tile")
