@@ -67,6 +67,8 @@ class OnnxProgram:
             try:
                 run = load(self.model)
                 results = run(arrays)
+            except _OneNode:
+                pass
             except Exception as error:  # the libraries' exceptions share no base
                 reasons.append(f"{library}: {_first_line(error)}")
             else:
@@ -78,16 +80,35 @@ class OnnxProgram:
 def run_node(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> list[Any]:
     """Run one node of the `onnx` dialect.
 
-    inputs: the operands, None for an absent one; a list for a sequence.
+    inputs: the operands, None for an absent one; a list for a sequence. Where no library has it for f64, it is run in
+        f32: validation runs graphs of f32 in f64.
 
     Raises:
         GraphOptError: no library can.
     """
-    captured = list(attributes[CAPTURED])
     kinds = [kind_from_text(text) if text else None for text in attributes[KINDS]] or [None] * len(inputs)
     arrays = [to_numpy(value, kind) for value, kind in zip(inputs, kinds)]
+    try:
+        return _run_arrays(name, arrays, kinds, attributes)
+    except GraphOptError as error:
+        narrowed = [a.astype(np.float32) if _is_f64(a) else a for a in arrays]
+        if not any(map(_is_f64, arrays)):
+            raise GraphOptError(f"{name} cannot be run: {error}") from error
+        try:
+            results = _run_arrays(name, narrowed, kinds, attributes)
+        except GraphOptError:
+            raise GraphOptError(f"{name} cannot be run: {error}") from error
+        return [r.double() if isinstance(r, torch.Tensor) and r.dtype is torch.float32 else r for r in results]
+
+
+def _is_f64(array: Any) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype == np.float64
+
+
+def _run_arrays(name: str, arrays: list[Any], kinds: Sequence[Type | None], attributes: Mapping[str, Any]) -> list[Any]:
+    captured = list(attributes[CAPTURED])
     names = [f"i{n}" for n in range(len(arrays) - len(captured))]
-    is_given = [kind is not None or value is not None for value, kind in zip(inputs, kinds)]
+    is_given = [kind is not None or array is not None for array, kind in zip(arrays, kinds)]
     given = [n if there else "" for n, there in zip(names, is_given)]
     positions = attributes[OUTPUTS]
     node = node_proto(name, given, [f"o{position}" for position in positions], dict(attributes), positions)
@@ -97,7 +118,7 @@ def run_node(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any]) ->
         _info(n, array, kind) for n, array, kind, there in zip([*names, *captured], arrays, kinds, is_given) if there
     ]
     program = _program(_model(node, infos, imports_of(name, attributes)))
-    return program.run_arrays([a for a, there in zip(arrays, is_given) if there])
+    return program.run_arrays([array for array, there in zip(arrays, is_given) if there])
 
 
 def make_model(
@@ -189,6 +210,10 @@ def _by_session(model: bytes) -> Run:
     return run
 
 
+class _OneNode(Exception):
+    """There are no parts."""
+
+
 def _by_parts(model: bytes) -> Run:
     """One node after another, each by the library that can."""
     import onnx
@@ -196,7 +221,7 @@ def _by_parts(model: bytes) -> Run:
     proto = onnx.load_model_from_string(model)
     graph, imports = proto.graph, {o.domain: o.version for o in proto.opset_import}
     if len(graph.node) < 2:
-        raise GraphOptError("there is only one node")
+        raise _OneNode
     infos = {info.name: info for info in (*graph.input, *graph.value_info, *graph.output)}
     stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     steps = []

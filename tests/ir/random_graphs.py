@@ -30,8 +30,10 @@ from graphopt.ir import (
     TensorType,
     Trait,
     Type,
+    UnrankedType,
     Value,
     complete,
+    from_torch,
 )
 from graphopt.ir.dims import Dim, dim_max, dim_min, floordiv, from_symbol, mod
 
@@ -51,6 +53,7 @@ OPS = {
         ),
         Op("test.many", (Param("xs", ParamKind.VARIADIC, "Tensor[]"), _attribute("a", "none"))),
         Op("test.same", (Param("x", ParamKind.OPERAND),), infer=lambda call: call.operand_types),  # type: ignore[arg-type, return-value]
+        Op("test.two words", (Param("xs", ParamKind.VARIADIC, "Tensor[]"),), open=True),
         Op("test.block", (Param("xs", ParamKind.VARIADIC, "Tensor[]"),), frozenset({Trait.REGION})),
     )
 }
@@ -113,7 +116,7 @@ def dims(draw: Any, symbols: tuple[Symbol, ...] = SYMBOLS) -> Dim:
 @st.composite
 def types(draw: Any, depth: int = 1) -> Type:
     """A type of any kind."""
-    kind = draw(st.integers(0, 7 if depth else 5))
+    kind = draw(st.integers(0, 8 if depth else 6))
     if kind <= 3:
         dtype = draw(st.sampled_from(list(DType)))
         device = draw(st.sampled_from(["cpu", "cpu", "cuda", "cuda:1", "meta"]))
@@ -123,7 +126,9 @@ def types(draw: Any, depth: int = 1) -> Type:
         return ScalarType(draw(st.sampled_from(list(ScalarKind))), value)
     if kind == 5:
         return NoneType()
-    return (SequenceType if kind == 6 else OptionalType)(draw(types(depth - 1)))
+    if kind == 6:
+        return UnrankedType(draw(st.sampled_from(list(DType))))
+    return (SequenceType if kind == 7 else OptionalType)(draw(types(depth - 1)))
 
 
 ATTRIBUTES: st.SearchStrategy[Any] = st.recursive(
@@ -133,6 +138,7 @@ ATTRIBUTES: st.SearchStrategy[Any] = st.recursive(
     | FLOATS
     | st.builds(complex, FLOATS, FLOATS)
     | TEXTS
+    | st.binary(max_size=8)
     | st.sampled_from(list(DType))
     | dims(),
     lambda items: st.lists(items, max_size=3).map(tuple),
@@ -182,7 +188,7 @@ def graphs(draw: Any, depth: int = 1, max_nodes: int = 5) -> Graph:
         if name not in names:
             constant = draw(constants())
             tensor = constant.tensor
-            graph.add_constant(name, TensorType(_dtype(tensor), tuple(tensor.shape)), constant)
+            graph.add_constant(name, TensorType(from_torch(tensor.dtype), tuple(tensor.shape)), constant)
     pool: list[Value] = [*graph.inputs, *graph.constants.values()]
     for _ in range(draw(st.integers(0, max_nodes))):
         pool.extend(graph.append(draw(nodes(pool, depth))).results)
@@ -193,14 +199,12 @@ def graphs(draw: Any, depth: int = 1, max_nodes: int = 5) -> Graph:
     return graph
 
 
-def _dtype(tensor: torch.Tensor) -> DType:
-    return next(d for d in DType if d not in (DType.I4, DType.U4, DType.STRING) and d.torch == tensor.dtype)
-
-
 @st.composite
 def nodes(draw: Any, pool: list[Value], depth: int) -> Node:
     """A node on values of the pool."""
-    usable = [op for op in OPS.values() if pool or op.name in ("test.source", "test.many", "test.block")]
+    usable = [
+        op for op in OPS.values() if pool or op.name in ("test.source", "test.many", "test.block", "test.two words")
+    ]
     op = draw(st.sampled_from([o for o in usable if depth or o.name != "test.block"]))
     operands: list[Value | None] = []
     for param in op.operand_params:
@@ -211,6 +215,10 @@ def nodes(draw: Any, pool: list[Value], depth: int) -> Node:
         else:
             operands.append(None)
     given = {p.name: draw(ATTRIBUTES) for p in op.attribute_params if draw(st.booleans())}
+    if op.open:
+        given |= draw(
+            st.dictionaries(TEXTS.filter(lambda name: name != "operand_segment_sizes"), ATTRIBUTES, max_size=2)
+        )
     attributes: Attributes = complete(op, given)
     regions = ()
     if op.has(Trait.REGION):
