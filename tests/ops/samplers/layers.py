@@ -128,6 +128,19 @@ def core_adaptive_pool(d: Draw) -> Drawn:
     return adaptive_pool(d)
 
 
+@sampler("col2im")
+def col2im(d: Draw) -> Drawn:
+    image, kernel, dilation, padding, stride = (
+        (d.integer(low, high), d.integer(low, high)) for low, high in ((4, 6), (1, 3), (1, 2), (0, 1), (1, 2))
+    )
+    options = zip(image, kernel, dilation, padding, stride)
+    counts = [(o + 2 * p - i * (k - 1) - 1) // s + 1 for o, k, i, p, s in options]
+    columns = (d.dim() * product(kernel), d.one((product(counts), product(counts), 3)))
+    x = TensorType(d.dtype(FEW), (*d.shape(0, 1), *columns))
+    names = ("output_size", "kernel_size", "dilation", "padding", "stride")
+    return [x], dict(zip(names, (image, kernel, dilation, padding, stride)))
+
+
 @sampler(
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d",
     "upsample_bicubic2d upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d",

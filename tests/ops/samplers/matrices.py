@@ -20,6 +20,14 @@ def bmm(d: Draw) -> Drawn:
     return [TensorType(dtype, (z, n, k)), TensorType(dtype, (z, k, m))], {}
 
 
+@sampler("linalg_solve_triangular")
+def solve_triangular(d: Draw) -> Drawn:
+    n, m, dtype, left = d.dim(), d.dim(), d.dtype(FEW), d.flag()
+    lead = d.shape(0, 2)
+    a, b = TensorType(dtype, (*lead, n, n)), TensorType(dtype, (*lead, n, m) if left else (*lead, m, n))
+    return [a, b], {"upper": d.flag(), "left": left, "unitriangular": d.flag()}
+
+
 @sampler("_grouped_mm")
 def grouped_mm(d: Draw) -> Drawn:
     groups, n, k, m = d.integer(1, 3), d.dim(), 8 * d.dim(), 8 * d.dim()
