@@ -84,6 +84,11 @@ class CompiledModel(nn.Module):
     # What was compiled
 
     @property
+    def is_captured(self) -> bool:
+        """True unless the model is captured at its first call, which is still to come."""
+        return self._program is not None
+
+    @property
     def graph(self) -> Graph:
         """The optimized graph; of an FX module, with the weights as they are now."""
         program = self._require("graph")
@@ -150,13 +155,15 @@ class CompiledModel(nn.Module):
             EmissionError: an operator that ONNX cannot express.
             SerializationError: the file cannot be written.
         """
-        from graphopt.backends.onnx import emit_onnx, save_onnx
+        from graphopt.backends.onnx.emission import Emission
+        from graphopt.backends.onnx.save import save_emission
 
-        graph = self._require("to_onnx()").current_graph()
-        chosen = self._options.opset if opset is None else opset
-        if path is None:
-            return emit_onnx(graph, opset=chosen)
-        return save_onnx(graph, path, external_data, opset=chosen)
+        program = self._require("to_onnx()")
+        emission = Emission.of(program.current_graph(), self._options.opset if opset is None else opset)
+        notes = program.report.passes.notes
+        if emission.note and emission.note not in notes:
+            notes.append(emission.note)
+        return emission.to_model() if path is None else save_emission(emission, path, external_data)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
         rebuild, arguments = self.__reduce__()

@@ -38,16 +38,18 @@ class Measurement:
 
 
 def compare_targets(
-    model: nn.Module,
+    model: Any,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     targets: Sequence[str],
     *,
     rounds: int = 5,
+    original: nn.Module | None = None,
     **options: Any,
 ) -> list[Measurement]:
     """Measure `model` in PyTorch eager, and compiled for each of `targets`; the first row is the original.
 
+    original: what runs as the original, for a model that is a file.
     rounds: the candidates run in turn, in this many rounds; each counts with the median of its rounds' medians.
     options: passed to `graphopt.compile`.
 
@@ -57,7 +59,7 @@ def compare_targets(
     if not targets or len(set(targets)) < len(targets):
         raise GraphOptError(f"give at least one target, and each once, got {', '.join(targets) or 'none'}")
     compiled = [compile(model, args, kwargs, target=target, **options) for target in targets]
-    return compare(model, compiled, args, kwargs, rounds=rounds)
+    return compare(model if original is None else original, compiled, args, kwargs, rounds=rounds)
 
 
 def compare(

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -15,13 +15,17 @@ from typing import Any
 from torch import nn
 
 from graphopt.errors import GraphOptError, unknown_name
+from graphopt.onnx_models import SUFFIX, trace_onnx
+from graphopt.onnx_values import parse_values
+from graphopt.passmanager.made_up import make_inputs
 
-FILES = (".gopt", ".pt2")
+FILES = (".gopt", ".pt2", SUFFIX)
 
 
 @dataclass
 class ModelSource:
-    """A model with example inputs. A `.gopt` or `.pt2` file is given by its path and brings its own."""
+    """A model with example inputs. A file is given by its path: a `.gopt` or `.pt2` brings its own, for an `.onnx` they
+    are made up, but for those in `kwargs`."""
 
     model: nn.Module | Path
     args: tuple[Any, ...] = ()
@@ -38,15 +42,45 @@ class ModelSource:
         """True for the saved form (`.gopt`)."""
         return isinstance(self.model, Path) and self.model.suffix == ".gopt"
 
+    @property
+    def is_onnx(self) -> bool:
+        """True for an ONNX file."""
+        return isinstance(self.model, Path) and self.model.suffix == SUFFIX
+
+    def with_inputs(self) -> ModelSource:
+        """Return an ONNX file with a value for each input.
+
+        Raises:
+            GraphOptError: they cannot be made up.
+            CaptureError: the file cannot be read, or an input that decides shapes is not among `kwargs`.
+        """
+        graph = trace_onnx(self.path, (), self.kwargs, None)
+        made = make_inputs(graph, self.kwargs)
+        if made is None:
+            raise GraphOptError(
+                f"no inputs could be made up on which {self.path} runs; give them, as --value NAME=FILE.npy"
+            )
+        return ModelSource(self.model, tuple(made))
+
+    def original(self) -> nn.Module:
+        """What the model is measured against: itself, and for an ONNX file the file in ONNX Runtime."""
+        if not isinstance(self.model, Path):
+            return self.model
+        from graphopt.onnx_sessions import FileSession
+
+        return FileSession(self.model)
+
     def opened(self, trust: bool) -> ModelSource:
-        """Return the model of an exported program in place of its file.
+        """Return the model of an exported program in place of its file; an ONNX file stays one, with its inputs.
 
         Raises:
             GraphOptError: the saved form, which holds no original model; a program without example inputs.
-            CaptureError: the archive cannot be read.
+            CaptureError: the archive or file cannot be read.
         """
         if not isinstance(self.model, Path):
             return self
+        if self.is_onnx:
+            return self.with_inputs()
         if self.is_saved:
             raise GraphOptError(
                 f"{self.model} is compiled already; give the original model, as .pt2 or module:function"
@@ -60,11 +94,12 @@ class ModelSource:
         return ModelSource(program.module(), args, dict(kwargs))
 
 
-def resolve_model(text: str) -> ModelSource:
+def resolve_model(text: str, values: Sequence[str] = ()) -> ModelSource:
     """Return the model that `text` names.
 
-    text: the path of a `.gopt` or `.pt2` file, or `module:function` (also `path/to/file.py:function`), where the
-        function takes no arguments and returns `(model, args)` or `(model, args, kwargs)`. The module is run.
+    text: the path of a `.gopt`, `.pt2` or `.onnx` file, or `module:function` (also `path/to/file.py:function`), where
+        the function takes no arguments and returns `(model, args)` or `(model, args, kwargs)`. The module is run.
+    values: inputs of an ONNX file, as `NAME=VALUE` (see `graphopt.onnx_values`).
 
     Raises:
         GraphOptError: no such file or function, the function returns something else, or the module fails.
@@ -73,14 +108,12 @@ def resolve_model(text: str) -> ModelSource:
     if path.suffix in FILES:
         if not path.exists():
             raise GraphOptError(f"no such file: {path}")
-        return ModelSource(path)
+        return ModelSource(path, kwargs=parse_values(path, values) if path.suffix == SUFFIX else {})
     name, separator, attribute = text.rpartition(":")
     if not separator or not name or not attribute:
-        if path.suffix == ".onnx":
-            raise GraphOptError(f"cannot read {text}: ONNX files are written, not read; give the PyTorch model")
         hint = f"; {text}:build would name its function 'build'" if path.suffix == ".py" else ""
         raise GraphOptError(
-            f"{text!r} names no model; give a .gopt or .pt2 file, or module:function where the function returns "
+            f"{text!r} names no model; give a .onnx, .pt2 or .gopt file, or module:function where the function returns "
             f"(model, args){hint}"
         )
     function = _function(load_module(name), attribute, text)

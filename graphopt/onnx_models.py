@@ -127,7 +127,7 @@ class _OnnxModel:
             program = build_program(graph, replace(self.options, share_weights=True), arguments)
             assert program.module is not None
             share_state(program.module, self.state)
-        program.report.model = self.title
+        program.report.model, program.samples = self.title, samples
         if not complete and samples is not None:
             program.report.passes.notes.append(MADE_UP)
         return program

@@ -41,7 +41,8 @@ INNER = ("graphopt", "torch", "contextlib")
 class Program:
     """What a `CompiledModel` runs: a loaded executable, or (without engines) an FX module that the caller owns.
 
-    source: notices changes of the model that the engine's weights were taken from.
+    source: notices changes of the model that the engine's weights were taken from. samples: the inputs that it was
+    checked on, flat, where these were made up or kept for a later check.
     """
 
     graph: Graph
@@ -50,6 +51,7 @@ class Program:
     executable: Executable | None = None
     module: torch.fx.GraphModule | None = None
     source: Watch | None = None
+    samples: Sequence[Any] | None = None
     convention: CallingConvention = field(init=False)
     _emitted: torch.fx.GraphModule | None = field(default=None, init=False, repr=False)
 

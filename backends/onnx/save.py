@@ -45,14 +45,16 @@ def save_onnx(
         SerializationError: the file cannot be written.
         EmissionError: the graph cannot be expressed in ONNX.
     """
-    target = replaceable(path)
     if isinstance(graph_or_model, Graph):
-        return save_emission(Emission.of(graph_or_model, opset), target, external_data)
-    return _save_model(graph_or_model, target, external_data)
+        return save_emission(Emission.of(graph_or_model, opset), path, external_data)
+    return _save_model(graph_or_model, replaceable(path), external_data)
 
 
-def save_emission(emission: Emission, target: Path, external_data: bool | None = None) -> onnx.ModelProto:
+def save_emission(
+    emission: Emission, path: str | os.PathLike[str], external_data: bool | None = None
+) -> onnx.ModelProto:
     """Write a lowered graph; see `save_onnx`."""
+    target = replaceable(path)
     if not _external(external_data, emission.num_bytes):
         return _write(target, emission.to_model(), None)
     with _replacing(_data_path(target)) as (file, finish_data):

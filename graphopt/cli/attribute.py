@@ -14,6 +14,7 @@ from graphopt.cli.options import (
     TargetOption,
     TrustOption,
     ValidateOption,
+    ValueOption,
 )
 from graphopt.cli.program import app
 
@@ -46,6 +47,7 @@ def attribute(
     validate: ValidateOption = True,
     json: JsonOption = False,
     trust: TrustOption = False,
+    value: ValueOption = None,
     plugin: PluginOption = None,
 ) -> None:
     """Say which pass, which node and which engine the error of the compiled model comes from.
@@ -61,6 +63,7 @@ def attribute(
         tolerance=tolerance,
         dynamic=dynamic,
         trust=trust,
+        values=value or (),
         target=target,
         passes=passes,
         validate="each" if validate else False,

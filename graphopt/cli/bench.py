@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from graphopt.cli.options import ModelArgument, PassesOption, TrustOption
+from graphopt.cli.options import ModelArgument, PassesOption, TrustOption, ValueOption
 from graphopt.cli.program import app
 
 
@@ -20,6 +20,7 @@ def bench(
     passes: PassesOption = "default",
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; the median of their medians is shown.")] = 5,
     trust: TrustOption = False,
+    value: ValueOption = None,
 ) -> None:
     """Measure a model before and after: latency, size and error for each target.
 
@@ -27,4 +28,4 @@ def bench(
     """
     from graphopt.commands.bench import bench_table
 
-    Console().print(bench_table(model, target or ["cpu"], passes, rounds, trust))
+    Console().print(bench_table(model, target or ["cpu"], passes, rounds, trust, value or ()))

@@ -14,6 +14,7 @@ from graphopt.cli.options import (
     PluginOption,
     TargetOption,
     TrustOption,
+    ValueOption,
 )
 from graphopt.cli.program import app
 
@@ -42,6 +43,7 @@ def bisect(
     reproducers: Annotated[Path, typer.Option(help="The folder for the reproducer.")] = Path("graphopt-reproducers"),
     plugin: PluginOption = None,
     trust: TrustOption = False,
+    value: ValueOption = None,
 ) -> None:
     """Find the first rewrite after which a model's numbers are wrong, and shrink it to a small graph.
 
@@ -60,6 +62,7 @@ def bisect(
         judge=Judge(check, engine),
         folder=reproducers,
         trust=trust,
+        values=value or (),
     )
     print(done.text(numbers))
     raise typer.Exit(1 if done.found else 0)

@@ -18,6 +18,7 @@ from graphopt.cli.options import (
     TargetOption,
     TrustOption,
     ValidateOption,
+    ValueOption,
     make_instruments,
 )
 from graphopt.cli.program import app
@@ -35,7 +36,17 @@ def compile_command(
     target: TargetOption = "onnxruntime",
     passes: PassesOption = "default",
     dynamic: DynamicOption = None,
-    opset: Annotated[int | None, typer.Option(help="The ONNX opset to emit.")] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="The ONNX opset to emit (default: that of the file that was read, else 20).")
+    ] = None,
+    external_data: Annotated[
+        bool | None,
+        typer.Option(
+            "--external-data/--no-external-data",
+            help="Write the weights of an ONNX file beside it (default: above 1.5 GiB).",
+        ),
+    ] = None,
+    value: ValueOption = None,
     validate: ValidateOption = True,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail where a pass breaks its promise, in place of undoing the pass.")
@@ -55,7 +66,11 @@ def compile_command(
 ) -> None:
     """Optimize a model and write it to a file.
 
+    An ONNX file that is made from another is only written if ONNX Runtime computes the same from both.
+
     Example: `graphopt compile examples/lenet.py:build -o lenet.onnx --dynamic batch --report lenet.html --measure`
+
+    Example: `graphopt compile in.onnx -o out.onnx`
     """
     from graphopt.cli.options import show_found
     from graphopt.commands.compile import compile_to_file
@@ -63,10 +78,12 @@ def compile_command(
 
     if report is not None:
         check_suffix(report)
-    compiled = compile_to_file(
+    compiled, changes = compile_to_file(
         model,
         output,
         measured=measure,
+        values=value or (),
+        external_data=external_data,
         target=target,
         passes=passes,
         dynamic_shapes=dynamic,
@@ -81,4 +98,6 @@ def compile_command(
     if report is not None:
         compiled.report.save(report)
         print(f"\nwrote {report}")
+    if changes:
+        print(f"\n{changes}")
     print(f"\nwrote {output}")

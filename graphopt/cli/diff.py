@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from graphopt.cli.options import JsonOption, PassesOption, PluginOption, TrustOption
+from graphopt.cli.options import JsonOption, PassesOption, PluginOption, TrustOption, ValueOption
 from graphopt.cli.program import app
 
 _KINDS = "A model as for `compile`, a `.gopt` file, a graph in text form (`.gir`, `.txt`), or an `.onnx` file"
@@ -29,6 +29,7 @@ def diff(
     ] = None,
     json: JsonOption = False,
     trust: TrustOption = False,
+    value: ValueOption = None,
     plugin: PluginOption = None,
 ) -> None:
     """Say what sets two models apart: which nodes and stored tensors, and where their numbers first diverge.
@@ -46,5 +47,6 @@ def diff(
         passes=passes,
         tolerance=tolerance,
         trust=trust,
+        values=value or (),
     )
     show_found(found, json)

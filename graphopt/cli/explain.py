@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from graphopt.cli.options import DynamicOption, JsonOption, PluginOption, TargetOption, TrustOption, ValidateOption
+from graphopt.cli.options import (
+    DynamicOption,
+    JsonOption,
+    PluginOption,
+    TargetOption,
+    TrustOption,
+    ValidateOption,
+    ValueOption,
+)
 from graphopt.cli.program import app
 
 
@@ -34,6 +42,7 @@ def explain(
     validate: ValidateOption = True,
     json: JsonOption = False,
     trust: TrustOption = False,
+    value: ValueOption = None,
     plugin: PluginOption = None,
 ) -> None:
     """Say what a pass did, which nodes it left alone and why, and where the nodes of the result came from.
@@ -44,6 +53,14 @@ def explain(
     from graphopt.commands.explain import explain_model
 
     found = explain_model(
-        model, pass_, node, passes=passes, target=target, dynamic=dynamic, validate=validate, trust=trust
+        model,
+        pass_,
+        node,
+        passes=passes,
+        target=target,
+        dynamic=dynamic,
+        validate=validate,
+        trust=trust,
+        values=value or (),
     )
     show_found(found, json)

@@ -15,6 +15,7 @@ from graphopt.cli.options import (
     PluginOption,
     ReportOption,
     ValidateOption,
+    ValueOption,
     make_instruments,
 )
 from graphopt.cli.program import app
@@ -23,7 +24,8 @@ from graphopt.cli.program import app
 @app.command()
 def opt(
     file: Annotated[
-        Path, typer.Argument(help="A reproducer that a failure wrote, a graph in text form, or a `.gopt`.")
+        Path,
+        typer.Argument(help="A reproducer that a failure wrote, a graph in text form, a `.gopt` or an `.onnx` file."),
     ],
     passes: PipelineOption = None,
     target: Annotated[
@@ -36,6 +38,7 @@ def opt(
     print_changes: ChangesOption = False,
     report: ReportOption = None,
     plugin: PluginOption = None,
+    value: ValueOption = None,
 ) -> None:
     """Run passes over a graph and print the result. This is how a reproducer is run again.
 
@@ -48,7 +51,7 @@ def opt(
     judge = Judge(check, engine)
     if report is not None:
         check_suffix(report)
-    done = run_reproducer(file, passes, target, validate, make_instruments(print_changes, None), judge)
+    done = run_reproducer(file, passes, target, validate, make_instruments(print_changes, None), judge, value or ())
     print(done.graph)
     print(done.report, file=sys.stderr)
     if report is not None:

@@ -21,7 +21,17 @@ def _load_plugins(plugins: list[str] | None) -> list[str] | None:
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A `.pt2` or `.gopt` file, or `file.py:function` that returns `(model, args)`."
+        metavar="MODEL",
+        help="A `.onnx`, `.pt2` or `.gopt` file, or `file.py:function` that returns `(model, args)`.",
+    ),
+]
+ValueOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--value",
+        metavar="NAME=VALUE",
+        help="An input of an ONNX file: `x=FILE.npy`, `shape=1,3,8` or `x=[[1,2]]`. Repeat for several. Needed for "
+        "inputs that decide shapes; the others are made up.",
     ),
 ]
 TargetOption = Annotated[

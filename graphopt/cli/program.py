@@ -17,9 +17,9 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
-    help="PyTorch models in, faster FX modules and ONNX graphs out, every rewrite checked.",
-    epilog="MODEL is a `.pt2` or `.gopt` file, or `module:function` (also `file.py:function`), where the function "
-    "returns `(model, args)` or `(model, args, kwargs)`. Start with `graphopt show MODEL`, then "
+    help="PyTorch and ONNX models in, faster FX modules and ONNX graphs out, every rewrite checked.",
+    epilog="MODEL is a `.onnx`, `.pt2` or `.gopt` file, or `module:function` (also `file.py:function`), where the "
+    "function returns `(model, args)` or `(model, args, kwargs)`. Start with `graphopt show MODEL`, then "
     "`graphopt compile MODEL -o model.onnx`, then `graphopt bench MODEL -t onnxruntime`.",
 )
 

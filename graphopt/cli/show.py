@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from graphopt.cli.options import DynamicOption, ModelArgument, PassesOption, TargetOption, TrustOption
+from graphopt.cli.options import DynamicOption, ModelArgument, PassesOption, TargetOption, TrustOption, ValueOption
 from graphopt.cli.program import app
 
 
@@ -18,6 +18,7 @@ def show(
     dynamic: DynamicOption = None,
     locations: Annotated[bool, typer.Option(help="Show where each node came from.")] = True,
     trust: TrustOption = False,
+    value: ValueOption = None,
 ) -> None:
     """Print a model's graph, before or after passes.
 
@@ -26,5 +27,5 @@ def show(
     from graphopt.commands.show import traced
     from graphopt.ir import print_graph
 
-    graph = traced(model, passes=passes, target=target, dynamic_shapes=dynamic, trust=trust)
+    graph = traced(model, passes=passes, target=target, dynamic_shapes=dynamic, trust=trust, values=value or ())
     print(print_graph(graph, locations=locations))

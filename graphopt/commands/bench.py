@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphopt.model_source import resolve_model
@@ -14,17 +13,22 @@ if TYPE_CHECKING:
     from graphopt.measure import Measurement
 
 
-def bench_table(text: str, targets: Sequence[str], passes: str, rounds: int, trust: bool) -> Table:
-    """Compile the model for each target and return a table of latency, size and error beside PyTorch eager.
+def bench_table(
+    text: str, targets: Sequence[str], passes: str, rounds: int, trust: bool, values: Sequence[str] = ()
+) -> Table:
+    """Compile the model for each target and return a table of latency, size and error beside PyTorch eager, of an ONNX
+    file beside the file in ONNX Runtime.
 
     Raises:
         GraphOptError: the saved form, which holds no original; whatever compiling raises.
     """
     from graphopt.measure import compare_targets
 
-    source = resolve_model(text).opened(trust)
-    assert not isinstance(source.model, Path)
-    rows = compare_targets(source.model, source.args, source.kwargs, targets, passes=passes, rounds=rounds)
+    source = resolve_model(text, values).opened(trust)
+    original = source.original() if source.is_onnx else None
+    rows = compare_targets(
+        source.model, source.args, source.kwargs, targets, passes=passes, rounds=rounds, original=original
+    )
     return measurement_table(rows, text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -67,17 +68,26 @@ class _Numbers(BaseInstrument):
 
 
 def bisect_model(
-    text: str, *, target: str, passes: str, dynamic_shapes: Any, judge: Judge, folder: Path, trust: bool
+    text: str,
+    *,
+    target: str,
+    passes: str,
+    dynamic_shapes: Any,
+    judge: Judge,
+    folder: Path,
+    trust: bool,
+    values: Sequence[str] = (),
 ) -> Bisection:
     """Find the first rewrite of a model after which it is bad, shrink it, and write a reproducer to `folder`.
 
-    text: names the model. judge: says what is bad; by default that is whatever breaks the promise of a pass.
+    text: names the model. values: inputs of an ONNX file. judge: says what is bad; by default that is whatever breaks
+    the promise of a pass.
 
     Raises:
         GraphOptError: the model is bad before any pass; whatever tracing it or judging it raises.
     """
     options = make_options(target, passes=passes)
-    source = resolve_model(text).opened(trust)
+    source = resolve_model(text, values).opened(trust)
     graph = trace(source.model, source.args, source.kwargs, dynamic_shapes=dynamic_shapes, trust=trust)
     context = pass_context(graph, options, (source.args, source.kwargs))
     done = Bisection(f"{text}: {len(graph)} nodes")

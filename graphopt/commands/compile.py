@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from graphopt.api import compile
+from graphopt.api import compile, trace
 from graphopt.commands.files import write_graph
+from graphopt.commands.onnx_files import write_proved
 from graphopt.compiled import CompiledModel
 from graphopt.errors import GraphOptError
 from graphopt.ir.files import replaceable
 from graphopt.model_source import ModelSource, resolve_model
+from graphopt.onnx_models import SUFFIX
 from graphopt.options import make_options
 from graphopt.passmanager import Provenance
 
-SUFFIXES = (".gopt", ".onnx", ".txt")
+SUFFIXES = (".gopt", SUFFIX, ".txt")
 
 
-def compile_to_file(text: str, output: Path, *, measured: bool = False, **options: Any) -> CompiledModel:
+def compile_to_file(
+    text: str,
+    output: Path,
+    *,
+    measured: bool = False,
+    values: Sequence[str] = (),
+    external_data: bool | None = None,
+    **options: Any,
+) -> tuple[CompiledModel, str]:
     """Compile the model that `text` names and write it to `output`; the suffix says in what form.
 
-    measured: put latencies, and the time and error of each node, into the report.
+    measured: put latencies, and the time and error of each node, into the report. values: inputs of an ONNX file.
+    external_data: of an ONNX file that is written.
+
+    Returns:
+        The model; and for an ONNX file made from another what changed, with the proof that they compute the same.
 
     Raises:
         GraphOptError: an unknown suffix, or whatever compiling or writing raises.
+        ValidationError: an ONNX file that computes something else than the one it was made from.
     """
     if output.suffix not in SUFFIXES:
         raise GraphOptError(f"cannot write {output.name!r}: the suffix must be one of {', '.join(SUFFIXES)}")
@@ -32,16 +48,28 @@ def compile_to_file(text: str, output: Path, *, measured: bool = False, **option
         raise GraphOptError(f"cannot write {output}: there is no folder {output.parent}")
     # Building the model may take long; what the options say is checked before.
     make_options(options.get("target", "cpu"), passes=options.get("passes", "default"))
-    source = resolve_model(text)
+    source = resolve_model(text, values)
     if source.is_saved:
         raise GraphOptError(f"{text} is compiled already; load it with graphopt.load")
-    compiled = _measured(source, options) if measured else compile(source.model, source.args, source.kwargs, **options)
+    compiled = _measured(source, options) if measured else _compiled(source, options)
     if output.suffix == ".gopt":
         compiled.save(output)
-    elif output.suffix == ".onnx":
-        compiled.to_onnx(output)
+    elif output.suffix == SUFFIX and source.is_onnx:
+        proof = options.get("validate") is not False
+        return compiled, write_proved(source.path, output, compiled, external_data=external_data, proof=proof)
+    elif output.suffix == SUFFIX:
+        compiled.to_onnx(output, external_data=external_data)
     else:
         write_graph(output, compiled.graph)
+    return compiled, ""
+
+
+def _compiled(source: ModelSource, options: dict[str, Any]) -> CompiledModel:
+    if not source.is_onnx:
+        return compile(source.model, source.args, source.kwargs, **options)
+    compiled = compile(source.path, None, source.kwargs or None, **options)
+    if not compiled.is_captured:
+        trace(source.path)  # says which input is missing
     return compiled
 
 
@@ -50,8 +78,7 @@ def _measured(source: ModelSource, options: dict[str, Any]) -> CompiledModel:
     from graphopt.html_report.measured import measure
 
     source = source.opened(options.get("trust", False))
-    assert not isinstance(source.model, Path)
     instruments = [*options.pop("instruments", ()), Provenance()]
     compiled = compile(source.model, source.args, source.kwargs, instruments=instruments, **options)
-    measure(compiled, source.model, source.args, source.kwargs)
+    measure(compiled, source.original(), source.args, source.kwargs)
     return compiled

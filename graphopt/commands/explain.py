@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from graphopt.commands.sources import read_source
@@ -18,13 +19,14 @@ def explain_model(
     dynamic: Any,
     validate: bool,
     trust: bool,
+    values: Sequence[str] = (),
 ) -> Explanation:
     """Explain a pass on the model or graph that `text` names.
 
     Raises:
         GraphOptError: whatever reading the model, capture or the passes raise.
     """
-    source = read_source(text, trust=trust)
+    source = read_source(text, trust=trust, values=values)
     return explain(
         source.model,
         pass_,

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from graphopt.api import trace
 from graphopt.commands.judges import Judge
 from graphopt.errors import GraphOptError, ValidationError
+from graphopt.model_source import resolve_model
+from graphopt.onnx_models import SUFFIX
 from graphopt.passmanager import Outcome, PassContext, PassManager, read_reproducer
+from graphopt.passmanager.made_up import make_inputs
 from graphopt.passmanager.reproducer import Reproducer
 from graphopt.pipelines import resolve_passes
 from graphopt.report import CompileReport
@@ -28,16 +32,17 @@ def run_reproducer(
     validate: bool,
     instruments: Sequence[Any],
     judge: Judge = Judge(),  # noqa: B008 (it is frozen)
+    values: Sequence[str] = (),
 ) -> Outcome:
-    """Run the pipeline of a reproducer, or `passes`, over a graph in text form or in the saved form.
+    """Run the pipeline of a reproducer, or `passes`, over a graph in text form or in the saved form, or an ONNX file.
 
-    target: by default what the file says.
+    target: by default what the file says. values: inputs of an ONNX file.
 
     Raises:
         GraphOptError: no pipeline is named; whatever reading the file or running a pass raises.
         ValidationError: the judge finds fault with the result.
     """
-    recorded = Reproducer(load_graph(file)[0], "", []) if file.suffix == ".gopt" else read_reproducer(file)
+    recorded = _recorded(file, values)
     text = passes or recorded.pipeline
     if not text and not judge.given:
         raise GraphOptError(f"{file} names no pipeline; give one with --passes")
@@ -58,3 +63,14 @@ def run_reproducer(
         if complaint is not None:
             raise ValidationError(complaint)
     return outcome
+
+
+def _recorded(file: Path, values: Sequence[str]) -> Reproducer:
+    if file.suffix == ".gopt":
+        return Reproducer(load_graph(file)[0], "", [])
+    if file.suffix == SUFFIX:
+        source = resolve_model(str(file), values)
+        graph = trace(source.path, (), source.kwargs)
+        made = make_inputs(graph, source.kwargs)
+        return Reproducer(graph, "", [] if made is None else [made])
+    return read_reproducer(file)

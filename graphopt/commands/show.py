@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from graphopt.api import trace
@@ -13,9 +14,11 @@ from graphopt.serialization import load_graph
 from graphopt.targets import get_target
 
 
-def traced(text: str, *, passes: str, target: str, dynamic_shapes: Any, trust: bool) -> Graph:
-    """Return the graph of the model that `text` names, after `passes`."""
-    source = resolve_model(text)
+def traced(
+    text: str, *, passes: str, target: str, dynamic_shapes: Any, trust: bool, values: Sequence[str] = ()
+) -> Graph:
+    """Return the graph of the model that `text` names, after `passes`. values: inputs of an ONNX file."""
+    source = resolve_model(text, values)
     if source.is_saved:
         graph, _ = load_graph(source.path)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ TEXT = (".gir", ".txt")
 
 @dataclass
 class Source:
-    """A module or a graph, with its example inputs; of a graph they are flat, and None if the file has none."""
+    """A module, a graph or the path of an ONNX file, with its example inputs; of a graph they are flat, and None if the
+    file has none."""
 
     model: Any
     args: tuple[Any, ...] | None
@@ -42,8 +44,10 @@ class Source:
         return tuple(made)
 
 
-def read_source(text: str, *, trust: bool = False) -> Source:
+def read_source(text: str, *, trust: bool = False, values: Sequence[str] = ()) -> Source:
     """Return the model or graph that `text` names: what `resolve_model` takes, or a graph in text form.
+
+    values: inputs of an ONNX file.
 
     Raises:
         GraphOptError: no such file or function; a file that cannot be read.
@@ -54,7 +58,7 @@ def read_source(text: str, *, trust: bool = False) -> Source:
         return Source(recorded.graph, _complete(recorded.samples))
     if path.suffix == ".gopt":
         return Source(_saved(path), None)
-    source = resolve_model(text).opened(trust)
+    source = resolve_model(text, values).opened(trust)
     return Source(source.model, source.args, source.kwargs)
 
 

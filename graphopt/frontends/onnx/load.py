@@ -45,7 +45,10 @@ class MissingValue(CaptureError):
     """
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{reason}: the contents of input {name!r} decide shapes; give an example of it")
+        super().__init__(
+            f"the contents of input {name!r} decide shapes, so they must be known: give an example in args or kwargs "
+            f"(on the command line: --value {name}=1,3,8 or --value {name}=FILE.npy). {reason}"
+        )
         self.name = name
 
 

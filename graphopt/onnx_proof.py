@@ -1,0 +1,149 @@
+"""The proof that one ONNX file computes what another does: both in ONNX Runtime, its own optimizations off (on, they
+can hide a fault in both)."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphopt.analysis import bind_sizes
+from graphopt.errors import GraphOptError
+from graphopt.ir import Graph, walk
+from graphopt.onnx_sessions import FileSession
+from graphopt.passmanager.compare import (
+    distance,
+    exact_difference,
+    form_difference,
+    is_inexact,
+    special_difference,
+    ulp,
+)
+from graphopt.passmanager.runner import draws_random
+from graphopt.passmanager.samples import variations
+from graphopt.validation import ENGINE_FACTOR, ENGINE_ULP, UNREFEREED_ULP
+
+Referee = Callable[[Sequence[Any]], "list[Any] | None"]
+"""Returns the outputs in float64, or None where they cannot be had."""
+
+
+@dataclass(frozen=True)
+class ProofRun:
+    """One run of both files. sizes: of the inputs. error, scale: the largest |difference| and |output|.
+
+    problem: what makes the outputs differ beyond rounding, or "".
+    """
+
+    sizes: str
+    error: float = 0.0
+    scale: float = 0.0
+    problem: str = ""
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"{self.sizes}: {self.problem}"
+        relative = f" ({self.error / self.scale:.1e} of the scale)" if self.error and self.scale else ""
+        return f"{self.sizes}: max error {self.error:.1e}{relative}"
+
+
+@dataclass
+class Proof:
+    """What the runs showed. reason: why there is none."""
+
+    runs: list[ProofRun] = field(default_factory=list)
+    reason: str = ""
+
+    @property
+    def problem(self) -> str:
+        """The first difference beyond rounding, or ""."""
+        return next((str(run) for run in self.runs if run.problem), "")
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.runs)) if self.runs else f"none: {self.reason}"
+
+
+def prove(old: Path, new: Path, graph: Graph, samples: Sequence[Any] | None, referee: Referee) -> Proof:
+    """Run both files on the samples, and on the same at other sizes.
+
+    graph: of the old file; its stored tensors are not looked at. samples: its inputs in order. referee: is asked only
+    where the difference is larger than rounding in the last places explains; a difference of 16 times the old file's
+    own error is fine, too.
+    """
+    if samples is None:
+        return Proof(reason="there are no inputs, and none could be made up; give them with --value")
+    if any(map(draws_random, walk(graph))):
+        return Proof(reason="the outputs depend on random numbers")
+    names = [value.name for value in graph.inputs]
+    sets, wanted = [], []
+    try:
+        session = FileSession(old, optimization="off")
+        for inputs in (samples, *_others(graph, samples)):
+            try:
+                wanted.append(session.run(dict(zip(names, inputs))))
+            except GraphOptError:
+                if not sets:
+                    raise
+                continue  # sizes that the model does not take
+            sets.append(inputs)
+            if len(sets) == 2:
+                break
+    except GraphOptError as error:
+        return Proof(reason=str(error))
+    del session  # one file in memory at a time
+    gc.collect()
+    session = FileSession(new, optimization="off")
+    found = []
+    for inputs, want in zip(sets, wanted):
+        got = session.run(dict(zip(names, inputs)))
+        found.append(_compared(_sizes(names, inputs), got, want, lambda inputs=inputs: referee(inputs)))
+    return Proof(found)
+
+
+def _others(graph: Graph, samples: Sequence[Any]) -> list[list[Any]]:
+    """The samples at other sizes; where no size is free, other numbers."""
+    given = bind_sizes(graph.inputs, samples)
+    made = list(variations(graph, samples))
+    return [inputs for inputs, sizes in sorted(made, key=lambda one: one[1] == given)]
+
+
+def _sizes(names: Sequence[str], inputs: Sequence[Any]) -> str:
+    return ", ".join(
+        f"{name}[{', '.join(map(str, x.shape))}]" if isinstance(x, torch.Tensor) else name
+        for name, x in zip(names, inputs)
+    )
+
+
+def _compared(sizes: str, got: Sequence[Any], want: Sequence[Any], referee: Callable[[], list[Any] | None]) -> ProofRun:
+    if len(got) != len(want):
+        return ProofRun(sizes, problem=f"{len(got)} outputs in place of {len(want)}")
+    error = scale = 0.0
+    exact: list[Any] | None = None
+    for index, (new, old) in enumerate(zip(got, want)):
+        problem = form_difference(old, new)
+        if problem is None and not is_inexact(old):
+            problem = exact_difference(old, new, bitwise=False)
+        if problem is None and is_inexact(old):
+            problem = special_difference(new, old, old)
+            far = distance(new, old)
+            error, scale = max(error, far.max_abs), max(scale, far.scale)
+            if problem is None and far.max_abs > UNREFEREED_ULP * ulp(old) * far.scale:
+                exact = referee() if exact is None else exact
+                problem = _beyond_rounding(new, old, None if exact is None else exact[index])
+        if problem is not None:
+            return ProofRun(sizes, problem=f"output {index}: {problem}")
+    return ProofRun(sizes, error, scale)
+
+
+def _beyond_rounding(new: Any, old: Any, exact: Any) -> str | None:
+    far = distance(new, old)
+    if exact is None:
+        return f"the error is {far.max_abs:.3g} at a scale of {far.scale:.3g}"
+    error, own = distance(new, exact), distance(old, exact)
+    allowed = ENGINE_FACTOR * own.max_abs + ENGINE_ULP * ulp(old) * max(own.scale, error.scale)
+    if error.max_abs <= allowed:
+        return None
+    return f"the error {error.max_abs:.3g} exceeds {allowed:.3g} (the original's own is {own.max_abs:.3g})"
