@@ -119,6 +119,9 @@ def _check_choices(options: dict[str, Any]) -> None:
     opset = options.get("opset")
     if opset is not None and (not isinstance(opset, int) or isinstance(opset, bool)):
         raise GraphOptError(f"opset takes a whole number, got {opset!r}")
+    calibration = options.get("calibration")
+    if isinstance(calibration, str) or (calibration is not None and not isinstance(calibration, Iterable)):
+        raise GraphOptError(f"calibration takes batches, in a list or a data loader, got {calibration!r}")
     check_dynamic(options.get("dynamic_shapes"))
     options["instruments"] = tuple(options.get("instruments", ()))
 

@@ -14,7 +14,7 @@ from graphopt.api import trace
 from graphopt.compiled import CompiledModel
 from graphopt.errors import GraphOptError
 from graphopt.ir import Graph
-from graphopt.options import CompileOptions, make_options
+from graphopt.options import CompileOptions, Validate, check_arguments, make_options
 from graphopt.program import build_program
 from graphopt.targets import Target
 
@@ -43,6 +43,7 @@ def prune(
     ignore: Layer | Sequence[Layer] = (),
     steps: int = 1,
     finetune: FineTune | None = None,
+    validate: Validate = "each",
     trust: bool = False,
     **options: Any,
 ) -> CompiledModel:
@@ -51,7 +52,7 @@ def prune(
     The result computes what the *masked* model computes: the original with every parameter slice of a removed channel
     set to zero. By default it is an FX module, to be fine-tuned and then compiled for an engine.
 
-    model, args, kwargs, dynamic_shapes, trust: as `graphopt.compile` takes them; args are example inputs.
+    model, args, kwargs, dynamic_shapes, validate, trust: as `graphopt.compile` takes them; args are example inputs.
     target: what the result is for; `"fx"` gives a trainable module.
     passes: what runs after pruning; by default the default pipeline where an engine runs the result, else nothing.
     calibration: batches for criteria that need data: inputs, or pairs of inputs and targets.
@@ -76,16 +77,21 @@ def prune(
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise GraphOptError(f"steps must be a whole number of at least 1, got {steps!r}")
+    if finetune is not None and not callable(finetune):
+        raise GraphOptError(f"finetune takes a function f(pruned) that trains a module in place, got {finetune!r}")
+    check_arguments(args, kwargs)
     pass_ = _pass(options, _ignored(model, ignore))
     arguments = tuple(args or ()), dict(kwargs or {})
     engines = make_options(target).engines
     after = make_options(
         target,
         passes=("default" if engines else "none") if passes is None else passes,
-        # Each step reads the data again.
-        calibration=None if calibration is None else list(islice(calibration, pass_.batches)),
+        calibration=calibration,
+        validate=validate,
         on_failure="raise",
     )
+    if after.calibration is not None:  # each step reads the data again
+        after = replace(after, calibration=list(islice(after.calibration, pass_.batches)))
     graph = trace(model, *arguments, dynamic_shapes=dynamic_shapes, trust=trust)
     given = arguments if any(arguments) or not graph.inputs else None
     return _Steps(pass_, after, given, finetune).run(graph, steps)
@@ -101,7 +107,7 @@ class _Steps:
         self.after = after
         self.arguments = arguments
         self.finetune = finetune
-        self.between = make_options("fx", calibration=after.calibration, on_failure="raise")
+        self.between = make_options("fx", calibration=after.calibration, validate=after.validate, on_failure="raise")
         self.records: list[Any] = []
 
     def run(self, graph: Graph, steps: int) -> CompiledModel:

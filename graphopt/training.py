@@ -65,7 +65,7 @@ class History:
 def finetune(
     model: nn.Module,
     loader: Iterable[Any],
-    loss: Loss,
+    loss: Loss | str,
     epochs: int = 1,
     *,
     lr: float = 1e-3,
@@ -84,7 +84,7 @@ def finetune(
 
     model: a module that trains: one of PyTorch's, or compiled with `target="fx"`. Masks hold while it trains.
     loader: batches, read once an epoch. A pair is (inputs, target); several inputs are a tuple, or a mapping of names.
-    loss: `loss(outputs, target)` or `loss(outputs)`, the mean over a batch.
+    loss: `loss(outputs, target)` or `loss(outputs)`, the mean over a batch; or "cross-entropy" or "mse".
     lr: the highest learning rate of the default optimizer, Adam.
     optimizer: one that has the model's parameters, or a function that makes one of them.
     schedule: "constant", "cosine", "linear", "one-cycle", or the factor of the rate by progress (0 to 1).
@@ -103,8 +103,9 @@ def finetune(
 
     Raises:
         InputError: an empty loader, or a batch that does not fit the model.
-        GraphOptError: nothing to train, an engine target, a loss that is no number or becomes NaN. Whatever is raised,
-            the model has the weights that it had before.
+        UnknownNameError: no loss or schedule of that name.
+        GraphOptError: an argument of another kind, nothing to train, an engine target, a loss that is no number or
+            becomes NaN. Whatever is raised, the model has the weights that it had before.
 
     >>> from graphopt import finetune
     >>> model = nn.Linear(1, 1)
@@ -113,6 +114,7 @@ def finetune(
     >>> len(history.epochs), history.losses[-1] < 1e-3
     (200, True)
     """
+    _check_kinds(model, loader, regularizers, teacher, validation)
     _check(model, epochs, lr, patience, validation)
     start = time.perf_counter()
     with _all_or_nothing(model):
@@ -214,12 +216,25 @@ def _reestimated(model: nn.Module, loader: Iterable[Any], judge: Judge | None) -
     return count
 
 
+def _check_kinds(model: Any, loader: Any, regularizers: Any, teacher: Any, validation: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise GraphOptError(f"finetune trains an nn.Module, got {type(model).__name__}")
+    if not isinstance(loader, Iterable):
+        raise GraphOptError(f"loader takes batches: a list of (inputs, target) or a data loader, got {loader!r}")
+    if not isinstance(regularizers, Iterable) or not all(map(callable, regularizers)):
+        raise GraphOptError(f"regularizers takes functions of the model, as [l1(1e-5)], got {regularizers!r}")
+    if teacher is not None and not callable(teacher):
+        raise GraphOptError(f"teacher takes a model, got {teacher!r}")
+    if validation is not None and not callable(validation) and not isinstance(validation, Iterable):
+        raise GraphOptError(f"validation takes a loader, or a function of the model, got {validation!r}")
+
+
 def _check(model: nn.Module, epochs: int, lr: float, patience: int | None, validation: Any) -> None:
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
         raise GraphOptError(f"epochs must be a whole number of at least 1, got {epochs!r}")
-    if not lr > 0:
+    if not isinstance(lr, int | float) or not lr > 0:
         raise GraphOptError(f"lr must be positive, got {lr!r}")
-    if patience is not None and (patience < 1 or validation is None):
+    if patience is not None and (not isinstance(patience, int) or patience < 1 or validation is None):
         raise GraphOptError(
             "patience is at least 1, and needs validation to look at: a loader, or a function of the model"
         )

@@ -50,8 +50,8 @@ class Step:
         self.teacher = teacher
         self.distillation = distillation
         self.clip = clip
-        self._loss = loss
-        self._takes_target = _required_arguments(loss) > 1
+        self._loss = loss_of(loss)
+        self._takes_target = _required_arguments(self._loss) > 1
         self._rates = [group["lr"] for group in optimizer.param_groups]
         if isinstance(teacher, nn.Module):
             teacher.eval()
@@ -132,7 +132,7 @@ def make_optimizer(
     """Return the optimizer that was given, or make one.
 
     Raises:
-        GraphOptError: it has none of the model's parameters.
+        GraphOptError: it is none, or has none of the model's parameters.
     """
     if isinstance(optimizer, torch.optim.Optimizer):
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -143,7 +143,24 @@ def make_optimizer(
             )
         return optimizer
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.Adam(parameters, lr=lr) if optimizer is None else optimizer(parameters)
+    if optimizer is None:
+        return torch.optim.Adam(parameters, lr=lr)
+    made = optimizer(parameters) if callable(optimizer) else optimizer
+    if not isinstance(made, torch.optim.Optimizer):
+        raise GraphOptError(f"optimizer takes an optimizer, or a function of parameters that makes one, got {made!r}")
+    return made
+
+
+def loss_of(loss: Loss | str) -> Loss:
+    """Return the function that a loss is, or that its name means.
+
+    Raises:
+        UnknownNameError: no loss of that name; the message suggests near ones.
+        GraphOptError: neither a name nor a function.
+    """
+    from graphopt.passes.pruning.criteria.objective import loss_function  # imports passes; `import graphopt` is quick
+
+    return loss_function(loss)
 
 
 def schedule_of(schedule: str | Schedule) -> Schedule:

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 
 from graphopt.errors import GraphOptError, requested, unknown_name
 from graphopt.ir import Graph
+from graphopt.passes.pruning import options
 from graphopt.passes.pruning.account import make_report
 from graphopt.passes.pruning.chooser import Choice, Chooser
 from graphopt.passes.pruning.criteria import get_criterion, get_normalization
@@ -109,18 +111,7 @@ class PruneChannels(Pass):
             GraphOptError: a number outside its range, or several budgets at once.
             UnknownNameError: an unknown criterion, normalization or loss; the message suggests near names.
         """
-        for name in ("ignore", "ignore_types"):
-            given_names = getattr(self, name)
-            object.__setattr__(self, name, (given_names,) if isinstance(given_names, str) else tuple(given_names))
-        _check_share("ratio", self.ratio)
-        for pattern, share in self.ratios.items():
-            _check_share(f"ratio of {pattern!r}", share)
-        for share in self.sweep:
-            _check_share("sweep", share)
-        for name in ("macs", "parameters"):
-            _check_kept(name, getattr(self, name))
-        if self.speedup is not None and not self.speedup >= 1:
-            raise GraphOptError(f"speedup must be at least 1, got {self.speedup!r}")
+        self._settle()
         given = [name for name in self.BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise GraphOptError(f"give one of {', '.join(self.BUDGETS)}, got {' and '.join(given)}")
@@ -133,13 +124,39 @@ class PruneChannels(Pass):
                 )
         if isinstance(self.round_to, str) and self.round_to != "target":
             raise unknown_name("value of round_to", self.round_to, ["target"], "It takes a number or 'target'.")
-        if self.batches < 1:
-            raise GraphOptError(f"batches must be at least 1, got {self.batches}")
         get_criterion(self.criterion)
         get_normalization(self.normalize)
         if self.loss is not None:
             Objective(self.loss)
         self.limits("cpu")
+
+    def _settle(self) -> None:
+        """Check the kinds and ranges of options, and bring them into one form."""
+        given: dict[str, Any] = {
+            "ignore": options.names("ignore", self.ignore),
+            "ignore_types": options.names("ignore_types", self.ignore_types),
+            "ratios": options.by_name("ratios", self.ratios, '{"layer1.*": 0.25}'),
+            "channels": options.by_name("channels", self.channels, '{"conv1": (3, 5)}'),
+            "sweep": options.shares("sweep", self.sweep),
+            "min_width": options.whole("min_width", self.min_width),
+            "batches": options.whole("batches", self.batches),
+            "seed": options.whole("seed", self.seed, least=0),
+        }
+        given["ratios"] = {name: options.share(f"ratio of {name!r}", one) for name, one in given["ratios"].items()}
+        given["channels"] = {name: options.channels(name, one) for name, one in given["channels"].items()}
+        if self.ratio is not None:
+            given["ratio"] = options.share("ratio", self.ratio)
+        for name in ("macs", "parameters"):
+            if getattr(self, name) is not None:
+                given[name] = options.kept_share(name, getattr(self, name))
+        if not isinstance(self.round_to, str):
+            given["round_to"] = options.whole("round_to", self.round_to)
+        if self.speedup is not None and not (isinstance(self.speedup, Real) and self.speedup >= 1):
+            raise GraphOptError(f"speedup must be at least 1, got {self.speedup!r}")
+        if self.engine is not None and not isinstance(self.engine, str):
+            raise GraphOptError(f"engine takes the name of an engine, as 'onnxruntime', got {self.engine!r}")
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
 
     def limits(self, target: str) -> Limits:
         """The minimum width and rounding on a target."""
@@ -196,19 +213,6 @@ class PruneChannels(Pass):
             return []
         candidates = chooser.candidates(choice.scores, {})
         return sweep(chooser.graph, chooser.analysis, candidates, self.sweep, chooser.evidence)
-
-
-def _check_share(name: str, share: Any) -> None:
-    if share is None:
-        return
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-        hint = "; at 1 nothing would be left" if share == 1 else ""
-        raise GraphOptError(f"{name} is a share of channels to remove, at least 0 and below 1, got {share!r}{hint}")
-
-
-def _check_kept(name: str, share: Any) -> None:
-    if share is not None and not (isinstance(share, int | float) and 0 < share <= 1):
-        raise GraphOptError(f"{name} is the share of the original to keep, above 0 and at most 1, got {share!r}")
 
 
 def _named(value: Any) -> Any:

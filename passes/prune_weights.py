@@ -14,12 +14,14 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 
 import torch
 
 from graphopt.errors import GraphOptError, InputError, requested, unknown_name
 from graphopt.ir import ConstantKind, Graph, Value
 from graphopt.passes.fold_masks import MASK
+from graphopt.passes.pruning import options
 from graphopt.passes.pruning.criteria.batches import Batch, read_batches
 from graphopt.passes.pruning.criteria.objective import Loss, Objective
 from graphopt.passes.support.constants import drop_unused, take_name
@@ -42,7 +44,7 @@ NOTHING = (
 class PruneWeights(Pass):
     """Set the least important weights to zero.
 
-    sparsity: the share of zeros, 0 to 1. n:m patterns have their own.
+    sparsity: the share of zeros, at least 0 and below 1. n:m patterns have their own.
     method: magnitude, lamp, random, taylor, wanda, sparsegpt, or a function of scores (see `weight_pruning.methods`).
     pattern: unstructured, n:m (n of m neighbouring input channels stay, as in 2:4), or blocks of r outputs times c
         input channels (4x1).
@@ -75,9 +77,14 @@ class PruneWeights(Pass):
     masks: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, share_ in (("sparsity", self.sparsity), *self.layers.items()):
-            if not 0 <= share_ <= 1:
-                raise GraphOptError(f"{name} is {share_}; a share of zeros is between 0 and 1")
+        layers = options.by_name("layers", self.layers, '{"fc1.weight": 0.9}')
+        for name, share_ in (("sparsity", self.sparsity), *layers.items()):
+            if isinstance(share_, bool) or not isinstance(share_, Real) or not 0 <= share_ < 1:
+                hint = "; at 1 nothing would be left of it" if isinstance(share_, Real) and share_ == 1 else ""
+                raise GraphOptError(f"{name} is a share of zeros, at least 0 and below 1, got {share_!r}{hint}")
+        for name, least in (("samples", 1), ("seed", 0)):
+            options.whole(name, getattr(self, name), least)
+        object.__setattr__(self, "ignore", options.names("ignore", self.ignore))
         if self.threshold is not None and self.method != "magnitude":
             raise GraphOptError(f"threshold is an option of magnitude, not of {self.method}")
         if self.threshold is not None and not self.threshold >= 0:

@@ -167,7 +167,9 @@ class Chooser:
     def _batches(self) -> list[Batch]:
         if self.context.calibration is not None:
             return read_batches(self.graph, self.context.calibration, self.asked.batches)
-        return [Batch(list(inputs), tuple(inputs)) for inputs in self.context.samples[: self.asked.batches]]
+        return [
+            Batch(list(inputs), tuple(inputs), labelled=False) for inputs in self.context.samples[: self.asked.batches]
+        ]
 
     # How much goes
 
@@ -191,6 +193,7 @@ class Chooser:
                 stay[one.channels] = True
                 if one.group not in pruning.selection:
                     stay[:] = True  # nothing that was asked for can go: the others are not better
+        self.refused += [_held(c) for c in plan.held(share) if c.group.name not in {r.name for r in self.refused}]
         return Choice(pruning, scores, self._checked(found, pruning, refused))
 
     def _checked(self, found: Found | None, pruning: Pruning, refused: Sequence[Refused]) -> Found | None:
@@ -250,7 +253,7 @@ def _chosen(group: Group, channels: Sequence[int]) -> np.ndarray:
     Raises:
         GraphOptError: a channel that there is not, or all of them.
     """
-    wrong = [c for c in channels if isinstance(c, bool) or not isinstance(c, int) or not 0 <= c < group.size]
+    wrong = [c for c in channels if not 0 <= c < group.size]
     if wrong:
         raise GraphOptError(f"group {group.name!r} has channels 0 to {group.size - 1}, got {wrong[0]!r}")
     gone = np.zeros(group.size, dtype=bool)
@@ -262,6 +265,14 @@ def _chosen(group: Group, channels: Sequence[int]) -> np.ndarray:
                 f"{axis.value.name!r} has; leave at least one of {', '.join(map(str, axis.channels[:8].tolist()))}"
             )
     return gone
+
+
+def _held(candidate: Candidate) -> Refusal:
+    """Why a group keeps all its channels."""
+    limits = candidate.limits
+    said = [f"{name}={n}" for name, n in (("min_width", limits.min_width), ("round_to", limits.round_to)) if n > 1]
+    reason = f"{' and '.join(said)} leave{'s' if len(said) == 1 else ''} it whole" if said else "every dim needs a slot"
+    return Refusal(candidate.group.name, reason, candidate.group.size)
 
 
 def _because(refused: Sequence[Refused]) -> str:

@@ -122,10 +122,19 @@ class Plan:
 
     def counts(self, share: float) -> dict[str, int]:
         """The number of channels of each group that go, rounded and within the limits."""
+        wanted = self._wanted(share)
+        return {c.group.name: min(c.rounded(wanted[c.group.name]), c.limit) for c in self.candidates}
+
+    def held(self, share: float) -> list[Candidate]:
+        """The groups of which some channels would go, but for the limits."""
+        wanted, counts = self._wanted(share), self.counts(share)
+        return [c for c in self.candidates if wanted[c.group.name] > 0 and not counts[c.group.name]]
+
+    def _wanted(self, share: float) -> dict[str, int]:
         wanted = {c.group.name: nearest(self.fixed.get(c.group.name, 0.0) * c.width) - c.gone for c in self.candidates}
         for pool in self._pools:
             wanted.update(pool.counts(share))
-        return {c.group.name: min(c.rounded(wanted[c.group.name]), c.limit) for c in self.candidates}
+        return wanted
 
     def select(self, share: float) -> Selection:
         """The channels that go; groups of which none does are left out."""

@@ -301,8 +301,8 @@ MLP = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"sparsity": 1.5}, GraphOptError, "between 0 and 1"),
-        ({"layers": {"0.weight": -0.1}}, GraphOptError, "0.weight is -0.1"),
+        ({"sparsity": 1.5}, GraphOptError, "a share of zeros, at least 0 and below 1, got 1.5"),
+        ({"layers": {"0.weight": -0.1}}, GraphOptError, "0.weight is a share of zeros"),
         ({"layers": {"0.weihgt": 0.1}}, UnknownNameError, "Did you mean '0.weight'"),
         ({"ignore": ("*",)}, GraphOptError, "no weight to prune"),
         ({"ignore": ("fc",)}, UnknownNameError, "Unknown weight 'fc'"),

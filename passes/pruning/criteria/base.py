@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, TypeVar
@@ -71,8 +72,26 @@ class FunctionCriterion:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
     def scores(self, groups: Sequence[Group], evidence: Evidence) -> Scores:
-        """Call the function for each group."""
-        return {group.name: np.asarray(self.function(group, evidence), dtype=np.float64) for group in groups}
+        """Call the function for each group.
+
+        Raises:
+            GraphOptError: it does not take a group and evidence, or returns no numbers.
+        """
+        try:
+            inspect.signature(self.function).bind(None, None)
+        except TypeError as error:
+            raise GraphOptError(f"criterion {self.name!r} is called as f(group, evidence): {error}") from None
+        except ValueError:  # a built-in that does not say
+            pass
+        return {group.name: self._numbers(group, self.function(group, evidence)) for group in groups}
+
+    def _numbers(self, group: Group, given: object) -> np.ndarray:
+        try:
+            return np.asarray(given, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise GraphOptError(
+                f"criterion {self.name!r} gave {group.name!r} {given!r}; its {group.size} channels need one number each"
+            ) from None
 
 
 Factory = Callable[..., Criterion]

@@ -22,10 +22,14 @@ from graphopt.ir.dims import evaluate, symbols_of
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch. inputs: flat, in graph order. targets: what the loss sees besides the outputs."""
+    """One batch. inputs: flat, in graph order. targets: what the loss sees besides the outputs.
+
+    labelled: the targets are given; if not, they are the whole batch once more.
+    """
 
     inputs: list[Any]
     targets: Any
+    labelled: bool = True
 
 
 def read_batches(graph: Graph, loader: Iterable[Any], limit: int) -> list[Batch]:
@@ -69,7 +73,7 @@ def single_samples(graph: Graph, batch: Batch) -> list[Batch]:
 
         return pytree.tree_map(one, tree)
 
-    return [Batch(pick(batch.inputs, row), pick(batch.targets, row)) for row in range(size or 0)]
+    return [Batch(pick(batch.inputs, row), pick(batch.targets, row), batch.labelled) for row in range(size or 0)]
 
 
 def _least_size(value: Value) -> int:
@@ -85,7 +89,7 @@ def _least_size(value: Value) -> int:
 def _read(graph: Graph, given: Any, number: int) -> Batch:
     whole = _flat_inputs(graph, given)
     if whole is not None and misfit(graph, whole) is None:
-        return Batch(_placed(graph, whole), given)
+        return Batch(_placed(graph, whole), given, labelled=False)
     first = None
     if isinstance(given, tuple | list) and len(given) > 1:
         first = _flat_inputs(graph, given[0])

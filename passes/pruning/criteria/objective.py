@@ -24,6 +24,28 @@ NAMED: dict[str, Callable[..., torch.Tensor]] = {
 """The losses that text can name; outputs and targets are single tensors."""
 
 
+NO_TARGETS = (
+    "the loss takes targets, and the data have none beside the model's inputs; give calibration=[(inputs, targets), …] "
+    "as a data loader does, or a loss of the outputs alone, loss=f(outputs)"
+)
+
+
+def loss_function(loss: Any) -> Callable[..., torch.Tensor]:
+    """Return the function that a loss is, or that its name means.
+
+    Raises:
+        UnknownNameError: no loss of that name; the message suggests near ones.
+        GraphOptError: neither a name nor a function.
+    """
+    if isinstance(loss, str):
+        if loss not in NAMED:
+            raise unknown_name("loss", loss, NAMED, f"There are {', '.join(NAMED)}, and functions.")
+        return NAMED[loss]
+    if not callable(loss):
+        raise GraphOptError(f"a loss is a function of outputs and targets, or one of {', '.join(NAMED)}, got {loss!r}")
+    return loss  # type: ignore[no-any-return]
+
+
 class Objective:
     """A loss over what the model returns.
 
@@ -32,12 +54,11 @@ class Objective:
 
     Raises:
         UnknownNameError: no loss of that name.
+        GraphOptError: neither a name nor a function.
     """
 
     def __init__(self, loss: Loss) -> None:
-        if isinstance(loss, str) and loss not in NAMED:
-            raise unknown_name("loss", loss, NAMED, f"There are {', '.join(NAMED)}, and functions.")
-        self.function = NAMED[loss] if isinstance(loss, str) else loss
+        self.function = loss_function(loss)
         self._takes_targets = _required_arguments(self.function) > 1
 
     def __call__(self, graph: Graph, flat: list[Any], batch: Batch) -> torch.Tensor:
@@ -50,6 +71,8 @@ class Objective:
         try:
             value = self.function(outputs, batch.targets) if self._takes_targets else self.function(outputs)
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+            if self._takes_targets and not batch.labelled:
+                raise InputError(f"{NO_TARGETS} ({error})") from error
             raise InputError(f"the loss does not take the model's outputs and the batch's targets: {error}") from error
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
             shown = f"shape {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
