@@ -272,7 +272,7 @@ class Reader:
         self.opsets = call.opsets
         try:
             self.nodes(call.nodes)
-            results = [self.lookup(name) for name in call.outputs]
+            results = [self.lookup(own) if name else None for name, own in zip(node.output, call.outputs)]
         finally:
             self.opsets, self.builder.location = outer, location
             self.functions.leave()
