@@ -16,6 +16,7 @@ from typing import Any
 from graphopt.errors import GraphOptError, InputError, requested, unknown_name
 from graphopt.ir import Graph, Node, Value
 from graphopt.ops.quantization import Format, find_format
+from graphopt.passes.quantization.bias_correction import layer_means, shifts
 from graphopt.passes.quantization.calibrate import calibrate
 from graphopt.passes.quantization.clipping import METHODS, NEED_BOUNDS_ALONE, Grid, affine, choose_range, outliers
 from graphopt.passes.quantization.insertion import Inserter, Parameters, WeightOptions
@@ -26,6 +27,10 @@ from graphopt.passes.quantization.spread import Spread, merged
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
 
+CORRECTION_SAMPLES = 64
+"""Biases are corrected on so many samples at most: all their live values are held at once."""
+
+_Samples = list[list[Any]]
 NOTHING = "nothing to quantize: no operator that the target runs on integers has a stored weight"
 
 
@@ -40,6 +45,7 @@ class Quantize(Pass):
     weights: how scales of weights are chosen: minmax or mse.
     symmetric: activations without zero points; by default what the target wants.
     ignore: operators left in floating point, by name or glob of the operator, of its result or of its module.
+    correct_bias: move biases so that quantization moves no channel's mean.
     samples: how many calibration samples are used, at most.
     profile: the target whose kernels are meant; by default the one compiled for.
 
@@ -54,11 +60,12 @@ class Quantize(Pass):
     activations: str = ""
     method: str = "lp"
     percentile: float = 99.99
-    power: float = 4.0
+    power: float = 3.0
     granularity: str = "channel"
     weights: str = "minmax"
     symmetric: bool | None = None
     ignore: tuple[str, ...] = ()
+    correct_bias: bool = True
     samples: int = 512
     profile: str = ""
 
@@ -94,7 +101,7 @@ class Quantize(Pass):
             if not plan.layers:
                 return PassResult(rewriter.changed, notes=[NOTHING, *_left(plan)])
             format_, symmetric = self._activations(profile)
-            found = self._spreads(graph, plan, context)
+            found, kept = self._spreads(graph, plan, context)
         notes = _left(plan)
         parameters = {}
         for value, spread in found.items():
@@ -103,10 +110,14 @@ class Quantize(Pass):
                 notes.append(f"%{value.name} reaches from {spread.low:.4g} to {spread.high:.4g} by few outliers")
         inserter = Inserter(graph, rewriter, profile, format_, self.name)
         scales = {node: self._input_scale(node, plan, parameters) for node in plan.layers}
+        means = layer_means(graph, list(plan.layers), kept) if self.correct_bias else {}
         inserter.pairs(plan, parameters)
         options = WeightOptions(find_format(self.dtype), self.granularity == "channel", self.weights == "mse")
-        for node, fusion in plan.layers.items():
-            inserter.layer(node, fusion, scales[node], options)
+        layers = {node: inserter.weight(node, fusion, scales[node], options) for node, fusion in plan.layers.items()}
+        wanted = {layer.node: means[node] for node, layer in layers.items() if node in means and layer.bias is not None}
+        moved = shifts(graph, wanted, kept)
+        for layer in layers.values():
+            inserter.bias(layer, moved.get(layer.node))
         counts = f"{len(plan.layers)} layers, {len(plan.others)} other operators, {len(plan.pairs)} pairs"
         return PassResult(rewriter.changed, notes=[f"quantized {counts}", *notes])
 
@@ -115,15 +126,16 @@ class Quantize(Pass):
         default = "int8" if symmetric else profile.activations
         return find_format(self.activations or default), symmetric
 
-    def _spreads(self, graph: Graph, plan: Placement, context: PassContext) -> dict[Value, Spread]:
+    def _spreads(self, graph: Graph, plan: Placement, context: PassContext) -> tuple[dict[Value, Spread], _Samples]:
         sources = plan.sources()
         wanted = list(dict.fromkeys(value for members in sources.values() for value in members))
         data: Iterable[Any] = context.calibration if context.calibration is not None else context.samples
         if context.calibration is None and not context.samples:
             raise InputError(f"{self.name} needs data to run the model on: give calibration=, or example inputs")
         histograms = self.method not in NEED_BOUNDS_ALONE
-        found = calibrate(graph, wanted, data, self.samples, histograms=histograms)
-        return {scale: merged([found[value] for value in members]) for scale, members in sources.items()}
+        kept = CORRECTION_SAMPLES if self.correct_bias else 0
+        found, samples = calibrate(graph, wanted, data, self.samples, histograms=histograms, keep=kept)
+        return {scale: merged([found[value] for value in members]) for scale, members in sources.items()}, samples
 
     def _parameters(self, spread: Spread, grid: Grid) -> Parameters:
         if spread.is_empty:

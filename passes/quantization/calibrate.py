@@ -19,9 +19,11 @@ from graphopt.passes.quantization.spread import Spread
 
 
 def calibrate(
-    graph: Graph, values: Sequence[Value], data: Iterable[Any], limit: int, *, histograms: bool = True
-) -> dict[Value, Spread]:
-    """Return the spread of each value over at most `limit` samples. Data is read once, and not kept.
+    graph: Graph, values: Sequence[Value], data: Iterable[Any], limit: int, *, histograms: bool = True, keep: int = 0
+) -> tuple[dict[Value, Spread], list[list[Any]]]:
+    """Return the spread of each value over at most `limit` samples, and the inputs of the first `keep` of them.
+
+    Data is read once.
 
     Raises:
         InputError: no data, data that does not fit the inputs, or a value that is not finite; the message names it.
@@ -35,6 +37,7 @@ def calibrate(
 
     interpreter = Interpreter(graph, observer=observe)
     taken = 0
+    kept: list[list[Any]] = []
     for sample in islice(_samples(graph, data), limit):
         interpreter.run(*sample.inputs)
         for value, given in zip(graph.inputs, sample.inputs):
@@ -42,12 +45,14 @@ def calibrate(
                 found[value].add(given)
         _check_finite(found)
         taken += 1
+        if len(kept) < keep:
+            kept.append(sample.inputs)
     if not taken:
         raise InputError("the calibration data hold no sample: the loader is empty, or its batches are")
     for value, spread in found.items():
         if value.constant is not None:
             spread.add(value.constant.tensor)
-    return found
+    return found, kept
 
 
 def _check_finite(found: dict[Value, Spread]) -> None:

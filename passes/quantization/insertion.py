@@ -34,6 +34,15 @@ class WeightOptions:
     search: bool
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A layer whose weight is quantized. bias: the operand that is its bias. scales: of a bias as integers, or None."""
+
+    node: Node
+    bias: int | None
+    scales: torch.Tensor | None
+
+
 class Inserter:
     """Applies a placement. name: of the pass, for the provenance of what is made."""
 
@@ -74,30 +83,57 @@ class Inserter:
             found = self._stored[key] = scale, self.rewriter.constant(zero, "zero_point", dtype=self.format_.dtype)
         return found
 
-    def layer(self, node: Node, fusion: Fusion, input_scale: float, options: WeightOptions) -> Node:
-        """Quantize the weight of a layer, and its bias if the profile wants it; return what is the layer now."""
+    def weight(self, node: Node, fusion: Fusion, input_scale: float, options: WeightOptions) -> Layer:
+        """Quantize the weight of a layer; return what is the layer now."""
         weight = weight_of(node, fusion)
         assert weight is not None and weight.constant is not None
-        split = self.profile.split_linear and node.name == "aten.linear" and len(node.operands[0].shape) != 2  # type: ignore[union-attr]
-        bias = node.arguments().get(fusion.bias)
-        stored_bias = bias if isinstance(bias, Value) and bias.constant is not None else None
-        integer_bias = self.profile.integer_bias and stored_bias is not None and not split
         axis = fusion.channels % len(weight.shape) if options.per_channel else None
         tensor = weight.constant.tensor.detach()
-        smallest = None
-        if integer_bias and stored_bias is not None and stored_bias.constant is not None:
-            smallest = least_scales(stored_bias.constant.tensor, input_scale)
-            smallest = smallest if axis is not None else smallest.amax()  # type: ignore[union-attr]
+        bias = _stored(node.arguments().get(fusion.bias))
+        split = self.profile.split_linear and node.name == "aten.linear" and len(node.operands[0].shape) != 2  # type: ignore[union-attr]
+        integer_bias = self.profile.integer_bias and bool(fusion.bias) and not split
+        smallest = least_scales(bias, input_scale) if integer_bias and bias is not None else None
+        if smallest is not None and axis is None:
+            smallest = smallest.amax()
         scales = weight_scales(tensor, options.format_, axis, options.search, smallest)
         with self.rewriter.at(node, self.name):
             if split:
                 return self._split(node, weight, scales, axis, options.format_)
             dequantized = self._stored_weight(weight, tensor, scales, axis, options.format_)
             self.rewriter.set_operand(node, _index(node, fusion.weight), dequantized)
-            if integer_bias and stored_bias is not None:
-                self.rewriter.set_operand(node, _index(node, fusion.bias), self._bias(stored_bias, input_scale, scales))
-        drop_unused(self.rewriter, weight, stored_bias)
-        return node
+        drop_unused(self.rewriter, weight)
+        products = torch.tensor(input_scale, dtype=torch.float32) * scales if integer_bias else None
+        return Layer(node, _index(node, fusion.bias) if fusion.bias else None, products)
+
+    def bias(self, layer: Layer, shift: torch.Tensor | None) -> None:
+        """Move the bias of a layer, and store it as integers if the target wants it so."""
+        if layer.bias is None or (shift is None and layer.scales is None):
+            return
+        old = layer.node.operands[layer.bias]
+        tensor = _stored(old)
+        if tensor is None and (old is not None or shift is None):
+            return
+        moved = torch.zeros(()) if tensor is None else tensor
+        if shift is not None:
+            moved = (moved.double() + shift).float()
+        name = old.name if old is not None else f"{layer.node.result.name}_bias"
+        with self.rewriter.at(layer.node, self.name):
+            if layer.scales is None:
+                new = self.rewriter.constant(moved, name)
+            else:
+                new = self._integer_bias(moved, layer.scales, name)
+            self.rewriter.set_operand(layer.node, layer.bias, new)
+        drop_unused(self.rewriter, old)
+
+    def _integer_bias(self, bias: torch.Tensor, scales: torch.Tensor, name: str) -> Value:
+        """b_q = round(b / s), s = s_x s_w in single precision, as the runtime computes it."""
+        q = torch.round(bias.double() / scales.double()).clamp(-(2.0**31), 2.0**31 - 1).to(torch.int32)
+        stored = self.rewriter.constant(q, f"{name}_quantized", dtype=DType.I32)
+        scale = self.rewriter.constant(scales, f"{name}_scale")
+        axis = 0 if scales.dim() else None
+        return self.rewriter.create(
+            "graphopt.dequantize", stored, scale, None, "int32", axis, name=f"{name}_dequantized"
+        ).result
 
     def _stored_weight(
         self, weight: Value, tensor: torch.Tensor, scales: torch.Tensor, axis: int | None, format_: Format
@@ -109,20 +145,7 @@ class Inserter:
             "graphopt.dequantize", stored, scale, None, format_.name, axis, name=f"{weight.name}_dequantized"
         ).result
 
-    def _bias(self, bias: Value, input_scale: float, scales: torch.Tensor) -> Value:
-        """b_q = round(b / s), s = s_x s_w in single precision, as the runtime computes it."""
-        assert bias.constant is not None
-        tensor = bias.constant.tensor.detach()
-        products = torch.tensor(input_scale, dtype=torch.float32) * scales
-        axis = 0 if products.dim() else None
-        q = torch.round(tensor.double() / products.double()).to(torch.int32)
-        stored = self.rewriter.constant(q, f"{bias.name}_quantized", dtype=DType.I32)
-        scale = self.rewriter.constant(products, f"{bias.name}_scale")
-        return self.rewriter.create(
-            "graphopt.dequantize", stored, scale, None, "int32", axis, name=f"{bias.name}_dequantized"
-        ).result
-
-    def _split(self, node: Node, weight: Value, scales: torch.Tensor, axis: int | None, format_: Format) -> Node:
+    def _split(self, node: Node, weight: Value, scales: torch.Tensor, axis: int | None, format_: Format) -> Layer:
         """x W^T + b as a product with the transposed weight, and a sum."""
         assert weight.constant is not None
         transposed = weight.constant.tensor.detach().t().contiguous()
@@ -132,7 +155,14 @@ class Inserter:
         last = product if bias is None else self.rewriter.create("aten.add.Tensor", product.result, bias)
         self.rewriter.replace(node, last.results)
         drop_unused(self.rewriter, weight)
-        return product
+        return Layer(last, None if bias is None else 1, None)
+
+
+def _stored(value: object) -> torch.Tensor | None:
+    """The tensor of an operand that is stored."""
+    if not isinstance(value, Value) or value.constant is None:
+        return None
+    return value.constant.tensor.detach().float()
 
 
 def _index(node: Node, name: str) -> int:
