@@ -12,6 +12,7 @@ from graphopt.frontends.onnx.tensors import dtype_of
 from graphopt.ir import DType, Expr, OptionalType, SequenceType, Symbol, TensorType, Type, UnrankedType, Value
 from graphopt.ir.dims import Dim, symbols_of
 from graphopt.ir.fresh import placeholder
+from graphopt.ops.onnx_nested import graphs_of
 from graphopt.ops.onnx_runtime import load_session, make_model
 from graphopt.ops.onnx_values import to_numpy, type_to_proto
 
@@ -137,9 +138,22 @@ def _model(
         info.type.CopyFrom(type_to_proto(value.type, namer))
         infos.append(info)
     model = make_model([node], infos, outputs, imports)
+    _forget_declared(model.graph.node[0])
     for name, (value, entry) in operands.items():
         _tell_contents(model, name, value, entry, dims)
     return model
+
+
+def _forget_declared(node: onnx.NodeProto) -> None:
+    """Let inference find what graphs in a node say of their values: files are often wrong about it, and run all the
+    same."""
+    for graph in graphs_of(node):
+        del graph.value_info[:]
+        for value in graph.output:
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
+        for inner in graph.node:
+            _forget_declared(inner)
 
 
 def _tell_contents(model: onnx.ModelProto, name: str, value: Value, entry: Entry, dims: Dims) -> None:
