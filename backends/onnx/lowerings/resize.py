@@ -42,6 +42,9 @@ def _upsample(mode: str) -> Lowering:
         if scales is None or antialias:
             return e.op("Resize", _image(a), None, None, e.sizes.vector(a.out.shape), **attributes)
         factors = e.constant(torch.tensor([1.0, 1.0, *scales], dtype=torch.float32), "scales")
+        for size, factor, out in zip(_image(a).dims, factors.data, a.out.shape):
+            if isinstance(size, int) and isinstance(out, int) and int(factor * size) != out:
+                raise Declined(f"{size} times {factor:g} is not {out} in single precision")
         return e.op("Resize", _image(a), None, factors, **attributes)
 
     return lower
@@ -83,11 +86,14 @@ lowers_each(
 
 @lowers("aten.grid_sampler_2d", "aten.grid_sampler_3d", "aten.grid_sampler")
 def _lower_grid_sampler(e: Emitter, a: Call) -> Tensor:
+    if e.opset < 20 and a.input.rank != 4:
+        raise Declined("samples of volumes need opset 20")
+    modes = ("linear", "nearest", "cubic") if e.opset >= 20 else ("bilinear", "nearest", "bicubic")
     return e.op(
         "GridSample",
         a.input,
         a.grid,
-        mode=("linear", "nearest", "cubic")[a.interpolation_mode],
+        mode=modes[a.interpolation_mode],
         padding_mode=("zeros", "border", "reflection")[a.padding_mode],
         align_corners=int(a.align_corners),
     )
@@ -95,6 +101,8 @@ def _lower_grid_sampler(e: Emitter, a: Call) -> Tensor:
 
 @lowers("aten.affine_grid_generator")
 def _lower_affine_grid(e: Emitter, a: Call) -> Tensor:
+    if e.opset < 20:
+        raise Declined("grids of affine maps need opset 20")
     return e.op("AffineGrid", a.theta, e.sizes.vector(a.size), align_corners=int(a.align_corners))
 
 

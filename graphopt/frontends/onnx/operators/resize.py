@@ -116,6 +116,11 @@ def _by_scale(dim: int, size: Dim, scale: float) -> Axis:
     return Axis(dim, size, out, scale, out if ratio.denominator == 1 else None)
 
 
+def _is_by_scale(axis: Axis) -> bool:
+    """True if the scale alone says the size, too."""
+    return not axis.is_static or _by_scale(axis.dim, axis.size, float(axis.scale or 1)).out == axis.out
+
+
 def _by_sizes(a: Application, dims: list[int], sizes: list[Dim]) -> list[Axis]:
     shape, policy = a.type(0).shape, a.attr("keep_aspect_ratio_policy", "stretch")
     if policy == "stretch":
@@ -223,7 +228,7 @@ def _whole(a: Application, axes: list[Axis], method: Method) -> Value | None:
     else:
         name = NAMES[method.mode].get(rank) if _is_plain(axes, method) else None
         options = [method.coordinates == "align_corners"]
-    if name is None:
+    if name is None or (method.scaled and not all(map(_is_by_scale, axes))):
         return None
     by_dim = {axis.dim: axis for axis in axes}
     places = range(2, rank + 2)
