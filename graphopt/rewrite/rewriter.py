@@ -94,7 +94,8 @@ class Rewriter:
         return self.insert(node)
 
     def rebuild(self, node: Node, operands: Sequence[Value | None], *, op: Op | None = None, **changes: Any) -> Node:
-        """Insert a node with the attributes and regions of `node`, on other operands.
+        """Insert a node with the attributes and regions of `node`, on other operands. Its results take their names from
+        those that they replace.
 
         op: another operator with the same attributes. changes: attributes that change, in normal form.
 
@@ -104,9 +105,8 @@ class Rewriter:
         attributes = node.attributes.updated(**changes) if changes else node.attributes
         op = op or node.op
         types = infer_types(op, operands, attributes, node.regions)
-        names = [r.name for r in node.results]
         location = node.location.via(self._rule)
-        return self.insert(Node(op, operands, attributes, types, regions=node.regions, location=location, names=names))
+        return self.insert(Node(op, operands, attributes, types, regions=node.regions, location=location))
 
     def insert(self, node: Node) -> Node:
         """Insert a node that was built by hand before the anchor."""
