@@ -130,20 +130,18 @@ def _signed(node: Node) -> Any:
 class NumberOperand(Rule):
     """x ∘ [c] → x ∘ c, where [c] is a stored tensor of one element and gives the result neither its type nor its rank.
 
-    Exact, since an element of a floating-point tensor is the same number in double precision.
+    Exact, since an element of a floating-point tensor is the same number in double precision. Not so for powers, whose
+    kernels for numbers know squares and roots.
     """
 
     name = "number-operand"
     contract = Contract.BITWISE
-    pattern = (
-        *(getattr(aten, name)(var("x"), constant("c"), ...) for name in _WITH_NUMBER),
-        aten.pow(var("x"), constant("c")),
-    )
+    pattern = tuple(getattr(aten, name)(var("x"), constant("c"), ...) for name in _WITH_NUMBER)
 
     def guard(self, match: Match) -> bool:
         """One element, of a real type; the result is of x's type and shape, or a comparison."""
         number, value, root = match["c"], match["x"], match.root
-        if not root.op.name.endswith((".Tensor", ".Tensor_Tensor")) or not isinstance(value, Value):
+        if not root.op.name.endswith(".Tensor") or not isinstance(value, Value):
             return False
         if value.is_constant or number.constant.tensor.numel() != 1 or number.constant.tensor.is_complex():
             return False
@@ -151,9 +149,8 @@ class NumberOperand(Rule):
 
     def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
         """The overload that takes a number."""
-        overload = "Tensor_Scalar" if match.root.op.base == "aten.pow" else "Scalar"
         number = match["c"].constant.tensor.item()
-        return rewriter.create(f"{match.root.op.base}.{overload}", match["x"], number).result
+        return rewriter.create(f"{match.root.op.base}.Scalar", match["x"], number).result
 
 
 RULES: tuple[Rule, ...] = (MergeSums(), MergeProducts())

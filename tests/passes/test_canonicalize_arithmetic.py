@@ -117,12 +117,6 @@ REWRITES = [
         for name in ("add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "gt.Tensor", "le.Tensor")
         for shape, number in (("[]", "0.75"), ("[1]", "(0.75,)"))
     ),
-    (
-        "number-operand",
-        F + "constant %c: f32[] = 3.5\n",
-        "%r = aten.pow.Tensor_Tensor(%x, %c)",
-        "%r = aten.pow.Tensor_Scalar(%x) {exponent=3.5}",
-    ),
 ]
 
 

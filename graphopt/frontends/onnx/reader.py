@@ -15,6 +15,7 @@ from graphopt.errors import CaptureError, GraphOptError
 from graphopt.frontends.builder import Builder
 from graphopt.frontends.onnx.application import TRANSLATIONS, Application, Declined, NeedsValue
 from graphopt.frontends.onnx.attributes import attributes_of
+from graphopt.frontends.onnx.choice import RanksDiffer, key, only_valid_branch
 from graphopt.frontends.onnx.entries import Entry, Known, Sequence_
 from graphopt.frontends.onnx.functions import Functions, inlined, schema_function
 from graphopt.frontends.onnx.legacy import MODERN, modernized
@@ -52,7 +53,8 @@ class Reader:
     folder: where external data may lie. values: contents of inputs that decide shapes, by name: they are taken to be
     constant. names: what each ONNX name stands for. functions: those that the model defines. declared: what the
     file says of the types of names. atomic: a node that cannot be read is not kept as it is, since the whole that it is
-    a part of will be. undecided: the model's inputs, but those of `values`. symbol_names: of all graphs together.
+    a part of will be. undecided: the model's inputs, but those of `values`. on_trial, guesses: see `choice`.
+    symbol_names: of all graphs together.
     """
 
     graph: Graph
@@ -64,6 +66,8 @@ class Reader:
     declared: dict[str, onnx.TypeProto] = field(default_factory=dict)
     atomic: bool = False
     undecided: set[str] = field(default_factory=set)
+    on_trial: bool = False
+    guesses: dict[str, bool] = field(default_factory=dict)
     symbol_names: set[str] = field(default_factory=set)
     budget: Budget = field(default_factory=Budget)
 
@@ -91,10 +95,10 @@ class Reader:
 
     def nodes(self, protos: Sequence[onnx.NodeProto]) -> None:
         """Translate nodes in order."""
-        for node in protos:
+        for index, node in enumerate(protos):
             self.builder.location = Location(scope=_label(node))
             try:
-                for name, entry in zip(node.output, self._translated(node)):
+                for name, entry in zip(node.output, self._translated(protos, index)):
                     if name:
                         self.define(name, entry)
             except GraphOptError as error:
@@ -205,7 +209,9 @@ class Reader:
 
     # Nodes
 
-    def _translated(self, node: onnx.NodeProto) -> Sequence[Entry]:
+    def _translated(self, protos: Sequence[onnx.NodeProto], index: int) -> Sequence[Entry]:
+        """What the outputs of the node at an index stand for."""
+        node = protos[index]
         inputs = tuple([self.lookup(name) for name in node.input])
         version = self.opsets.since(node.domain, node.op_type)
         mark = self.mark()
@@ -213,14 +219,19 @@ class Reader:
             return self._by_rules(node, version, inputs)
         except GraphOptError as reason:
             self.undo(mark)
-            return self._kept(node, reason)
+            branch = only_valid_branch(self, protos[index:]) if isinstance(reason, RanksDiffer) else None
+            if branch is None:
+                return self._kept(node, reason)
+            self.guesses[key(node)] = branch
+            return self._by_rules(node, version, inputs)
 
     def _kept(self, node: onnx.NodeProto, reason: GraphOptError) -> Sequence[Entry]:
         """Keep a node as it is, if its types can be known.
 
         reason: why it cannot be read otherwise.
         """
-        if self.atomic or self._decides(reason) or self.functions.find(node) is not None:
+        invalid = self.on_trial and getattr(reason, "certain", False)
+        if self.atomic or invalid or self._decides(reason) or self.functions.find(node) is not None:
             raise reason from reason.__cause__
         try:
             return keep(node, self)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from graphopt.errors import CaptureError
+from graphopt.errors import CaptureError, GraphOptError
 from graphopt.frontends.onnx.application import Declined
 from graphopt.frontends.onnx.entries import Entry, Sequence_
 from graphopt.ir import Graph, Type, Value
@@ -21,28 +21,34 @@ if TYPE_CHECKING:
 
     from graphopt.frontends.onnx.reader import Reader
 
-DEEPEST = 64
+DEEPEST = 48
 """How deep graphs may be nested."""
 
 UNROLLED = 10_000
 """How many nodes the unrolled loops of a file may add up to."""
 
 
+class TooLong(Declined):
+    """A loop has too many rounds to be unrolled."""
+
+
 @dataclass
 class Budget:
-    """What is left of the bound on unrolled nodes, and how deep the current graph is nested."""
+    """What is left of the bound on unrolled nodes, how many branches were chosen on trial, and how deep the current
+    graph is nested."""
 
     unrolled: int = UNROLLED
+    choices: int = 0
     depth: int = 0
 
     def unroll(self, nodes: int) -> None:
         """Note that a body of so many nodes is about to be repeated.
 
         Raises:
-            Declined: there would be too many.
+            TooLong: there would be too many.
         """
         if nodes > self.unrolled:
-            raise Declined(f"unrolling the loops of this file would take more than {UNROLLED} nodes")
+            raise TooLong(f"unrolling the loops of this file would take more than {UNROLLED} nodes")
         self.unrolled -= nodes
 
     def enter(self) -> None:
@@ -93,6 +99,9 @@ class InPlace:
                 reader.names[value.name] = entry
             reader.nodes(proto.node)
             return [reader.lookup(value.name) for value in proto.output]
+        except GraphOptError as error:
+            error.certain = True  # type: ignore[attr-defined]  # a graph in place is run
+            raise
         finally:
             reader.names, reader.builder.location = outer, location
             reader.budget.leave()
@@ -139,10 +148,8 @@ class Region(MutableMapping[str, Entry]):
     def complete(self, first: int) -> None:
         """Give the region an input for each value that the regions of its node capture, after its `first` own ones."""
         own = self.graph.inputs[:first]
-        captured = [
-            self._own.get(value) or Value(value.type, self._free_name(value.name)) for value in self._captures.values
-        ]
-        self.graph.inputs = [*own, *captured]
+        captured = [self.bring(value) for value in self._captures.values]
+        self.graph.inputs[:] = [*own, *captured]  # type: ignore[list-item]
 
     def bring(self, entry: Entry) -> Entry:
         """What an entry of the graph around is in the region."""
@@ -152,7 +159,7 @@ class Region(MutableMapping[str, Entry]):
             return entry
         if entry not in self._own:
             if entry.constant is not None:
-                self._own[entry] = self.graph.add_constant(entry.name, entry.type, entry.constant)
+                self._own[entry] = self.graph.add_constant(self._free_name(entry.name), entry.type, entry.constant)
             else:
                 self._captures.values[entry] = None
                 self._own[entry] = self.graph.add_input(self._free_name(entry.name), entry.type)

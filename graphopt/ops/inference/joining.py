@@ -121,7 +121,7 @@ def mirrored_pad(x: TensorType, amounts: Sequence[Dim], limit: str) -> Result:
         largest = {"reflect": size - 1, "circular": size}.get(limit)
         if largest is not None and less(largest, amount) is True:
             raise Mismatch(f"padding {amount} is too large for size {size} in {limit} mode")
-    if any(less(d, 1) is not False for d in x.shape):  # empty inputs have rules of their own
+    if any(less(d, 1) is True for d in x.shape):  # empty inputs have rules of their own
         return None
     return x.with_shape(_padded(x.shape, amounts))
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
+from graphopt.frontends.onnx.choice import RanksDiffer, key, same_ranks
 from graphopt.frontends.onnx.entries import Entry, Known, known
-from graphopt.frontends.onnx.scopes import Captures, InPlace, Region, count_nodes
+from graphopt.frontends.onnx.scopes import Captures, InPlace, Region, TooLong, count_nodes
 from graphopt.ir import Attributes, DType, Graph, TensorType, Value, infer_types, types_known_equal
 from graphopt.ops import registry
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def if_(a: Application) -> list[Entry]:
     """The branch that a known condition chooses, read in place; else `higher_order.cond`, of tensors alone."""
     branches = {"then": a.attr("then_branch"), "otherwise": a.attr("else_branch")}
-    decided = truth(a, 0)
+    decided = a.reader.guesses.get(key(a.node), truth(a, 0))
     if decided is not None:
         return InPlace(a.reader, branches["then" if decided else "otherwise"]).read(())
     captures = Captures()
@@ -27,6 +28,8 @@ def if_(a: Application) -> list[Entry]:
     for region in regions:
         outputs = region.read(())
         region.graph.set_outputs([tensor_of(region, entry) for entry in outputs])
+    if not same_ranks(*[region.graph.outputs for region in regions]):
+        raise RanksDiffer("its branches give tensors of different rank")
     for region in regions:
         region.complete(0)
     return _control_flow(a, "higher_order.cond", [a[0], *captures.values], [region.graph for region in regions])
@@ -39,13 +42,13 @@ def loop(a: Application) -> list[Entry]:
     mark = a.reader.mark()
     try:
         return _unrolled(a)
-    except _Unknown:
+    except (_Unknown, TooLong):
         a.reader.undo(mark)
     return _while_loop(a)
 
 
 class _Unknown(Exception):
-    """Whether there is another round is not known."""
+    """Whether there is another round is not known, or there are too many."""
 
 
 def _unrolled(a: Application) -> list[Entry]:
@@ -57,6 +60,8 @@ def _unrolled(a: Application) -> list[Entry]:
     carried: list[Entry] = list(a.inputs[2:])
     rounds: list[list[Entry]] = []
     nodes, in_place = count_nodes(body), InPlace(a.reader, body)
+    if most is not None and most * nodes > a.reader.budget.unrolled:
+        raise _Unknown
     while going and (most is None or len(rounds) < most):
         a.reader.budget.unroll(nodes)
         condition = a.constant_bool(True)

@@ -132,7 +132,16 @@ def power(a: Application) -> Value:
     base, exponent = tensor_type(x).dtype, tensor_type(y).dtype
     if base.is_integer and exponent.is_floating:
         return a.cast(a.emit("aten.pow.Tensor_Tensor", a.cast(x, DType.F64), a.cast(y, DType.F64)), base)
+    number = _single(y) if exponent is base or exponent.is_integer else None
+    if number is not None and tensor_type(y).rank <= tensor_type(x).rank and not (base.is_integer and number < 0):
+        return a.emit("aten.pow.Tensor_Scalar", x, number)
     return a.cast(a.emit("aten.pow.Tensor_Tensor", x, y), base)
+
+
+def _single(value: Value) -> Any:
+    """The number that a stored tensor of one element holds."""
+    stored = value.constant
+    return stored.tensor.item() if stored is not None and stored.tensor.numel() == 1 else None
 
 
 @translates("BitShift")

@@ -193,9 +193,28 @@ def pad(a: Application) -> Value:
         fill = a.numbers(2)[0] if a.has(2) else a.attr("value", 0.0)
         fill = fill if tensor_type(x).dtype.is_floating else int(fill)
         return a.emit("aten.constant_pad_nd", x, _innermost_first(before, after), fill)
+    whole = _padded_at_once(a, x, before, after, mode)
+    if whole is not None:
+        return whole
     for axis in range(rank):
         x = _padded(a, x, axis, before[axis], after[axis], mode)
     return x
+
+
+def _padded_at_once(a: Application, x: Value, before: list[Dim], after: list[Dim], mode: str) -> Value | None:
+    """PyTorch's own padding: of the last one to three dims of a tensor with one or two dims before them."""
+    op = {"reflect": "aten.reflection_pad", "edge": "aten.replication_pad"}.get(mode)
+    shape = tensor_type(x).shape
+    first = next((i for i, pair in enumerate(zip(before, after)) if pair != (0, 0)), len(shape))
+    dims = max(len(shape) - first, len(shape) - 2)
+    amounts = [*before, *after]
+    if op is None or not tensor_type(x).dtype.is_floating or not 1 <= dims <= 3 or dims == len(shape):
+        return None
+    if not all(isinstance(n, int) and n >= 0 for n in amounts):
+        return None
+    if mode == "reflect" and any(less(max(pair), size) is False for *pair, size in zip(before, after, shape)):
+        return None  # reflected more than once
+    return a.emit(f"{op}{dims}d", x, _innermost_first(before, after)[: 2 * dims])
 
 
 def _innermost_first(before: list[Any], after: list[Any]) -> list[Dim]:
