@@ -60,14 +60,12 @@ def rename(node: onnx.NodeProto, outer: Mapping[str, str], fresh: Rename) -> Non
 
 
 def _rename_graph(graph: onnx.GraphProto, names: dict[str, str], fresh: Rename) -> None:
-    for value in graph.input:
-        value.name = names[value.name] = fresh(value.name)
-    for tensor in graph.initializer:
-        # An initializer may be the default of an input of the same name.
-        known = {value.name for value in graph.input}
-        tensor.name = names[tensor.name] = names[tensor.name] if names.get(tensor.name) in known else fresh(tensor.name)
-    for sparse in graph.sparse_initializer:
-        sparse.values.name = names[sparse.values.name] = fresh(sparse.values.name)
+    own: dict[str, str] = {}  # an initializer may be the default of the input that has its name
+    for item in (*graph.input, *graph.initializer, *[sparse.values for sparse in graph.sparse_initializer]):
+        if item.name not in own:
+            own[item.name] = fresh(item.name)
+        item.name = own[item.name]
+    names.update(own)
     for node in graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = names.get(name, name)

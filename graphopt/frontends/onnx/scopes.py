@@ -148,8 +148,15 @@ class Region(MutableMapping[str, Entry]):
     def complete(self, first: int) -> None:
         """Give the region an input for each value that the regions of its node capture, after its `first` own ones."""
         own = self.graph.inputs[:first]
-        captured = [self.bring(value) for value in self._captures.values]
-        self.graph.inputs[:] = [*own, *captured]  # type: ignore[list-item]
+        captured = [self._input(value) for value in self._captures.values]
+        self.graph.inputs[:] = [*own, *captured]
+
+    def _input(self, value: Value) -> Value:
+        """The input that stands for a captured value. One that only another region uses, or the operator, is new."""
+        own = self._own.get(value)
+        if own is None or own.is_constant:
+            own = self.graph.add_input(self._free_name(value.name), value.type)
+        return own
 
     def bring(self, entry: Entry) -> Entry:
         """What an entry of the graph around is in the region."""
