@@ -67,7 +67,7 @@ def _check_finite(found: dict[Value, Spread]) -> None:
 
 def _samples(graph: Graph, data: Iterable[Any]) -> Iterator[Batch]:
     """Batches one sample at a time; as they are where the inputs share no first dim."""
-    for given in data:
+    for given in [data] if isinstance(data, torch.Tensor) else data:
         (batch,) = read_batches(graph, [given], 1)
         if any(isinstance(x, torch.Tensor) and x.dim() and not x.shape[0] for x in batch.inputs):
             continue

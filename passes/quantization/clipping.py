@@ -22,7 +22,8 @@ Range = tuple[float, float]
 
 _RATIOS = np.linspace(0.2, 1.0, 81)
 _OUTLIER = 1000.0
-"""A number so many times beyond all but 0.01 % of the others is an outlier, and no range is widened for it."""
+"""A number so many times beyond all but 0.01 % of the others, or but a few, is an outlier: no range is widened for it."""
+_FEW = 4
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,8 @@ def _without_outliers(spread: Spread) -> Range:
         return spread.low, spread.high
     numbers, counts, _ = spread.points()
     order = np.argsort(np.abs(numbers), kind="stable")
-    reach = _quantile(np.abs(numbers)[order], counts[order], 0.9999) * _OUTLIER
+    share = 1 - max(_FEW / counts.sum(), 1e-4)
+    reach = _quantile(np.abs(numbers)[order], counts[order], max(share, 0.5)) * _OUTLIER
     if max(-spread.low, spread.high) <= reach or reach == 0:
         return spread.low, spread.high
     kept = numbers[np.abs(numbers) <= reach]

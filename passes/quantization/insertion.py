@@ -53,6 +53,7 @@ class Inserter:
         self.format_ = format_
         self.name = name
         self._stored: dict[tuple[float, int], tuple[Value, Value]] = {}
+        self._weights: dict[tuple[Value, int | None], tuple[torch.Tensor, Value, Value]] = {}
 
     def pairs(self, plan: Placement, parameters: Mapping[Value, Parameters]) -> None:
         """Put a pair behind each value of the plan; all its readers read the dequantized one."""
@@ -138,9 +139,15 @@ class Inserter:
     def _stored_weight(
         self, weight: Value, tensor: torch.Tensor, scales: torch.Tensor, axis: int | None, format_: Format
     ) -> Value:
-        q = quantized(tensor, scales, None, format_, axis, 0)
-        stored = self.rewriter.constant(q, f"{weight.name}_quantized", dtype=format_.dtype)
-        scale = self.rewriter.constant(scales, f"{weight.name}_scale")
+        """Dequantize the stored weight; layers that read one weight read it stored once."""
+        known = self._weights.get((weight, axis))
+        if known is not None and torch.equal(known[0], scales):
+            stored, scale = known[1:]
+        else:
+            q = quantized(tensor, scales, None, format_, axis, 0)
+            stored = self.rewriter.constant(q, f"{weight.name}_quantized", dtype=format_.dtype)
+            scale = self.rewriter.constant(scales, f"{weight.name}_scale")
+            self._weights[weight, axis] = scales, stored, scale
         return self.rewriter.create(
             "graphopt.dequantize", stored, scale, None, format_.name, axis, name=f"{weight.name}_dequantized"
         ).result

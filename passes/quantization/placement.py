@@ -82,8 +82,8 @@ def place(graph: Graph, profile: Profile, ignored: Callable[[Node], str | None])
 
 
 def _between_integers(fusion: Fusion, result: Value, needed: dict[Value, None]) -> bool:
-    """True if something reads the result as integers; a product without a stored weight is worth it by itself."""
-    return result in needed or (fusion.result == "any" and not fusion.weight)
+    """True if something reads the result as integers; a product of activations is worth it by itself."""
+    return result in needed or (fusion.result == "any" and not fusion.bias)
 
 
 def tail_of(node: Node, profile: Profile) -> Value:
