@@ -41,11 +41,11 @@ def _upsample(mode: str) -> Lowering:
         scales = _scales(a)
         if scales is None or antialias:
             return e.op("Resize", _image(a), None, None, e.sizes.vector(a.out.shape), **attributes)
-        factors = e.constant(torch.tensor([1.0, 1.0, *scales], dtype=torch.float32), "scales")
-        for size, factor, out in zip(_image(a).dims, factors.data, a.out.shape):
+        factors = torch.tensor([1.0, 1.0, *scales], dtype=torch.float32)
+        for size, factor, out in zip(_image(a).dims, factors, a.out.shape):
             if isinstance(size, int) and isinstance(out, int) and int(factor * size) != out:
                 raise Declined(f"{size} times {factor:g} is not {out} in single precision")
-        return e.op("Resize", _image(a), None, factors, **attributes)
+        return e.op("Resize", _image(a), None, e.constant(factors, "scales"), **attributes)
 
     return lower
 

@@ -8,18 +8,19 @@ cell, whose ends are rounded outwards.
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from functools import reduce
-from typing import NamedTuple
 
 from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
 from graphopt.ir import DType, Value
 from graphopt.ir.dims import Dim
 
 
-class Neighbour(NamedTuple):
+@dataclass(frozen=True)
+class Neighbour:
     """The element before or after each sample along a dim, and its weight: `[R, samples]`."""
 
-    index: Value
+    place: Value
     weight: Value
 
 
@@ -38,7 +39,7 @@ def roi_align(a: Application) -> Value:
     owner = a.reshape(a.cast(a[2], DType.I64), (regions, 1))
     terms = []
     for y, x in itertools.product(down, across):
-        place = a.emit("aten.add.Tensor", a.emit("aten.mul.Scalar", _column(a, y.index), width), _row(a, x.index))
+        place = a.emit("aten.add.Tensor", a.emit("aten.mul.Scalar", _column(a, y.place), width), _row(a, x.place))
         weight = a.emit("aten.mul.Tensor", _column(a, y.weight), _row(a, x.weight))
         count = rows * columns * samples * samples
         near = a.emit("aten.index.Tensor", flat, [owner, a.reshape(place, (regions, count))])

@@ -221,12 +221,12 @@ def extrapolated(a: Application, y: Value, axis: Axis, where: Line, fill: float)
     """
     assert isinstance(axis.size, int) and isinstance(axis.out, int)
     x = where.at(axis.out, np.float64)
-    outside = [(x < -slack) | (x > axis.size - 1 + slack) for slack in (where.slack, -where.slack)]
-    if not np.array_equal(*outside):
+    surely, maybe = ((x < -slack) | (x > axis.size - 1 + slack) for slack in (where.slack, -where.slack))
+    if not np.array_equal(surely, maybe):
         raise Declined("whether the end of a crop lies outside of the image is a matter of rounding")
-    if not outside[0].any():
+    if not surely.any():
         return y
-    mask = a.constant(torch.from_numpy(outside[0]).reshape(-1, *[1] * (tensor_type(y).rank - axis.dim - 1)))
+    mask = a.constant(torch.from_numpy(surely).reshape(-1, *[1] * (tensor_type(y).rank - axis.dim - 1)))
     return a.emit("aten.where.self", mask, a.scalar(fill, y), y)
 
 
