@@ -21,9 +21,6 @@ from graphopt.passes.quantization.spread import Spread
 Range = tuple[float, float]
 
 _RATIOS = np.linspace(0.2, 1.0, 81)
-_OUTLIER = 1000.0
-"""A number so many times beyond all but 0.01 % of the others, or but a few, is an outlier: no range is widened for it."""
-_FEW = 4
 
 
 @dataclass(frozen=True)
@@ -70,8 +67,7 @@ def choose_range(spread: Spread, method: str, grid: Grid, percentile: float, pow
 
 def outliers(spread: Spread) -> bool:
     """True if the bounds are some few numbers far beyond all others."""
-    low, high = _without_outliers(spread)
-    return (low, high) != (spread.low, spread.high)
+    return spread.bounds() != (spread.low, spread.high)
 
 
 def _minmax(spread: Spread, grid: Grid, percentile: float, power: float) -> Range:
@@ -140,7 +136,7 @@ def _at_ends(inside: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 def _search(spread: Spread, grid: Grid, loss: Callable[[float, float], float]) -> Range:
     """The best range among those whose ends are shares of the whole: one end after the other, twice."""
-    low, high = (min(end, 0.0) if i == 0 else max(end, 0.0) for i, end in enumerate(_without_outliers(spread)))
+    low, high = (min(end, 0.0) if i == 0 else max(end, 0.0) for i, end in enumerate(spread.bounds()))
     if grid.symmetric:
         reach = max(-low, high)
         best = min(_RATIOS, key=lambda ratio: loss(-reach * ratio, reach * ratio))
@@ -152,19 +148,6 @@ def _search(spread: Spread, grid: Grid, loss: Callable[[float, float], float]) -
         if low < 0:
             ends = low * float(min(_RATIOS, key=lambda ratio: loss(low * ratio, ends[1]))), ends[1]
     return ends
-
-
-def _without_outliers(spread: Spread) -> Range:
-    if spread.counts is None:
-        return spread.low, spread.high
-    numbers, counts, _ = spread.points()
-    order = np.argsort(np.abs(numbers), kind="stable")
-    share = 1 - max(_FEW / counts.sum(), 1e-4)
-    reach = _quantile(np.abs(numbers)[order], counts[order], max(share, 0.5)) * _OUTLIER
-    if max(-spread.low, spread.high) <= reach or reach == 0:
-        return spread.low, spread.high
-    kept = numbers[np.abs(numbers) <= reach]
-    return float(kept.min()), float(kept.max())
 
 
 METHODS: dict[str, Callable[[Spread, Grid, float, float], Range]] = {

@@ -17,6 +17,8 @@ import torch
 CODES = 1 << 16
 _SMALLEST = 1 / 4096
 """Numbers below this share of the largest are one bin: to any grid that is worth having they are zero."""
+_OUTLIER, _RARE, _FEW = 1000.0, 1e-4, 4
+"""Numbers a thousand times beyond the others are outliers, if they are one in ten thousand or a few at most."""
 
 
 @dataclass
@@ -59,15 +61,34 @@ class Spread:
         """The means of the samples' bounds; exact sums, so in any order."""
         return math.fsum(self.lows) / len(self.lows), math.fsum(self.highs) / len(self.highs)
 
+    def bins(self) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of the bins that are not empty, and how many fell to each."""
+        assert self.counts is not None
+        codes = np.flatnonzero(self.counts)
+        return _values(codes), self.counts[codes].astype(np.float64)
+
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest number without outliers."""
+        if self.counts is None or self.is_empty:
+            return self.low, self.high
+        values, counts = self.bins()
+        magnitudes = np.abs(values)
+        order = np.argsort(magnitudes, kind="stable")
+        below = np.cumsum(counts[order])
+        usual = np.searchsorted(below, below[-1] - max(_FEW, _RARE * below[-1]))
+        reach = magnitudes[order][min(int(usual), len(order) - 1)] * _OUTLIER
+        if max(-self.low, self.high) <= reach or reach == 0:
+            return self.low, self.high
+        kept = values[magnitudes <= reach]
+        return float(kept.min()), float(kept.max())
+
     def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Numbers in ascending order, how many stand for each, and over which width they are spread.
 
         A bin is spread over four points. Numbers near zero are one point without a width.
         """
-        assert self.counts is not None
-        codes = np.flatnonzero(self.counts)
-        values, counts = _values(codes), self.counts[codes].astype(np.float64)
-        small = np.abs(values) < _SMALLEST * max(-self.low, self.high)
+        values, counts = self.bins()
+        small = np.abs(values) < _SMALLEST * max(map(abs, self.bounds()))
         quarter = np.ldexp(0.25, np.frexp(values[~small])[1] - 8)
         numbers = (values[~small, None] + np.array([-1.5, -0.5, 0.5, 1.5]) * quarter[:, None]).reshape(-1)
         numbers = np.append(numbers.clip(self.low, self.high), 0.0)
