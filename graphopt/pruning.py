@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -94,19 +95,31 @@ def prune(
         after = replace(after, calibration=list(islice(after.calibration, pass_.batches)))
     graph = trace(model, *arguments, dynamic_shapes=dynamic_shapes, trust=trust)
     given = arguments if any(arguments) or not graph.inputs else None
-    return _Steps(pass_, after, given, finetune).run(graph, steps)
+    return _Steps(pass_, after, given, finetune, _title(model)).run(graph, steps)
+
+
+def _title(model: Any) -> str:
+    if isinstance(model, str | os.PathLike):
+        return os.path.basename(model)
+    return getattr(model, "__name__", type(model).__name__)
 
 
 class _Steps:
-    """Prunes and fine-tunes in turn. after: how the last result is compiled."""
+    """Prunes and fine-tunes in turn. after: how the last result is compiled. title: the model's, for the report."""
 
     def __init__(
-        self, pass_: PruneChannels, after: CompileOptions, arguments: Arguments | None, finetune: FineTune | None
+        self,
+        pass_: PruneChannels,
+        after: CompileOptions,
+        arguments: Arguments | None,
+        finetune: FineTune | None,
+        title: str,
     ) -> None:
         self.pass_ = pass_
         self.after = after
         self.arguments = arguments
         self.finetune = finetune
+        self.title = title
         self.between = make_options("fx", calibration=after.calibration, validate=after.validate, on_failure="raise")
         self.records: list[Any] = []
 
@@ -130,6 +143,7 @@ class _Steps:
     def _compiled(self, graph: Graph, options: CompileOptions, pass_: PruneChannels | None) -> CompiledModel:
         passes = (*(() if pass_ is None else (pass_,)), *options.passes.passes)
         program = build_program(graph, replace(options, passes=replace(options.passes, passes=passes)), self.arguments)
+        program.report.model = self.title
         program.report.passes.records[:0] = self.records
         return CompiledModel(options, program)
 

@@ -2,6 +2,7 @@
 
 As JSON (`to_dict`), form 1: `model`, `target`, `engine`; `engines`, a row for each that was tried; `seconds` of each
 stage; `passes`, see `graphopt.passmanager.Report`; `graphs`, `before` and `after`, see `graphopt.html_report.facts`.
+`pruning`, if channels were pruned, see `graphopt.passes.pruning.report`.
 `opaque`, if there are such nodes: how many of each operator of ONNX that no PyTorch operator expresses.
 Where it was asked for: `measured`, latencies; `attribution`, where errors come from; `histories`, by the name of a
 result the steps that made or changed its node; `peaks`, what the machine can do; `compiled`, the report that a loaded
@@ -67,12 +68,19 @@ class CompileReport:
         Raises:
             GraphOptError: nothing was: `prune-channels` did not run, or found no channels.
         """
+        found = self._pruned()
+        if found is None:
+            raise GraphOptError("nothing was pruned: prune-channels did not run, or found no channels to prune")
+        return found
+
+    def _pruned(self) -> PruningReport | None:
+        details = [record.details for record in self.passes.records if record.details is not None]
+        if not details:
+            return None
         from graphopt.passes.pruning.report import PruningReport
 
-        found = [r.details for r in self.passes.records if isinstance(r.details, PruningReport)]
-        if not found:
-            raise GraphOptError("nothing was pruned: prune-channels did not run, or found no channels to prune")
-        return PruningReport.merged(found)
+        found = [one for one in details if isinstance(one, PruningReport)]
+        return PruningReport.merged(found) if found else None
 
     @property
     def opaque(self) -> list[Node]:
@@ -102,6 +110,8 @@ class CompileReport:
         }
         if self.opaque:
             found["opaque"] = dict(Counter(node.op.name for node in self.opaque))
+        if (pruned := self._pruned()) is not None:
+            found["pruning"] = pruned.to_dict()
         if self.measured:
             found["measured"] = [asdict(row) for row in self.measured]
         if self.attribution is not None:

@@ -29,6 +29,7 @@ def make_report(asked: PruneChannels, chooser: Chooser, choice: Choice) -> Pruni
         groups=rows,
         layers=costs.layers(selection),
         refused=choice.refused,
+        exact=asked.constants == "zero",
     )
     if choice.found is not None and asked.speedup is not None:
         report.speedup = choice.found.given

@@ -73,7 +73,8 @@ class PruningReport:
 
     asked: what was asked for, as text. criterion, scope: how channels were ranked.
     speedup: measured on the engine, for a latency budget. masked_error: the largest relative difference between the
-    pruned graph and the masked model on the samples, None where there are none.
+    pruned graph and the masked model on the samples, None where there are none. exact: it is rounding alone, and not
+    also that of constants which were kept where padding makes them wrong.
     """
 
     asked: str
@@ -87,6 +88,7 @@ class PruningReport:
     sweep: list[Curve] = field(default_factory=list)
     speedup: float | None = None
     masked_error: float | None = None
+    exact: bool = True
     notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -122,7 +124,11 @@ class PruningReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         found = {
-            **{name: getattr(self, name) for name in ("asked", "criterion", "scope", "speedup", "masked_error")},
+            **{
+                name: getattr(self, name)
+                for name in ("asked", "criterion", "scope", "speedup", "masked_error", "exact")
+            },
+            "summary": self.summary(),
             "before": self.before._asdict(),
             "after": self.after._asdict(),
             "groups": [asdict(row) for row in self.groups],
@@ -149,7 +155,8 @@ class PruningReport:
         if self.speedup is not None:
             parts.append(f"{self.speedup:.2f}x as fast")
         if self.masked_error is not None:
-            parts.append(f"pruned = masked: {self.masked_error:.1e}")
+            title = "pruned = masked:" if self.exact else "differs from the masked model by"
+            parts.append(f"{title} {self.masked_error:.1e}")
         return ", ".join(parts)
 
     def lines(self) -> list[str]:

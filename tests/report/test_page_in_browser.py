@@ -106,6 +106,20 @@ def test_everything_open_at_ten_thousand_nodes(browser: Browser, tmp_path: Path)
     )
 
 
+def test_what_was_pruned_is_drawn(browser: Browser, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4))
+    small = graphopt.prune(model, (torch.ones(1, 8),), ratio=0.75, sweep=(0.5,))
+    small.report.save(tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    shown = browser.run("[...document.querySelectorAll('#pruning .width')].map((row) => row.textContent)")
+    assert shown == ["0.weight32 → 8", "2.weight16 → 4"]
+    bars = browser.run("[...document.querySelectorAll('#pruning .after')].map((bar) => +bar.getAttribute('width'))")
+    assert bars[0] == 2 * bars[1]
+    assert browser.run("document.querySelectorAll('#pruning polyline').length") == 2
+    refused = browser.run("document.querySelector('#pruning tbody').textContent")
+    assert "4.weight" in refused and "output 0" in refused
+
+
 def test_search_finds_a_node_and_goes_there(browser: Browser, tmp_path: Path) -> None:
     browser.open(written(tmp_path / "report.html", 1000))
     browser.run('document.querySelector(".search input").focus()')

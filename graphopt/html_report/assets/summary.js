@@ -5,6 +5,7 @@ function header(report, onTheme) {
   const links = [
     ["summary", "Summary"],
     ["passes", "Passes"],
+    ...(report.pruning ? [["pruning", "Pruning"]] : []),
     ["graph", "Graph"],
     ["roofline", "Roofline"],
     ["rules", "Rules"],
