@@ -174,8 +174,9 @@ def cast(a: Application) -> Value:
     if target.value.startswith("f8") and a.attr("saturate", 1):
         most = torch.finfo(target.torch).max
         return a.cast(a.emit("aten.clamp", a[0], -most, most), target)
-    if target is DType.F8E4M3FN:
-        raise Declined("PyTorch's cast to f8e4m3fn saturates")
+    if target is DType.F8E4M3FN and a.type(0).dtype.is_floating:  # PyTorch saturates; 464 is half-way to overflow
+        over = a.emit("aten.gt.Scalar", a.emit("aten.abs", a[0]), 464.0)
+        return a.cast(a.emit("aten.where.self", over, a.scalar(math.nan, a[0]), a[0]), target)
     return a.cast(a[0], target)
 
 
