@@ -245,7 +245,7 @@ class Reader:
         return reason is not None and reason.name in self.undecided
 
     def _by_rules(self, node: onnx.NodeProto, version: int, inputs: tuple[Entry, ...]) -> Sequence[Entry]:
-        if any(map(_holds_strings, inputs)):
+        if any(map(_holds_strings, inputs)) and node.op_type not in _OF_ANY_KIND:
             raise Declined("PyTorch has no tensors of strings")
         application = Application(node, version, inputs, attributes_of(node, self.folder), self.builder, self)
         domain = "" if node.domain == "ai.onnx" else node.domain
@@ -329,7 +329,16 @@ class Reader:
             self.graph.constants.popitem()
 
 
+_OF_ANY_KIND = frozenset(
+    """Identity If Loop Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct SequenceErase
+    SequenceInsert SequenceLength SequenceMap Shape Size""".split()
+)
+"""Operators whose rules do not touch elements."""
+
+
 def _holds_strings(entry: Entry) -> bool:
+    if isinstance(entry, Sequence_):
+        return any(map(_holds_strings, entry.items))
     return isinstance(entry, Value) and getattr(entry.type, "dtype", None) is DType.STRING
 
 

@@ -198,6 +198,8 @@ def tensor_of(region: Region, entry: Entry) -> Value:
 
 
 def _control_flow(a: Application, name: str, operands: Sequence[Value], regions: Sequence[Graph]) -> list[Entry]:
+    if any(tensor_type(value).dtype is DType.STRING for value in operands):
+        raise Declined("a branch or loop that uses strings")
     op = registry.get(name)
     types = infer_types(op, operands, Attributes(), tuple(regions))
     return list(a.builder.append(op, operands, Attributes(), types, regions=tuple(regions)))
