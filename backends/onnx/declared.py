@@ -1,14 +1,18 @@
-"""The opset that a file says: the lowest that was wanted in which its operations mean what they were written for."""
+"""The opset that a file says: the lowest that was wanted in which its operations can say what they mean.
+
+Most operators are the same in many opsets. Reductions name their axes by an attribute before opset 18 and by an input
+since; they are turned into the older form where that is all that a lower opset takes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
 import onnx
 
-from graphopt.backends.onnx.records import Body, Operation
+from graphopt.backends.onnx.records import Body, Operation, Tensor
 from graphopt.backends.onnx.versions import means_the_same
 from graphopt.ir import DType
 from graphopt.ops.onnx_dtypes import ONNX_CODES
@@ -18,28 +22,68 @@ LOWEST_DECLARED = 11
 """Before that, axes and indices are not negative, which no schema tells."""
 
 
+AXES_BY_INPUT = 18
+"""Since this opset the operators below take their axes as an input."""
+_REDUCTIONS = frozenset(
+    f"Reduce{kind}" for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
+)
+
+
 def declared_opset(body: Body, written: int, wanted: int) -> tuple[int, str]:
     """Return the lowest opset from `wanted` to `written` in which every operation means the same as in `written`, and
-    the operator that keeps it from being lower ("" if none does)."""
+    the operator that keeps it from being lower ("" if none does). Operations are given the form of that opset."""
     found, reason = min(max(wanted, LOWEST_DECLARED), written), ""
-    for operation in _distinct(body):
-        while found < written and not _means_the_same(operation, written, found):
+    operations = list(_all(body))
+    for operation in _distinct(operations):
+        while found < written and not _can_be_said(operation, written, found):
             found, reason = found + 1, operation.op_type
+    for operation in operations if found < AXES_BY_INPUT else ():
+        if _has_fixed_axes(operation):
+            operation.inputs, operation.attributes = _with_axes_attribute(operation)
     return found, reason
 
 
-def _distinct(body: Body) -> Iterator[Operation]:
-    """One operation of each kind, those of subgraphs included."""
+def _can_be_said(operation: Operation, written: int, other: int) -> bool:
+    if other < AXES_BY_INPUT <= written and _has_fixed_axes(operation):
+        inputs, attributes = _with_axes_attribute(operation)
+        older = Operation(operation.op_type, inputs, operation.outputs, attributes)
+        return _means_the_same(older, AXES_BY_INPUT - 1, other)
+    return _means_the_same(operation, written, other)
+
+
+def _all(body: Body) -> Iterator[Operation]:
+    """The operations of a body and its subgraphs."""
+    for operation in body.operations:
+        yield operation
+        for inner in operation.bodies():
+            yield from _all(inner)
+
+
+def _distinct(operations: Iterable[Operation]) -> Iterator[Operation]:
+    """One operation of each kind."""
     seen = set()
-    bodies = [body]
-    while bodies:
-        for operation in bodies.pop().operations:
-            types = tuple([None if t is None else (t.dtype, t.type is None) for t in operation.inputs])
-            key = operation.domain, operation.op_type, frozenset(operation.attributes), types, len(operation.outputs)
-            if key not in seen or _nested(operation):
-                seen.add(key)
-                yield operation
-            bodies += operation.bodies()
+    for operation in operations:
+        types = tuple([None if t is None else (t.dtype, t.type is None) for t in operation.inputs])
+        names = frozenset(operation.attributes)
+        key = operation.domain, operation.op_type, names, types, len(operation.outputs), _has_fixed_axes(operation)
+        if key not in seen or _nested(operation):
+            seen.add(key)
+            yield operation
+
+
+def _has_fixed_axes(operation: Operation) -> bool:
+    """True for a reduction along axes that an attribute could name."""
+    if operation.domain or operation.op_type not in _REDUCTIONS or "noop_with_empty_axes" in operation.attributes:
+        return False
+    axes = operation.inputs[1] if len(operation.inputs) == 2 else None
+    return axes is not None and axes.data is not None and axes.data.numel() > 0
+
+
+def _with_axes_attribute(operation: Operation) -> tuple[list[Tensor | None], dict[str, Any]]:
+    """The inputs and attributes of a reduction with fixed axes, as before opset 18."""
+    source, axes = operation.inputs
+    assert axes is not None and axes.data is not None
+    return [source], {"axes": axes.data.tolist(), **operation.attributes}
 
 
 def _means_the_same(operation: Operation, written: int, other: int) -> bool:

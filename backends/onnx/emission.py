@@ -57,7 +57,11 @@ class Emission:
             raise EmissionError(
                 f"the model cannot be written in opset {opset}: {reason} as it is used here needs opset {declared}"
             )
-        note = f"opset {declared}: the file has {source}, in which {reason} cannot say what is meant" if reason else ""
+        note = (
+            f"opset {declared}: the file has {source}, but {reason} as it is used here needs {declared}"
+            if reason
+            else ""
+        )
         return Emission(body, declared, graph.name, metadata, note)
 
     @property

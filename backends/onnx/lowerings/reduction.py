@@ -36,7 +36,11 @@ def _keepdim(a: Call) -> bool:
 def _reduction(op_type: str) -> Lowering:
     def lower(e: Emitter, a: Call) -> Tensor:
         x = e.cast(a.self, a.out.dtype)
-        return reduce(e, op_type, x, _axes(a, x), _keepdim(a))
+        axes, keepdim = _axes(a, x), _keepdim(a)
+        if op_type == "ReduceMean" and keepdim and x.dtype is DType.F32 and axes == list(range(2, x.rank)) != []:
+            # The same mean; runtimes keep their own layout of images across it, and every opset has it.
+            return e.op("GlobalAveragePool", x, shape=(*x.dims[:2], *[1] * len(axes)))
+        return reduce(e, op_type, x, axes, keepdim)
 
     return lower
 
