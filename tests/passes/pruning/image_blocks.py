@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
 Number = Callable[[int, int], int]
 """Draws an integer of a range, ends included."""
@@ -15,6 +16,15 @@ ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     F.relu, F.silu, torch.sigmoid, torch.tanh, F.gelu, F.hardswish, F.leaky_relu, F.softplus, torch.cos,
     lambda x: x * 0.5 - 0.25, lambda x: x.clamp(-1, 1), lambda x: x,
 )  # fmt: skip
+
+
+class StandardizedConv(nn.Conv2d):
+    """Weight standardization, as BiT and NFNets have it: each filter has mean 0 and variance 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(rows, None, None, training=True, momentum=0.0, eps=1e-6).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
 
 
 class Plain(nn.Module):
@@ -29,6 +39,8 @@ class Plain(nn.Module):
         kernel = 3 if padding else (1, 2)[number(0, 1)]
         groups = 1 if kind is nn.ConvTranspose2d and groups == channels else groups
         self.conv = kind(channels, self.channels, kernel, padding=padding, bias=number(0, 1) == 1, groups=groups)
+        if number(0, 5) == 0:
+            self.conv = weight_norm(self.conv, dim=(0, 0, 2)[number(0, 2)])
         self.norm = self.draw_norm(self.channels, number)
         self.slopes = nn.PReLU(self.channels) if number(0, 5) == 0 else None
         self.activation = ACTIVATIONS[number(0, len(ACTIVATIONS) - 1)]
@@ -38,7 +50,8 @@ class Plain(nn.Module):
         return (
             nn.Identity, nn.BatchNorm2d, nn.BatchNorm2d, lambda c: nn.BatchNorm2d(c, affine=False),
             lambda c: nn.GroupNorm(2, c), lambda c: nn.GroupNorm(1, c), lambda c: nn.InstanceNorm2d(c, affine=True),
-        )[number(0, 6)](channels)  # fmt: skip
+            lambda c: nn.GroupNorm(2, c, affine=False),
+        )[number(0, 7)](channels)  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.conv(x))
@@ -46,12 +59,13 @@ class Plain(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + scale · conv(act(conv(x))), with a layer scale."""
+    """x + scale · conv(act(conv(x))), with a layer scale, the weights standardized or not."""
 
     def __init__(self, channels: int, number: Number) -> None:
         super().__init__()
         self.channels = channels
-        self.first, self.second = nn.Conv2d(channels, 6, 3, padding=1), nn.Conv2d(6, channels, 1)
+        kind = StandardizedConv if number(0, 3) == 0 else nn.Conv2d
+        self.first, self.second = kind(channels, 6, 3, padding=1), kind(6, channels, 1)
         self.norm = Plain.draw_norm(6, number)
         self.scale = nn.Parameter(torch.ones(channels, 1, 1)) if number(0, 1) else None
 

@@ -28,7 +28,8 @@ def draw_norm(number: Number) -> nn.Module:
         lambda: nn.RMSNorm(WIDTH, eps=1e-5),
         lambda: ManualRMSNorm(WIDTH),
         nn.Identity,
-    )[number(0, 3)]()
+        lambda: nn.LayerNorm(WIDTH, elementwise_affine=False),
+    )[number(0, 4)]()
 
 
 class Attention(nn.Module):

@@ -13,6 +13,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import graphopt
 from graphopt.analysis.channels import ChannelAnalysis, Role
+from tests.passes.pruning.image_blocks import StandardizedConv
 from tests.passes.pruning.oracle import prune, settle, worst_error
 
 BATCH = {0: torch.export.Dim("N", min=1, max=64)}
@@ -46,15 +47,6 @@ class NormalizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.cos(self.b(torch.sigmoid(self.a(x)))))
-
-
-class StandardizedConv(nn.Conv2d):
-    """Weight standardization, as BiT and NFNets have it: each filter has mean 0 and variance 1."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = self.weight.reshape(1, self.out_channels, -1)
-        weight = F.batch_norm(rows, None, None, training=True, momentum=0.0, eps=1e-6).reshape_as(self.weight)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
 
 
 class Standardized(nn.Module):
