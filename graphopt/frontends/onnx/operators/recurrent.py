@@ -95,8 +95,9 @@ def _layer(a: Application) -> Layer:
     states: list[Value] = []
     for index in range(STATES[a.name]):
         if a.has(5 + index):
-            given = a[5 + index]
-            states.append(a.emit("aten.permute", given, [1, 0, 2]) if batch_first else given)
+            given = a.emit("aten.permute", a[5 + index], [1, 0, 2]) if batch_first else a[5 + index]
+            # Another number of sequences than in x must fail: PyTorch's kernels don't check it.
+            states.append(a.reshape(given, (len(directions), batch, hidden)))
         else:
             states.append(a.emit("aten.full", (len(directions), batch, hidden), 0.0, dtype=tensor_type(x).dtype))
     functions = activations(a, names, len(directions))
