@@ -14,7 +14,7 @@ from graphopt.analysis import Interpreter
 from graphopt.frontends.onnx import read_onnx
 from tests.frontends.onnx.oracle import agrees, is_translated, one_node
 
-RUNS = settings(max_examples=60, deadline=None)
+RUNS = settings(max_examples=40, deadline=None)
 
 
 def random(shape: Any, seed: int = 0) -> np.ndarray:
@@ -121,3 +121,22 @@ def test_maxima_find_their_way_back() -> None:
     arrays = {"y": y.numpy(), "i": indices.numpy()}
     unpooled = one_node("MaxUnpool", arrays, {"kernel_shape": [2, 2], "strides": [2, 2]}, 11, outputs=["z"])
     assert is_translated(agrees(unpooled, arrays))
+
+
+@RUNS
+@given(
+    st.sampled_from(["constant", "edge", "reflect", "wrap"]),
+    st.lists(st.integers(-1, 3), min_size=4, max_size=4),
+    st.sampled_from([[0, 1], [1, 2], [2, -1], [-2, 0]]),
+    st.booleans(),
+)
+def test_padding(mode: str, pads: list[int], axes: list[int], symbolic: bool) -> None:
+    x = {"x": random([4, 5, 4, 6])}
+    shape = {"x": ["a", "b", "c", "d"]} if symbolic else {}
+    operands = {"pads": np.array(pads), "axes": np.array(axes)}
+    if mode == "constant":
+        x["fill"] = np.array(2.5, dtype=np.float32)
+    names = ["x", "pads", "fill" if mode == "constant" else "", "axes"]
+    model = one_node("Pad", x, {"mode": mode}, 19, operands, symbolic=shape, names=names)
+    mixed = mode in ("reflect", "wrap") and any(min(ends) < 0 <= max(ends) for ends in zip(pads[:2], pads[2:]))
+    assert is_translated(agrees(model, x)) != mixed

@@ -15,7 +15,7 @@ from graphopt.analysis import Interpreter
 from graphopt.frontends.onnx import read_onnx
 from tests.frontends.onnx.oracle import agrees, is_translated, one_node
 
-RUNS = settings(max_examples=60, deadline=None)
+RUNS = settings(max_examples=40, deadline=None)
 
 
 def random(shape: Any, seed: int = 0) -> np.ndarray:

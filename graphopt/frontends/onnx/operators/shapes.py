@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import torch
-
-from graphopt.frontends.onnx.application import Application, Declined, numbers_of, tensor_type, translates
+from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
 from graphopt.frontends.onnx.entries import Entry, Known, as_array
 from graphopt.ir import DType, Value
 from graphopt.ir.dim_ops import ceildiv, dim_max, dim_min, product
@@ -175,68 +172,6 @@ def _clamped(bound: Dim, size: Dim, low: int) -> Dim:
         raise Declined("the sign of a slice's bound is not known before the model runs")
     position = bound + size if less(bound, 0) else bound
     return dim_max(low, dim_min(position, size - 1))
-
-
-@translates("Pad")
-def pad(a: Application) -> Value:
-    """Constant, reflect, edge or wrap; negative amounts crop."""
-    x = a[0]
-    rank = tensor_type(x).rank
-    amounts: list[Dim] = list(a.attr("pads", a.attr("paddings")) or a.dims(1))
-    axes = [i % rank for i in a.numbers(3)] if a.has(3) else list(range(rank))
-    before: list[Dim] = [0] * rank
-    after: list[Dim] = [0] * rank
-    for axis, low, high in zip(axes, amounts, amounts[len(axes) :]):
-        before[axis], after[axis] = low, high
-    mode = a.attr("mode", "constant")
-    if mode == "constant":
-        fill = a.numbers(2)[0] if a.has(2) else a.attr("value", 0.0)
-        fill = fill if tensor_type(x).dtype.is_floating else int(fill)
-        return a.emit("aten.constant_pad_nd", x, _innermost_first(before, after), fill)
-    whole = _padded_at_once(a, x, before, after, mode)
-    if whole is not None:
-        return whole
-    for axis in range(rank):
-        x = _padded(a, x, axis, before[axis], after[axis], mode)
-    return x
-
-
-def _padded_at_once(a: Application, x: Value, before: list[Dim], after: list[Dim], mode: str) -> Value | None:
-    """PyTorch's own padding: of the last one to three dims of a tensor with one or two dims before them."""
-    op = {"reflect": "aten.reflection_pad", "edge": "aten.replication_pad"}.get(mode)
-    shape = tensor_type(x).shape
-    first = next((i for i, pair in enumerate(zip(before, after)) if pair != (0, 0)), len(shape))
-    dims = max(len(shape) - first, len(shape) - 2)
-    amounts = [*before, *after]
-    if op is None or not tensor_type(x).dtype.is_floating or not 1 <= dims <= 3 or dims == len(shape):
-        return None
-    if not all(isinstance(n, int) and n >= 0 for n in amounts):
-        return None
-    if mode == "reflect" and any(less(max(pair), size) is False for *pair, size in zip(before, after, shape)):
-        return None  # reflected more than once
-    return a.emit(f"{op}{dims}d", x, _innermost_first(before, after)[: 2 * dims])
-
-
-def _innermost_first(before: list[Any], after: list[Any]) -> list[Dim]:
-    return [amount for pair in zip(before[::-1], after[::-1]) for amount in pair]
-
-
-def _padded(a: Application, x: Value, axis: int, before: Dim, after: Dim, mode: str) -> Value:
-    """Gather the elements that the padding repeats, dim by dim: PyTorch pads the last dims of some ranks only."""
-    if before == 0 and after == 0:
-        return x
-    size, low, high = numbers_of([tensor_type(x).shape[axis], before, after], f"{mode} padding")
-    positions = np.arange(-low, size + high)
-    if mode == "edge":
-        positions = positions.clip(0, size - 1)
-    elif mode == "wrap":
-        positions = positions % size
-    elif mode == "reflect":
-        period = max(2 * (size - 1), 1)
-        positions = np.abs((positions + size - 1) % period - (size - 1))
-    else:
-        raise Declined(f"padding of mode {mode!r}")
-    return a.emit("aten.index_select", x, axis, a.constant(torch.from_numpy(positions)))
 
 
 @translates("DepthToSpace")
