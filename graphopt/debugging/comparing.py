@@ -15,7 +15,6 @@ from graphopt.debugging.difference import Difference, NodeDifference, ValueDiffe
 from graphopt.debugging.places import source_line
 from graphopt.debugging.reference import Reference
 from graphopt.debugging.subjects import Subject, subject
-from graphopt.errors import GraphOptError
 from graphopt.ir import Graph, Node, Value
 from graphopt.passmanager.samples import synthesize
 
@@ -36,8 +35,9 @@ def diff(
 ) -> Difference:
     """Say what sets two models apart: which nodes, which stored tensors, and where their numbers first diverge.
 
-    a, b: each a `CompiledModel`, a `Graph`, what `graphopt.compile` takes, or the paths of two `.onnx` files. Without
-        `b`, `a` is compared with itself, for two targets or in two engines.
+    a, b: each a `CompiledModel`, a `Graph`, or what `graphopt.compile` takes. Two `.onnx` files are compared as they
+        are, in ONNX Runtime with its optimizations off, unless a target or engine is given; with anything else an
+        ONNX file is compared by its graph. Without `b`, `a` is compared with itself, for two targets or in two engines.
     args, kwargs: inputs for the numbers. Without any, graphs of floating-point inputs get made-up ones.
     targets: for each side, a target to compile the model for first, with `options`; None leaves it as it is.
     engines: for each side, what runs it (`"interpreter"`, `"eager"`, `"onnxruntime{optimization=off}"`); None takes the
@@ -48,7 +48,7 @@ def diff(
     `instruments=[Provenance()]`), else by operator, module and source line, in order.
 
     Raises:
-        GraphOptError: a side that cannot be traced, compiled or run; only one side is an `.onnx` file.
+        GraphOptError: a side that cannot be traced, compiled or run.
 
     >>> from graphopt.ops import parse
     >>> import torch
@@ -61,13 +61,10 @@ def diff(
     ([('changed', 'aten.relu → aten.neg')], '%y = aten.neg(%x)')
     """
     b = a if b is None else b
-    onnx = [_is_onnx(side) for side in (a, b)]
-    if any(onnx):
-        if not all(onnx):
-            raise GraphOptError("an .onnx file is compared with another .onnx file; emit the model first (to_onnx)")
+    if _is_onnx(a) and _is_onnx(b) and not any((*targets, *engines)):
         from graphopt.debugging.onnx_files import diff_onnx
 
-        return diff_onnx(Path(a), Path(b), args, tolerance=tolerance)
+        return diff_onnx(Path(a), Path(b), args, kwargs, tolerance=tolerance)
     sides = [
         subject(model, args or (), kwargs or {}, name=name, target=target, engine=engine, **options)
         for model, name, target, engine in zip((a, b), names, targets, engines)

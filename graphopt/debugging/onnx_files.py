@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +13,24 @@ from graphopt.debugging.aligning import edits
 from graphopt.debugging.deviation import Deviation, Tolerance, deviation, ulp_of
 from graphopt.debugging.difference import Difference, NodeDifference, ValueDifference
 from graphopt.errors import GraphOptError, TargetError
-from graphopt.passmanager.samples import SEED
+from graphopt.onnx_models import trace_onnx
+from graphopt.passmanager.made_up import make_inputs
 
 if TYPE_CHECKING:
     import onnx
 
-_FLOATS = {"tensor(float)": torch.float32, "tensor(double)": torch.float64, "tensor(float16)": torch.float16}
-DYNAMIC_SIZE = 2
-"""The size that made-up inputs have along a dim without one."""
 
-
-def diff_onnx(a: Path, b: Path, args: Sequence[Any] | None = None, *, tolerance: float | None = None) -> Difference:
+def diff_onnx(
+    a: Path,
+    b: Path,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    tolerance: float | None = None,
+) -> Difference:
     """Compare two ONNX files.
 
-    args: inputs in the order of the first file, tensors; without any, floating-point inputs are made up.
+    args, kwargs: inputs in the order of the first file, or by its names; those that are missing are made up.
 
     Raises:
         GraphOptError: a file that cannot be read or run; inputs that cannot be made up.
@@ -36,7 +40,7 @@ def diff_onnx(a: Path, b: Path, args: Sequence[Any] | None = None, *, tolerance:
     found = Difference(str(a), str(b))
     _add_structure(found, *models)
     sessions = [_session(model, path) for model, path in zip(models, (a, b))]
-    feeds = _feeds(sessions[0], args, a)
+    feeds = _feeds(a, args or (), kwargs or {})
     results = [_run(session, feeds, path) for session, path in zip(sessions, (a, b))]
     rule = Tolerance(tolerance)
     for node in models[1].graph.node:
@@ -45,6 +49,9 @@ def diff_onnx(a: Path, b: Path, args: Sequence[Any] | None = None, *, tolerance:
                 found.values.append(_difference(_text(node), results[0][name], results[1][name], rule))
     outputs = [[value.name for value in model.graph.output] for model in models]
     for old, new in zip(*outputs):
+        if old not in results[0] or new not in results[1]:
+            found.notes.append(f"output {new} is no tensor of numbers, so it is not compared")
+            continue
         found.outputs.append(_difference(f"%{new}", results[0][old], results[1][new], rule))
     return found
 
@@ -55,7 +62,7 @@ def _load(path: Path) -> onnx.ModelProto:
     except ImportError as error:
         raise TargetError("ONNX files need onnx and onnxruntime; run `pip install graphopt[onnx]`") from error
     try:
-        return onnx.load(path)
+        return onnx.load(path, load_external_data=False)
     except Exception as error:  # the parser's exceptions share no base
         raise GraphOptError(f"{path} cannot be read as an ONNX model: {error}") from error
 
@@ -77,38 +84,40 @@ def _session(model: onnx.ModelProto, path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # what goes wrong is raised
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     try:
         return onnxruntime.InferenceSession(tapped.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exception classes share no base of their own
         raise GraphOptError(f"ONNX Runtime cannot load {path}: {error}") from error
 
 
-def _feeds(session: Any, args: Sequence[Any] | None, path: Path) -> dict[str, Any]:
-    inputs = session.get_inputs()
-    if args is None:
-        args = [_made_up(value, path) for value in inputs]
-    if len(args) != len(inputs):
-        raise GraphOptError(f"{path} takes {len(inputs)} inputs, got {len(args)}")
-    return {value.name: torch.as_tensor(given).detach().cpu().numpy() for value, given in zip(inputs, args)}
+def _feeds(path: Path, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs by name.
 
-
-def _made_up(value: Any, path: Path) -> torch.Tensor:
-    if value.type not in _FLOATS:
-        raise GraphOptError(f"input {value.name!r} of {path} is a {value.type}, for which none is made up; give args")
-    shape = [size if isinstance(size, int) else DYNAMIC_SIZE for size in value.shape]
-    return torch.randn(shape, generator=torch.Generator().manual_seed(SEED)).to(_FLOATS[value.type])
+    Raises:
+        GraphOptError: some are missing and cannot be made up.
+    """
+    graph = trace_onnx(path, args, kwargs, None)
+    names = [value.name for value in graph.inputs]
+    made = make_inputs(graph, {**dict(zip(names, args)), **kwargs})
+    if made is None:
+        raise GraphOptError(f"no inputs could be made up on which {path} runs; give args")
+    return dict(zip(names, map(torch.as_tensor, made)))
 
 
 def _run(session: Any, feeds: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
+    from graphopt.ops.onnx_values import from_numpy, to_numpy
+
     names = [value.name for value in session.get_outputs()]
-    wanted = {value.name for value in session.get_inputs()}
-    if wanted != set(feeds):
+    wanted = [value.name for value in session.get_inputs()]
+    if set(wanted) != set(feeds):
         raise GraphOptError(f"{path} takes inputs {sorted(wanted)}, the other file {sorted(feeds)}")
     try:
-        results = session.run(names, feeds)
+        results = session.run(names, {name: to_numpy(value) for name, value in feeds.items()})
     except Exception as error:  # its exception classes share no base of their own
         raise GraphOptError(f"ONNX Runtime cannot run {path}: {error}") from error
-    return {name: torch.as_tensor(result) for name, result in zip(names, results) if hasattr(result, "dtype")}
+    values = {name: from_numpy(result) for name, result in zip(names, results)}
+    return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
 
 
 def _add_structure(found: Difference, a: onnx.ModelProto, b: onnx.ModelProto) -> None:
