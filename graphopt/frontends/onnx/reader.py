@@ -330,8 +330,22 @@ class Reader:
 
 
 _OF_ANY_KIND = frozenset(
-    """Identity If Loop Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct SequenceErase
-    SequenceInsert SequenceLength SequenceMap Shape Size""".split()
+    [
+        "Identity",
+        "If",
+        "Loop",
+        "Optional",
+        "OptionalGetElement",
+        "OptionalHasElement",
+        "SequenceAt",
+        "SequenceConstruct",
+        "SequenceErase",
+        "SequenceInsert",
+        "SequenceLength",
+        "SequenceMap",
+        "Shape",
+        "Size",
+    ]
 )
 """Operators whose rules do not touch elements."""
 

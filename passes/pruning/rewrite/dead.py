@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from graphopt.ir import TensorType, Value
+from graphopt.ir import DType, TensorType, Value
 
 PLACEHOLDER = 1
 """Stands where nothing is known: one lies in the domain of every elementwise operator."""
@@ -121,5 +121,6 @@ def wide(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _full(value: Value, number: float | bool, rank: int) -> torch.Tensor:
-    dtype = value.type.dtype.torch if isinstance(value.type, TensorType) else torch.float64
+    numbers = isinstance(value.type, TensorType) and value.type.dtype is not DType.STRING
+    dtype = value.type.dtype.storage if numbers else torch.float64  # type: ignore[union-attr]
     return torch.full([1] * rank, number, dtype=torch.float64 if dtype.is_floating_point else dtype)
