@@ -23,6 +23,7 @@ from graphopt.passes.quantization.insertion import Inserter, Parameters, WeightO
 from graphopt.passes.quantization.placement import Placement, activations_of, place
 from graphopt.passes.quantization.preparation import pools_for_means
 from graphopt.passes.quantization.profiles import Profile, get_profile
+from graphopt.passes.quantization.rounding import GptqRounding
 from graphopt.passes.quantization.spread import Spread, merged
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
@@ -43,6 +44,7 @@ class Quantize(Pass):
         `quantization.clipping`). percentile: of that method, in percent. power: of lp, the exponent of the error.
     granularity: "channel" gives weights a scale for each output channel, "tensor" one in all.
     weights: how scales of weights are chosen: minmax or mse.
+    rounding: of weights: nearest, or gptq, which has the columns of a weight make up for each other's errors.
     symmetric: activations without zero points; by default what the target wants.
     ignore: operators left in floating point, by name or glob of the operator, of its result or of its module.
     correct_bias: move biases so that quantization moves no channel's mean.
@@ -63,6 +65,7 @@ class Quantize(Pass):
     power: float = 3.0
     granularity: str = "channel"
     weights: str = "minmax"
+    rounding: str = "nearest"
     symmetric: bool | None = None
     ignore: tuple[str, ...] = ()
     correct_bias: bool = True
@@ -74,6 +77,7 @@ class Quantize(Pass):
             ("method", self.method, tuple(METHODS)),
             ("granularity", self.granularity, ("channel", "tensor")),
             ("weights", self.weights, ("minmax", "mse")),
+            ("rounding", self.rounding, ("nearest", "gptq")),
         ):
             if value not in allowed:
                 raise unknown_name(f"value of {name}", value, allowed)
@@ -110,15 +114,18 @@ class Quantize(Pass):
                 notes.append(f"%{value.name} reaches from {spread.low:.4g} to {spread.high:.4g} by few outliers")
         inserter = Inserter(graph, rewriter, profile, format_, self.name)
         scales = {node: self._input_scale(node, plan, parameters) for node in plan.layers}
-        means = layer_means(graph, list(plan.layers), kept) if self.correct_bias else {}
+        some = kept[:CORRECTION_SAMPLES]
+        means = layer_means(graph, list(plan.layers), some) if self.correct_bias else {}
+        rounding = GptqRounding(graph, list(plan.layers), kept) if self.rounding == "gptq" else None
         inserter.pairs(plan, parameters)
-        options = WeightOptions(find_format(self.dtype), self.granularity == "channel", self.weights == "mse")
+        options = WeightOptions(find_format(self.dtype), self.granularity == "channel", self.weights == "mse", rounding)
         layers = {node: inserter.weight(node, fusion, scales[node], options) for node, fusion in plan.layers.items()}
         wanted = {layer.node: means[node] for node, layer in layers.items() if node in means and layer.bias is not None}
-        moved = shifts(graph, wanted, kept)
+        moved = shifts(graph, wanted, some)
         for layer in layers.values():
             inserter.bias(layer, moved.get(layer.node))
         counts = f"{len(plan.layers)} layers, {len(plan.others)} other operators, {len(plan.pairs)} pairs"
+        notes += rounding.notes if rounding is not None else []
         return PassResult(rewriter.changed, notes=[f"quantized {counts}", *notes])
 
     def _activations(self, profile: Profile) -> tuple[Format, bool]:
@@ -133,7 +140,7 @@ class Quantize(Pass):
         if context.calibration is None and not context.samples:
             raise InputError(f"{self.name} needs data to run the model on: give calibration=, or example inputs")
         histograms = self.method not in NEED_BOUNDS_ALONE
-        kept = CORRECTION_SAMPLES if self.correct_bias else 0
+        kept = self.samples if self.rounding == "gptq" else CORRECTION_SAMPLES if self.correct_bias else 0
         found, samples = calibrate(graph, wanted, data, self.samples, histograms=histograms, keep=kept)
         return {scale: merged([found[value] for value in members]) for scale, members in sources.items()}, samples
 

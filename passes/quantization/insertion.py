@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,8 @@ from graphopt.passes.quantization.weights import least_scales, weight_scales
 from graphopt.passes.support.constants import drop_unused
 from graphopt.rewrite import Rewriter
 
+Rounding = Callable[[Value, torch.Tensor, "int | None", Format], "torch.Tensor | None"]
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -27,11 +29,15 @@ class Parameters:
 
 @dataclass(frozen=True)
 class WeightOptions:
-    """format_: of weights. per_channel: a scale for each output channel. search: by least squared error."""
+    """format_: of weights. per_channel: a scale for each output channel. search: by least squared error.
+
+    rounding: gives integers for a weight, its scales, their axis and the format; None rounds to the nearest.
+    """
 
     format_: Format
     per_channel: bool
     search: bool
+    rounding: Rounding | None = None
 
 
 @dataclass(frozen=True)
@@ -97,10 +103,12 @@ class Inserter:
         if smallest is not None and axis is None:
             smallest = smallest.amax()
         scales = weight_scales(tensor, options.format_, axis, options.search, smallest)
+        q = options.rounding(weight, scales, axis, options.format_) if options.rounding is not None else None
+        q = quantized(tensor, scales, None, options.format_, axis, 0) if q is None else q
         with self.rewriter.at(node, self.name):
             if split:
-                return self._split(node, weight, scales, axis, options.format_)
-            dequantized = self._stored_weight(weight, tensor, scales, axis, options.format_)
+                return self._split(node, weight, q, scales, axis, options.format_)
+            dequantized = self._stored_weight(weight, q, scales, axis, options.format_)
             self.rewriter.set_operand(node, _index(node, fusion.weight), dequantized)
         drop_unused(self.rewriter, weight)
         products = torch.tensor(input_scale, dtype=torch.float32) * scales if integer_bias else None
@@ -137,14 +145,13 @@ class Inserter:
         ).result
 
     def _stored_weight(
-        self, weight: Value, tensor: torch.Tensor, scales: torch.Tensor, axis: int | None, format_: Format
+        self, weight: Value, q: torch.Tensor, scales: torch.Tensor, axis: int | None, format_: Format
     ) -> Value:
         """Dequantize the stored weight; layers that read one weight read it stored once."""
         known = self._weights.get((weight, axis))
         if known is not None and torch.equal(known[0], scales):
             stored, scale = known[1:]
         else:
-            q = quantized(tensor, scales, None, format_, axis, 0)
             stored = self.rewriter.constant(q, f"{weight.name}_quantized", dtype=format_.dtype)
             scale = self.rewriter.constant(scales, f"{weight.name}_scale")
             self._weights[weight, axis] = scales, stored, scale
@@ -152,11 +159,11 @@ class Inserter:
             "graphopt.dequantize", stored, scale, None, format_.name, axis, name=f"{weight.name}_dequantized"
         ).result
 
-    def _split(self, node: Node, weight: Value, scales: torch.Tensor, axis: int | None, format_: Format) -> Layer:
+    def _split(
+        self, node: Node, weight: Value, q: torch.Tensor, scales: torch.Tensor, axis: int | None, format_: Format
+    ) -> Layer:
         """x W^T + b as a product with the transposed weight, and a sum."""
-        assert weight.constant is not None
-        transposed = weight.constant.tensor.detach().t().contiguous()
-        dequantized = self._stored_weight(weight, transposed, scales, None if axis is None else 1, format_)
+        dequantized = self._stored_weight(weight, q.t().contiguous(), scales, None if axis is None else 1, format_)
         bias = node.arguments()["bias"]
         product = self.rewriter.create("aten.matmul", node.operands[0], dequantized, name=node.result.name)
         last = product if bias is None else self.rewriter.create("aten.add.Tensor", product.result, bias)

@@ -362,3 +362,42 @@ def test_fx_runs_the_same_numbers() -> None:
 
     with torch.no_grad():
         assert sqnr(run_graph(graph, x)[0], emit_fx(graph)(x)) > 60
+
+
+def test_gptq_lowers_the_error_of_each_layer() -> None:
+    """Against rounding to the nearest, on what the layer reads; and brute force over one row of few columns."""
+    from itertools import product
+
+    from graphopt.passes.quantization.gptq import gptq
+
+    generator = torch.Generator().manual_seed(5)
+    format_ = find_format("int4")
+    x = torch.randn(200, 6, generator=generator) @ torch.randn(6, 6, generator=generator)
+    weight = torch.randn(3, 6, generator=generator)
+    scales = (weight.abs().amax(1) / 7)[:, None]
+    found = gptq(weight, x.T @ x, scales, format_)
+    assert bool(((found >= -8) & (found <= 7) & (found == found.round())).all())
+
+    def cost(q: torch.Tensor) -> torch.Tensor:
+        return ((q.double() * scales - weight) @ x.double().T).square().sum(1)
+
+    nearest = (weight / scales).round().clamp(-8, 7)
+    assert bool((cost(found) <= cost(nearest) + 1e-9).all())
+    floor = (weight[0] / scales[0]).floor()
+    around = torch.stack([floor + torch.tensor(c) for c in product((-1, 0, 1, 2), repeat=6)]).clamp(-8, 7)
+    best = ((around.double() * scales[0] - weight[0]) @ x.double().T).square().sum(1).min()
+    assert cost(found)[0] <= 1.5 * best
+
+
+def test_gptq_on_a_model() -> None:
+    model = trained.trained_resnet8()
+    calibration, held_out = model.data.train_images[:64], model.data.images[:100]
+    graph = graphopt.compile(model.module, (calibration[:2],), target="onnx", dynamic_shapes="batch").graph
+    with torch.no_grad():
+        reference = model.module(held_out)
+    context = PassContext(target="onnxruntime", calibration=[calibration])
+    nearest, compensated = (
+        sqnr(reference, run_graph(Quantize(dtype="int4", rounding=rounding)(graph, context), held_out)[0])
+        for rounding in ("nearest", "gptq")
+    )
+    assert compensated > nearest + 2
