@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from graphopt.analysis import Interpreter
@@ -131,6 +131,7 @@ def test_maxima_find_their_way_back() -> None:
     st.booleans(),
 )
 def test_padding(mode: str, pads: list[int], axes: list[int], symbolic: bool) -> None:
+    assume(mode != "reflect" or max(pads) <= 2)  # ONNX Runtime reflects once
     x = {"x": random([4, 5, 4, 6])}
     shape = {"x": ["a", "b", "c", "d"]} if symbolic else {}
     operands = {"pads": np.array(pads), "axes": np.array(axes)}
