@@ -1,0 +1,139 @@
+"""Weight-only quantization: matrices are stored in few bits, and become floats where they are read.
+
+    x W + b   →   x D(W_q) + b,   a scale for each block of neighbours along the inputs
+
+What it saves is memory and its traffic; the products stay in floating point. Runtimes have kernels that read the packed
+form (`MatMulNBits`).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+
+import torch
+
+from graphopt.errors import GraphOptError, InputError, requested, unknown_name
+from graphopt.ir import Graph, Value
+from graphopt.ops.quantization import find_format
+from graphopt.ops.quantization.arithmetic import dequantized, quantized
+from graphopt.passes.pruning.criteria.batches import read_batches
+from graphopt.passes.quantization.blocks import block_scales
+from graphopt.passes.quantization.products import StoredProduct, stored_products
+from graphopt.passes.quantization.rounding import GptqRounding
+from graphopt.passes.support.constants import drop_unused
+from graphopt.passmanager import Pass, PassContext, PassResult
+from graphopt.rewrite import Contract, Rewriter
+
+_NOTHING = "nothing to quantize: no product of single precision has a stored matrix"
+
+
+@dataclass(frozen=True)
+class QuantizeWeights(Pass):
+    """Store the matrices of products in few bits.
+
+    dtype: int2 to int8, symmetric about zero. block_size: how many neighbours along the inputs share a scale; 0 gives
+        each output one. rounding: nearest, or gptq, which needs calibration data.
+    search: choose scales by least squared error; otherwise they cover the largest number.
+    smallest: weights of fewer elements stay. ignore: weights left in floating point, by name or glob.
+    samples: how many batches of calibration data gptq makes use of, at most.
+    """
+
+    contract = Contract.LOSSY
+    establishes = frozenset({"quantized"})
+
+    dtype: str = "int4"
+    block_size: int = 32
+    rounding: str = "nearest"
+    search: bool = True
+    smallest: int = 1024
+    ignore: tuple[str, ...] = ()
+    samples: int = 128
+
+    def __post_init__(self) -> None:
+        format_ = find_format(self.dtype)
+        if format_.is_float or format_.low >= 0 or format_.bits > 8:
+            raise GraphOptError(f"{self.dtype} is no format of stored weights; choose int2 to int8")
+        if self.block_size < 0 or self.samples < 1:
+            raise GraphOptError("block_size is 0 or a number of neighbours, samples at least 1")
+        if self.rounding not in ("nearest", "gptq"):
+            raise unknown_name("value of rounding", self.rounding, ("nearest", "gptq"))
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        """Rewrite `graph` in place.
+
+        Raises:
+            InputError: gptq without data, or data that does not fit.
+            UnknownNameError: a name in `ignore` that no weight has.
+        """
+        with requested():
+            products = self._chosen(stored_products(graph))
+            if not products:
+                return PassResult(False, notes=[_NOTHING])
+            rounding = self._rounding(graph, products, context)
+        rewriter = Rewriter(graph, context.listeners)
+        stored: dict[tuple[Value, bool], tuple[Value, Value]] = {}
+        errors = []
+        for product in products:
+            key = (product.weight, product.transposed)
+            if key not in stored:
+                stored[key], error = self._stored(product, rounding, rewriter)
+                errors.append(error)
+            with rewriter.at(product.node, self.name):
+                self._replace(product, *stored[key], rewriter)
+        for weight, _ in stored:
+            drop_unused(rewriter, weight)
+        notes = [f"{len(stored)} weights in {self.dtype}, relative error {max(errors):.3g} at most"]
+        return PassResult(True, notes=notes + (rounding.notes if rounding is not None else []))
+
+    def _chosen(self, products: list[StoredProduct]) -> list[StoredProduct]:
+        names = [product.weight.name for product in products]
+        for glob in self.ignore:
+            if not fnmatch.filter(names, glob):
+                raise unknown_name("weight", glob, names, f"It was given to {self.name} as one to ignore.")
+        return [
+            p
+            for p in products
+            if p.matrix.numel() >= self.smallest and not any(fnmatch.fnmatchcase(p.weight.name, g) for g in self.ignore)
+        ]
+
+    def _rounding(self, graph: Graph, products: list[StoredProduct], context: PassContext) -> GptqRounding | None:
+        if self.rounding != "gptq":
+            return None
+        if context.calibration is not None:
+            sets = [batch.inputs for batch in read_batches(graph, context.calibration, self.samples)]
+        elif context.samples:
+            sets = [list(inputs) for inputs in context.samples[: self.samples]]
+        else:
+            raise InputError(f"{self.name} needs data for gptq: give calibration=, or example inputs")
+        return GptqRounding(graph, [product.node for product in products], sets)
+
+    def _stored(
+        self, product: StoredProduct, rounding: GptqRounding | None, rewriter: Rewriter
+    ) -> tuple[tuple[Value, Value], float]:
+        """The integers and scales as [K, N] and [blocks, N], or [N]; and the relative error."""
+        format_, axis = find_format(self.dtype), 0 if self.block_size else 1
+        matrix = product.matrix
+        scales = block_scales(matrix, format_, self.block_size, self.search)
+        q = None
+        if rounding is not None:
+            turned = product.transposed
+            own = scales.t().contiguous() if turned and self.block_size else scales
+            q = rounding(product.weight, own, 1 - axis if turned else axis, format_, self.block_size)
+            q = q.t() if q is not None and turned else q
+        if q is None:
+            q = quantized(matrix, scales, None, format_, axis, self.block_size)
+        found = dequantized(q, scales, None, axis, self.block_size)
+        error = float((found - matrix).norm() / matrix.norm().clamp(min=torch.finfo(torch.float32).tiny))
+        name = product.weight.name
+        integers = rewriter.constant(q.contiguous(), f"{name}_quantized", dtype=format_.dtype)
+        return (integers, rewriter.constant(scales, f"{name}_scale")), error
+
+    def _replace(self, product: StoredProduct, q: Value, scale: Value, rewriter: Rewriter) -> None:
+        weight = rewriter.create(
+            "graphopt.dequantize", q, scale, None, self.dtype, 0 if self.block_size else 1, self.block_size
+        ).result
+        last = rewriter.create("aten.matmul", product.x, weight).result
+        if product.bias is not None:
+            last = rewriter.create("aten.add.Tensor", last, product.bias).result
+        rewriter.replace(product.node, [last])
