@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,12 +32,16 @@ def dtype_of(code: int, what: str) -> DType:
 
 
 class Folder:
-    """The folder of a model: where its external data may lie. Each file is mapped once, so tensors of the same place
-    share memory."""
+    """The folder of a model: where its external data may lie. Each file is mapped once, and what lies at one place is
+    one tensor: exporters write tied weights so.
+
+    tensors: by place and type.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.root = Path(os.path.realpath(path))
         self._mapped: dict[Path, np.ndarray] = {}
+        self.tensors: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def mapped(self, location: str, what: str) -> np.ndarray:
         """Return the bytes of a file: pages are read as they are used, and copied if written to.
@@ -153,7 +157,14 @@ def _external(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], fol
         )
     if not size:
         return torch.empty(shape, dtype=dtype.storage)
-    data = np.asarray(mapped[offset : offset + size])
+    key = (location, offset, dtype, shape)
+    if key not in folder.tensors:
+        folder.tensors[key] = _at(mapped[offset : offset + size], dtype, shape, what)
+    return folder.tensors[key]
+
+
+def _at(mapped: np.ndarray, dtype: DType, shape: tuple[int, ...], what: str) -> torch.Tensor:
+    data = np.asarray(mapped)
     if is_packed(dtype):
         return _unpacked(torch.from_numpy(data), dtype, shape, what)
     if data.ctypes.data % dtype.torch.itemsize:
