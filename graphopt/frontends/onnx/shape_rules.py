@@ -134,13 +134,14 @@ def gather(a: Application) -> Known | None:
 def slice_(a: Application) -> Known | None:
     """A slice of a vector of sizes."""
     found = a.contents(0)
-    bounds = [a.ints("starts", 1), a.ints("ends", 2)]
-    axes = a.ints("axes", 3)
-    if found is None or found.elements.ndim != 1 or axes not in (None, [0], [-1]):
+    rest = [a.contents(i) for i in range(1, len(a.inputs)) if a.has(i)]
+    if found is None or found.elements.ndim != 1 or not all(known is not None and known.is_static for known in rest):
         return None
-    steps = a.numbers(4) if a.has(4) else [1]
-    assert bounds[0] is not None and bounds[1] is not None
-    start, end, step = bounds[0][0], bounds[1][0], steps[0]
+    starts, ends, axes = a.ints("starts", 1), a.ints("ends", 2), a.ints("axes", 3)
+    if axes not in (None, [0], [-1]):
+        return None
+    assert starts is not None and ends is not None
+    start, end, step = starts[0], ends[0], a.numbers(4)[0] if a.has(4) else 1
     size = len(found.elements)
     whole = step < 0 and end < -size  # down to the first element, which no end can say
     return Known(found.elements[slice(start, None if whole else end, step)], found.dtype)
