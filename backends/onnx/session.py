@@ -17,12 +17,15 @@ from graphopt.backends.onnx.opaque import opset_for
 from graphopt.backends.onnx.serialize import to_model, write_raw
 from graphopt.errors import EmissionError, InputError
 from graphopt.ir import DType, Graph, ScalarKind, ScalarType, TensorType, Type
+from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
+from graphopt.ops.quantization import is_packed
 
 if TYPE_CHECKING:
     from graphopt.backends.onnx.engine import OnnxRuntimeEngine
 
 _SHARED_ABOVE = 256
-"""Initializers of more bytes are handed to the session in memory instead of being written into the model."""
+"""Initializers of more bytes are handed to the session in memory instead of being written into the model; but not
+packed ones, which PyTorch has no tensors of."""
 _NUMPY_LACKS = frozenset({DType.BF16, DType.F8E4M3FN, DType.F8E4M3FNUZ, DType.F8E5M2, DType.F8E5M2FNUZ})
 _SCALARS = {ScalarKind.INT: np.int64, ScalarKind.FLOAT: np.float64, ScalarKind.BOOL: np.bool_}
 
@@ -39,7 +42,7 @@ def load(graph: Graph, engine: OnnxRuntimeEngine) -> OnnxRuntimeExecutable:
     weights: dict[str, Any] = {}
 
     def write(proto: onnx.TensorProto, data: torch.Tensor) -> None:
-        if data.numel() * data.element_size() <= _SHARED_ABOVE:
+        if data.numel() * data.element_size() <= _SHARED_ABOVE or is_packed(FROM_ONNX_CODE[proto.data_type]):
             write_raw(proto, data)
             return
         held = _held(data, engine.share_weights)
