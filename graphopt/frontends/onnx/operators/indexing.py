@@ -120,7 +120,7 @@ def tensor_scatter(a: Application) -> Value:
 @translates("TopK")
 def top_k(a: Application) -> Any:
     """The k largest or smallest along a dim."""
-    k = a.attr("k") if a.attr("k") is not None else a.dims(1)[0]
+    k = a.attr("k") if a.attr("k") is not None else a.sizes(1)[0]
     axis, largest = a.attr("axis", -1), bool(a.attr("largest", 1))
     # Of equal elements ONNX takes the one with the lower index, which a stable sort does.
     values, indices = a.emit_all("aten.sort.stable", a[0], stable=True, dim=axis, descending=largest)

@@ -62,15 +62,16 @@ def multinomial(a: Application) -> Value:
 def dropout(a: Application) -> Any:
     """The operand itself at inference, with a mask that is all true. In training each element is zero with probability
     `ratio`, the others are scaled by 1/(1 − ratio)."""
-    ratio = _ratio(a)
+    ratio, mask = _ratio(a), DType.BOOL if a.version >= 10 else a.type(0).dtype
     if not ratio:
         kept: Entry = a.inputs[0]
-        return [kept] if not a.uses(1) else [kept, a.emit("aten.ones_like", a[0], dtype=DType.BOOL)]
+        return [kept] if not a.uses(1) else [kept, a.emit("aten.ones_like", a[0], dtype=mask)]
     if ratio == 1:
         raise Declined("dropout of everything")
     if not a.uses(1):
         return a.emit("aten.dropout", a[0], ratio, True)
-    return a.emit_all("aten.native_dropout", a[0], ratio, True)
+    result, drawn = a.emit_all("aten.native_dropout", a[0], ratio, True)
+    return [result, a.cast(drawn, mask)]
 
 
 def _ratio(a: Application) -> float:

@@ -121,7 +121,7 @@ def _common(own: Dim, target: Dim, computed: bool) -> Dim:
 @translates("Tile")
 def tile(a: Application) -> Value:
     """Repeat along each dim."""
-    return a.emit("aten.repeat", a[0], a.dims(1))
+    return a.emit("aten.repeat", a[0], a.sizes(1))
 
 
 @translates("Split")
