@@ -65,9 +65,10 @@ class Emission:
         return Emission(body, declared, graph.name, metadata, note)
 
     @property
-    def num_bytes(self) -> int:
-        """The size of all initializers."""
-        return sum(t.data.numel() * t.data.element_size() for t in used_initializers(self.body) if t.data is not None)
+    def sizes(self) -> list[int]:
+        """The bytes of each initializer."""
+        tensors = [t.data for t in used_initializers(self.body) if t.data is not None]
+        return [tensor.numel() * tensor.element_size() for tensor in tensors]
 
     def to_model(self, write_data: WriteData | None = None) -> onnx.ModelProto:
         """Write it as a model. write_data: fills in the elements of an initializer."""

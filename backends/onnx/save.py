@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -55,7 +55,7 @@ def save_emission(
 ) -> onnx.ModelProto:
     """Write a lowered graph; see `save_onnx`."""
     target = replaceable(path)
-    if not _external(external_data, emission.num_bytes):
+    if not _external(external_data, emission.sizes):
         return _write(target, emission.to_model(), None)
     with _replacing(_data_path(target)) as (file, finish_data):
         sink = _Sink(file, _data_path(target).name)
@@ -77,15 +77,15 @@ def _memory(data: torch.Tensor) -> tuple[int, int] | None:
 
 
 def _save_model(model: onnx.ModelProto, target: Path, external_data: bool | None) -> onnx.ModelProto:
-    total = sum(len(t.raw_data) for t in model.graph.initializer)
-    if not _external(external_data, total):
+    if not _external(external_data, [len(t.raw_data) for t in model.graph.initializer]):
         return _write(target, model, None)
     with _replacing(_data_path(target)) as (file, finish_data):
         return _write(target, _without_data(model, _Sink(file, _data_path(target).name)), finish_data)
 
 
-def _external(external_data: bool | None, total: int) -> bool:
-    return total > EXTERNAL_ABOVE if external_data is None else external_data
+def _external(external_data: bool | None, sizes: Sequence[int]) -> bool:
+    wanted = sum(sizes) > EXTERNAL_ABOVE if external_data is None else external_data
+    return wanted and max(sizes, default=0) >= INLINE_BELOW
 
 
 def _data_path(target: Path) -> Path:
