@@ -70,6 +70,7 @@ def _session(
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[engine.optimization])
     options.intra_op_num_threads = engine.threads or torch.get_num_threads()
     options.log_severity_level = 4  # what goes wrong is raised
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # 4 would round activations to int8
     if weights:
         options.add_external_initializers(list(weights), [_value(t) for t in weights.values()])
     try:
