@@ -32,22 +32,26 @@ def sampled(
         Declined: the padding is unknown.
     """
     batch, channels, *sizes = tensor_type(image).shape
-    count = tensor_type(points[0]).shape[1]
-    flat = a.reshape(image, (batch, channels, product(sizes)))
+    count, rank = tensor_type(points[0]).shape[1], len(sizes)
+    pixels = a.emit("aten.permute", image, [0, *range(2, rank + 2), 1])
+    rows = a.reshape(pixels, (batch * product(sizes), channels))
     dims = [_neighbours(a, x, size, mode, padding, aligned) for x, size in zip(points, sizes)]
+    own = a.emit("aten.mul.Scalar", a.emit("aten.arange", batch, dtype=DType.I64), product(sizes))
+    own = a.emit("aten.unsqueeze", own, 1)
     terms = []
     for chosen in itertools.product(*dims):
         place = chosen[0][0]
         for (index, _), size in zip(chosen[1:], sizes[1:]):
             place = a.emit("aten.add.Tensor", a.emit("aten.mul.Scalar", place, size), index)
-        spread = a.emit("aten.expand", a.emit("aten.unsqueeze", place, 1), (batch, channels, count))
-        term = a.emit("aten.gather", flat, 2, spread)
+        place = a.reshape(a.emit("aten.add.Tensor", place, own), (batch * count,))
+        term = a.emit("aten.index_select", rows, 0, place)
         weights = [weight for _, weight in chosen if weight is not None]
         if weights:
             weight = reduce(lambda x, y: a.emit("aten.mul.Tensor", x, y), weights)
-            term = a.emit("aten.mul.Tensor", term, a.emit("aten.unsqueeze", weight, 1))
+            term = a.emit("aten.mul.Tensor", term, a.reshape(weight, (batch * count, 1)))
         terms.append(term)
-    return reduce(lambda x, y: a.emit("aten.add.Tensor", x, y), terms)
+    total = a.reshape(reduce(lambda x, y: a.emit("aten.add.Tensor", x, y), terms), (batch, count, channels))
+    return a.emit("aten.permute", total, [0, 2, 1])
 
 
 def _neighbours(

@@ -35,15 +35,15 @@ def roi_align(a: Application) -> Value:
     down = _samples(a, 1, rows, samples, height)
     across = _samples(a, 0, columns, samples, width)
     regions = tensor_type(a[1]).shape[0]
-    flat = a.emit("aten.permute", a.reshape(image, (batch, channels, height * width)), [0, 2, 1])
-    owner = a.reshape(a.cast(a[2], DType.I64), (regions, 1))
+    pixels = a.reshape(a.emit("aten.permute", image, [0, 2, 3, 1]), (batch * height * width, channels))
+    owner = a.emit("aten.mul.Scalar", a.reshape(a.cast(a[2], DType.I64), (regions, 1, 1)), height * width)
     terms = []
     for y, x in itertools.product(down, across):
         place = a.emit("aten.add.Tensor", a.emit("aten.mul.Scalar", _column(a, y.place), width), _row(a, x.place))
         weight = a.emit("aten.mul.Tensor", _column(a, y.weight), _row(a, x.weight))
-        count = rows * columns * samples * samples
-        near = a.emit("aten.index.Tensor", flat, [owner, a.reshape(place, (regions, count))])
-        factor = a.cast(a.reshape(weight, (regions, count, 1)), tensor_type(image).dtype)
+        count = regions * (rows * columns * samples * samples)
+        near = a.emit("aten.index_select", pixels, 0, a.reshape(a.emit("aten.add.Tensor", place, owner), (count,)))
+        factor = a.cast(a.reshape(weight, (count, 1)), tensor_type(image).dtype)
         terms.append(a.emit("aten.mul.Tensor", near, factor))
     join = "aten.add.Tensor" if mode == "avg" else "aten.maximum"
     joined = reduce(lambda x, y: a.emit(join, x, y), terms)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -195,7 +196,7 @@ class Kernel:
 
 def interpolated(a: Application, x: Value, axis: Axis, where: Line, kernel: Kernel) -> Value:
     """Weighted sums of neighbours along a dim."""
-    reach, shape = kernel.reach, tensor_type(x).shape
+    reach = kernel.reach
     position = a.emit("aten.unsqueeze", where.value(a, axis), 1)
     offsets = a.constant(torch.arange(1 - reach, reach + 1, dtype=torch.float64))
     places = a.emit("aten.add.Tensor", a.emit("aten.floor", position), offsets)
@@ -206,10 +207,24 @@ def interpolated(a: Application, x: Value, axis: Axis, where: Line, kernel: Kern
         weights = a.emit("aten.where.self", a.emit("aten.logical_and", *seen), weights, a.scalar(0.0, weights))
     if kernel.inside or kernel.squeeze != 1:
         weights = a.emit("aten.div.Tensor", weights, a.emit("aten.sum.dim_IntList", weights, [1], True))
-    taps, dim = 2 * reach, axis.dim
-    index = a.reshape(_clamped(a, a.cast(places, DType.I64), axis.size), (axis.out * taps,))
-    near = a.reshape(a.emit("aten.index_select", x, dim, index), (*shape[:dim], axis.out, taps, *shape[dim + 1 :]))
-    factors = a.cast(a.reshape(weights, (axis.out, taps, *[1] * (len(shape) - dim - 1))), tensor_type(x).dtype)
+    weights = a.cast(weights, tensor_type(x).dtype)
+    return _weighted(a, x, axis, _clamped(a, a.cast(places, DType.I64), axis.size), weights)
+
+
+def _weighted(a: Application, x: Value, axis: Axis, places: Value, weights: Value) -> Value:
+    """The sum of the elements at `places` times `weights`, `[outputs, taps]` each: of few taps one by one."""
+    taps, dim, shape = tensor_type(places).shape[1], axis.dim, tensor_type(x).shape
+    behind = [1] * (len(shape) - dim - 1)
+    if isinstance(taps, int) and taps <= 4:
+        terms = []
+        for tap in range(taps):
+            index, weight = (a.emit("aten.select.int", v, 1, tap) for v in (places, weights))
+            near = a.emit("aten.index_select", x, dim, index)
+            terms.append(a.emit("aten.mul.Tensor", near, a.reshape(weight, (axis.out, *behind))))
+        return reduce(lambda left, right: a.emit("aten.add.Tensor", left, right), terms)
+    near = a.emit("aten.index_select", x, dim, a.reshape(places, (axis.out * taps,)))
+    near = a.reshape(near, (*shape[:dim], axis.out, taps, *shape[dim + 1 :]))
+    factors = a.reshape(weights, (axis.out, taps, *behind))
     return a.emit("aten.sum.dim_IntList", a.emit("aten.mul.Tensor", near, factors), [dim + 1])
 
 

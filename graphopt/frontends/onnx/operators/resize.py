@@ -19,6 +19,7 @@ from graphopt.frontends.onnx.operators.resampling import (
     nearest,
     nearest_indices,
 )
+from graphopt.frontends.onnx.operators.windows import interleaved
 from graphopt.ir import DType, Value
 from graphopt.ir.dim_ops import floordiv
 from graphopt.ir.dims import Dim, equal
@@ -114,6 +115,23 @@ def _by_scale(dim: int, size: Dim, scale: float) -> Axis:
         raise Declined(f"{scale} times a size that is not known, rounded")
     out = floordiv(size * ratio.numerator, ratio.denominator)
     return Axis(dim, size, out, scale, out if ratio.denominator == 1 else None)
+
+
+def _from_the_corner(a: Application, axes: list[Axis], rank: int) -> Value | None:
+    """Lines between elements that land on every s-th output: with the last element once more, corners are aligned.
+
+    (n + 1 elements become s·n + 1, so that output i lies at i·n/(s·n) = i/s; the last output is cut off.)
+    """
+    if any(axis.scale is None or axis.scale < 1 or not axis.scale.is_integer() for axis in axes):
+        return None
+    shape, grown = a.type(0).shape[2:], {axis.dim - 2: axis.out for axis in axes}
+    after = [int(i in grown) for i in range(rank)]
+    padded = a.emit(f"aten.replication_pad{rank}d", a[0], interleaved([0] * rank, after))
+    sizes = [grown[i] + 1 if i in grown else size for i, size in enumerate(shape)]
+    y = a.emit(f"aten.{NAMES['linear'][rank]}", padded, sizes, True, *[None] * rank)
+    for i, out in grown.items():
+        y = a.emit("aten.slice.Tensor", y, i + 2, 0, out)
+    return y
 
 
 def _is_by_scale(axis: Axis) -> bool:
@@ -221,6 +239,8 @@ def _whole(a: Application, axes: list[Axis], method: Method) -> Value | None:
     rank = a.type(0).rank - 2
     if rank not in (1, 2, 3) or min(axis.dim for axis in axes) < 2 or not a.type(0).dtype.is_floating:
         return None
+    if method.mode == "linear" and method.coordinates == "asymmetric" and not (method.inside or method.antialias):
+        return _from_the_corner(a, axes, rank)
     options: list[Any] = []
     if method.mode == "nearest":
         name = _nearest_name(axes, method)
