@@ -140,6 +140,8 @@ class RaiseLeakyRelu(_Raise):
         aten.maximum(x, aten.mul(x, var("slope")).once),
         aten.where.self(aten.gt(x, 0.0).once, x, aten.mul(x, var("slope")).once),
         aten.where.self(aten.ge(x, 0.0).once, x, aten.mul(x, var("slope")).once),
+        aten.where.self(aten.lt(x, 0.0).once, aten.mul(x, var("slope")).once, x),
+        aten.where.self(aten.le(x, 0.0).once, aten.mul(x, var("slope")).once, x),
     )
 
     def guard(self, match: Match) -> bool:

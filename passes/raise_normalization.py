@@ -6,7 +6,7 @@
 Means are over the last dims. √ may stand as a reciprocal root or a power; the scale may be multiplied into the root
 first, as Keras does, with the shift apart: x · s + (b − μ s). ε is where it is written: 1 / (√v + ε) is another
 function, and stays. Where a half-precision x is widened for the norm and the result narrowed again, the casts go, too,
-since the operators compute in single precision anyway. Reassociating.
+since the operators compute in single precision anyway; so do reshapes of the other dims. Reassociating.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt.ir import DType, Node, TensorType, Value
+from graphopt.ir.dims import shapes_known_equal
 from graphopt.passes.rules.casts import cast_source
 from graphopt.passes.rules.conditions import dtype_of, is_floating
+from graphopt.passes.rules.reshapes import RESHAPE_NAMES, is_reshape
 from graphopt.passes.support.lossless import LosslessRules
 from graphopt.passes.support.numbers import number_of
 from graphopt.rewrite import Contract, Match, Rewriter, Rule, aten, either, produced_by, var
@@ -206,6 +208,33 @@ class NormInHalf(Rule):
         return rewriter.rebuild(norm, _with(norm, 0, source)).result
 
 
+class NormOfReshaped(Rule):
+    """reshape(norm(reshape(x))) → norm(x): the first leaves the normalized dims alone, the second undoes it."""
+
+    name = "norm-of-reshaped"
+    contract = Contract.REASSOCIATING
+    pattern = tuple(getattr(aten, name)(produced_by((_LAYER, _RMS), "norm").once, ...) for name in RESHAPE_NAMES)
+
+    def guard(self, match: Match) -> bool:
+        """What was reshaped has the shape of the result, and ends in the dims that are normalized."""
+        norm = match.node("norm")
+        flat = norm._operands[0]
+        before = flat.producer if flat is not None else None
+        source = before._operands[0] if before is not None and is_reshape(before) else None
+        if source is None or not is_reshape(match.root) or source.type != match.root.results[0].type:
+            return False
+        wanted = norm.attributes["normalized_shape"]
+        return shapes_known_equal(source.type.shape[-len(wanted) :], wanted)  # type: ignore[union-attr]
+
+    def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
+        """The norm of what was reshaped."""
+        norm = match.node("norm")
+        assert norm._operands[0] is not None and norm._operands[0].producer is not None
+        source = norm._operands[0].producer._operands[0]
+        assert source is not None
+        return rewriter.rebuild(norm, _with(norm, 0, source)).result
+
+
 def _with(node: Node, index: int, value: Value) -> tuple[Value | None, ...]:
     operands = [*node._operands, *[None] * (index + 1 - len(node._operands))]
     operands[index] = value
@@ -248,6 +277,7 @@ RULES: tuple[Rule, ...] = (
     NormInHalf(),
     ScaleIntoNorm(),
     ShiftIntoNorm(),
+    NormOfReshaped(),
 )
 
 

@@ -102,6 +102,17 @@ def test_half_precision_is_widened_by_the_norm_itself(check) -> None:
     )
 
 
+def test_reshapes_of_the_other_dims_go(check) -> None:
+    body = f"%a = aten.reshape(%x) {{shape=(5*N, 8)}}\n%n = aten.layer_norm(%a) {SHAPE}\n"
+    check(
+        RaiseNormalization(),
+        X + body + "%r = aten.reshape(%n) {shape=(N, 5, 8)}\nreturn %r",
+        X + f"%r = aten.layer_norm(%x) {SHAPE}\nreturn %r",
+        applied={"norm-of-reshaped": 1},
+        special=False,
+    )
+
+
 OUTSIDE = "%o = aten.sqrt(%v)\n%e = aten.add.Scalar(%o) {other=0.001}\n%n = aten.div.Tensor(%d, %e)\nreturn %n"
 
 
