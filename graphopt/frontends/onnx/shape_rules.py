@@ -15,7 +15,7 @@ from graphopt.frontends.onnx.application import Application, numbers_of
 from graphopt.frontends.onnx.entries import Known, as_array
 from graphopt.ir import DType, Expr
 from graphopt.ir.dim_ops import dim_max, dim_min, floordiv, mod, product
-from graphopt.ir.dims import Dim, equal, less
+from graphopt.ir.dims import Dim, equal, exact_div, less
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
 
 ShapeRule = Callable[[Application], "Known | list[Known] | None"]
@@ -82,9 +82,24 @@ def _negated(answer: bool | None) -> bool | None:
 
 
 def _truncating(a: Dim, b: Dim) -> Dim | None:
-    """Integer division as ONNX means it, towards zero; known where neither side is negative."""
-    signs = (less(a, 0), less(b, 1))
-    return floordiv(a, b) if signs == (False, False) else None
+    """Integer division as ONNX means it, towards zero; known where it is exact, or neither side is negative."""
+    if equal(b, 0) is True:
+        return None
+    exact = exact_div(a, b)
+    return floordiv(a, b) if exact is None and _none_negative(a, b) else exact
+
+
+def _remainder(a: Dim, b: Dim) -> Dim | None:
+    """The remainder with the sign of the divisor."""
+    if equal(b, 0) is True:
+        return None
+    if exact_div(a, b) is not None:
+        return 0
+    return mod(a, b) if less(b, 0) is False else None
+
+
+def _none_negative(a: Dim, b: Dim) -> bool:
+    return (less(a, 0), less(b, 0)) == (False, False)
 
 
 def _power(a: Dim, b: Dim) -> Dim | None:
@@ -95,7 +110,7 @@ _elementwise("Add", lambda x, y: x + y)
 _elementwise("Sub", lambda x, y: x - y)
 _elementwise("Mul", lambda x, y: x * y)
 _elementwise("Div", _truncating)
-_elementwise("Mod", lambda x, y: mod(x, y) if less(y, 1) is False else None)
+_elementwise("Mod", _remainder)
 _elementwise("Pow", _power)
 _elementwise("Neg", lambda x: -x)
 _elementwise("Abs", lambda x: x if less(x, 0) is False else None)

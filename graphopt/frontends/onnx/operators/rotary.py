@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
 from graphopt.ir import Value
-from graphopt.ir.dims import equal, exact_div
+from graphopt.ir.dims import Dim, equal, exact_div
 
 
 @translates("RotaryEmbedding")
@@ -31,16 +31,15 @@ def rotary_embedding(a: Application) -> Value:
     if equal(turned, size) is not True:
         kept = a.emit("aten.slice.Tensor", x, 3, turned, size)
         x = a.emit("aten.slice.Tensor", x, 3, 0, turned)
-    result = _turned(a, x, 1 if len(shape) == 4 else 2)
+    result = _turned(a, x, 1 if len(shape) == 4 else 2, half)
     result = result if kept is None else a.emit("aten.cat", [result, kept], 3)
     return a.reshape(result, shape)
 
 
-def _turned(a: Application, x: Value, heads: int) -> Value:
-    """Turn all features of x, whose heads lie along the dim `heads`."""
+def _turned(a: Application, x: Value, heads: int, half: Dim) -> Value:
+    """Turn all features of x, twice `half`, whose heads lie along the dim `heads`."""
     cos, sin = (a.emit("aten.unsqueeze", _angles(a, i), heads) for i in (1, 2))
-    size = tensor_type(x).shape[3]
-    half = exact_div(size, 2)
+    size = 2 * half
     interleaved = bool(a.attr("interleaved", 0))
     if interleaved:
         first, second = (a.emit("aten.slice.Tensor", x, 3, i, size, 2) for i in (0, 1))

@@ -7,7 +7,7 @@ from typing import Any
 from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
 from graphopt.frontends.onnx.entries import Entry, Known, as_array
 from graphopt.ir import DType, Value
-from graphopt.ir.dim_ops import ceildiv, dim_max, dim_min, product
+from graphopt.ir.dim_ops import ceildiv, dim_max, dim_min, floordiv, product
 from graphopt.ir.dims import Dim, equal, exact_div, less
 
 
@@ -181,7 +181,7 @@ def depth_to_space(a: Application) -> Value:
     if a.attr("mode", "DCR") == "CRD":
         return a.emit("aten.pixel_shuffle", x, block)
     n, c, h, w = tensor_type(x).shape
-    depth = exact_div(c, block * block)
+    depth = floordiv(c, block * block)
     parts = a.emit("aten.reshape", x, (n, block, block, depth, h, w))
     moved = a.emit("aten.permute", parts, [0, 3, 4, 1, 5, 2])
     return a.emit("aten.reshape", moved, (n, depth, h * block, w * block))
@@ -194,7 +194,7 @@ def space_to_depth(a: Application) -> Value:
     if a.attr("mode", "DCR") == "CRD":
         return a.emit("aten.pixel_unshuffle", x, block)
     n, c, h, w = tensor_type(x).shape
-    rows, columns = exact_div(h, block), exact_div(w, block)
+    rows, columns = floordiv(h, block), floordiv(w, block)
     parts = a.emit("aten.reshape", x, (n, c, rows, block, columns, block))
     moved = a.emit("aten.permute", parts, [0, 3, 5, 1, 2, 4])
     return a.emit("aten.reshape", moved, (n, c * block * block, rows, columns))
