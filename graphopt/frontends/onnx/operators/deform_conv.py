@@ -13,7 +13,7 @@ import torch
 
 from graphopt.frontends.onnx.application import Application, Declined, numbers_of, tensor_type, translates
 from graphopt.frontends.onnx.operators.interpolation import sampled
-from graphopt.ir import Value
+from graphopt.ir import DType, Value
 from graphopt.ir.dim_ops import product
 from graphopt.ir.dims import Dim, exact_div
 
@@ -48,8 +48,8 @@ def _points(a: Application, kernel: list[int], images: Dim, places: tuple[Dim, .
     strides, dilations = (a.attr(name) or [1] * rank for name in ("strides", "dilations"))
     before = (a.attr("pads") or [0] * (2 * rank))[:rank]
     taps = list(itertools.product(*map(range, kernel)))
-    offsets = a.reshape(a[2], (images, len(taps), rank, *places))
-    dtype = tensor_type(offsets).dtype
+    dtype = DType.F64 if a.type(2).dtype is DType.F64 else DType.F32
+    offsets = a.reshape(a.cast(a[2], dtype), (images, len(taps), rank, *places))
     result = []
     for dim in range(rank):
         regular = a.emit("aten.arange", places[dim], dtype=dtype)

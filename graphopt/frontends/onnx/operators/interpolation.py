@@ -48,6 +48,7 @@ def sampled(
         weights = [weight for _, weight in chosen if weight is not None]
         if weights:
             weight = reduce(lambda x, y: a.emit("aten.mul.Tensor", x, y), weights)
+            weight = a.cast(weight, tensor_type(image).dtype)
             term = a.emit("aten.mul.Tensor", term, a.reshape(weight, (batch * count, 1)))
         terms.append(term)
     total = a.reshape(reduce(lambda x, y: a.emit("aten.add.Tensor", x, y), terms), (batch, count, channels))

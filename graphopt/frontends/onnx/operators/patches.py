@@ -22,7 +22,10 @@ def col2im(a: Application) -> Value:
     strides, dilations = (list(a.attr(name) or [1] * rank) for name in ("strides", "dilations"))
     pads = list(a.attr("pads") or [0] * (2 * rank))
     before, after = pads[:rank], pads[rank:]
-    if rank == 2 and before == after:
+    dtype = a.type(0).dtype
+    if dtype is DType.BOOL:
+        raise Declined("sums of truth values")
+    if rank == 2 and before == after and (dtype.is_floating or dtype.is_complex):
         return a.emit("aten.col2im", a[0], image, block, dilations, before, strides)
     padded = [size + low + high for size, low, high in zip(image, before, after)]
     whole = _added(a, numbers_of(padded, "blocks"), block, strides, dilations)
