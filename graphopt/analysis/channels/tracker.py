@@ -115,6 +115,11 @@ class Tracker:
         """True if a value depends on stored tensors alone."""
         return value.constant is not None or value in self.constant_values
 
+    def is_parameter(self, axis: Axis) -> bool:
+        """True if a dim is one of parameters, through views alone."""
+        sources = [value.constant for factor in axis for value, _ in factor.sources]
+        return bool(sources) and all(c is not None and c.kind is ConstantKind.PARAMETER for c in sources)
+
     def _constant_axes(self, value: Value) -> tuple[Axis, ...]:
         if not isinstance(value.type, TensorType):
             return ()
@@ -213,7 +218,7 @@ class Tracker:
     def contract(self, activation: Axis, weight: Axis, text: str) -> Axis:
         """Sum over a dim of an activation times a stored tensor: the constants of removed slots fold into the bias."""
         varies = varying(activation)
-        normed = bool(varies) and all(f.state is State.NORMED for f in varies) and _is_parameter(weight)
+        normed = bool(varies) and all(f.state is State.NORMED for f in varies) and self.is_parameter(weight)
         if not normed:
             self.freeze(varies, f"{text}: its removed slots would not be constant{self.origin()}")
         self.play(weight, Role.NORMALIZED if normed else Role.IN)
@@ -276,12 +281,6 @@ class Tracker:
         for factor in self.axes(value)[dim]:
             if factor.atoms is not None:
                 self.cares.append(Care(kind, self.node, value, dim, factor.atoms))
-
-
-def _is_parameter(axis: Axis) -> bool:
-    """True if a dim is one of parameters, through views alone."""
-    sources = [value.constant for factor in axis for value, _ in factor.sources]
-    return bool(sources) and all(c is not None and c.kind is ConstantKind.PARAMETER for c in sources)
 
 
 def constant_state(tensor: torch.Tensor, dim: int) -> State:

@@ -148,7 +148,7 @@ def _response(layer: Contraction, scope: Scope) -> torch.Tensor | None:
     return sums if kept is None else sums[torch.from_numpy(kept)]
 
 
-@treats("matmul mm bmm addmm baddbmm")
+@treats("matmul mm bmm mv dot vdot addmm baddbmm")
 class Product(Treatment):
     """A · B summed over the last axis of A and the last but one of B; with a bias in front for addmm and baddbmm."""
 
@@ -157,6 +157,9 @@ class Product(Treatment):
         a, b = (d for d in operands[-2:])
         result = node.results[0]
         assert a is not None and b is not None
+        if a.rank > 1 and b.rank == 1 and len(operands) == 2:
+            zero = a.zero.all(-1) | b.zero.all()
+            return [where_known(result, torch.zeros_like(zero, dtype=torch.float64), zero)]
         if min(a.rank, b.rank) < 2:
             return [unknown(result)]
         rows, columns = a.zero.all(-1, keepdim=True), b.zero.all(-2, keepdim=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import graphopt
 from graphopt.analysis.channels import ChannelAnalysis, Role
@@ -47,6 +47,31 @@ class NormalizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.cos(self.b(torch.sigmoid(self.a(x)))))
+
+
+class Spectral(nn.Module):
+    """Weights over their spectral norms, u · (W v) of stored u and v."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = spectral_norm(nn.Conv2d(3, 12, 3, padding=1)), spectral_norm(nn.Conv2d(12, 8, 3, padding=1))
+        self.head = spectral_norm(nn.Linear(8, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.b(F.relu(self.a(x)))).mean((2, 3)))
+
+
+class Cosines(nn.Module):
+    """Rows of length 1, written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Parameter(torch.randn(12, 16))
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.normalize(F.relu(self.a(x)), dim=-1)
+        return self.head(F.relu(F.linear(x, F.normalize(self.b - 0.0, dim=-1))))
 
 
 class Standardized(nn.Module):
@@ -117,6 +142,8 @@ CASES: list[tuple[str, Callable[[], nn.Module], Callable[[], Tensor], int]] = [
     ("weight norm of places", lambda: WeightNormalized(2), sequence, 4),
     ("weight norm of linear layers", NormalizedLinear, vector, 2),
     ("standardized", Standardized, image, 2),
+    ("spectral norm", Spectral, image, 2),
+    ("rows of length 1", Cosines, vector, 2),
     ("layer norm without weights", Modulated, tokens, 4),
     ("group norm without weights", GroupNormalized, image, 2),
 ]

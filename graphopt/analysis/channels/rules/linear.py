@@ -29,7 +29,7 @@ def linear(t: Tracker, node: Node) -> None:
     product(t, node, t.axes(x), (w_axes[1], w_axes[0]), x, weight, bias)
 
 
-@rule("matmul mm bmm mv dot")
+@rule("matmul mm bmm mv dot vdot")
 def matmul(t: Tracker, node: Node) -> None:
     """[…, M, K] x […, K, N] → […, M, N], vectors included."""
     a, b = list(t.operands())[:2]
@@ -85,8 +85,15 @@ def product(
 
 
 def _contract(t: Tracker, name: str, a: Axis, b: Axis, left: Value, right: Value) -> None:
-    """A dim that is summed over. What multiplies a stored tensor may hold any constant, which folds into a bias."""
-    if t.is_constant(right):
+    """A dim that is summed over. What multiplies a stored tensor may hold any constant, which folds into a bias.
+
+    A weight times a buffer, as for the norm of spectral normalization, is a number about the weight.
+    """
+    if t.is_constant(left) and t.is_constant(right) and not (t.is_parameter(a) and t.is_parameter(b)):
+        for axis in (a, b):
+            t.play(axis, Role.NORMALIZED)
+        t.equate(a, b, name)
+    elif t.is_constant(right):
         t.play(a, Role.OUT)
         t.contract(a, b, name)
     elif t.is_constant(left):

@@ -8,7 +8,7 @@ from graphopt.analysis.channels.axes import Axis, State, axis_state, is_tracked,
 from graphopt.analysis.channels.rules.elementwise import couple
 from graphopt.analysis.channels.rules.joining import take
 from graphopt.analysis.channels.rules.table import rule
-from graphopt.analysis.channels.tracker import Tracker
+from graphopt.analysis.channels.tracker import Role, Tracker
 from graphopt.ir import Node, TensorType, Value
 
 EXTREMA = ("amax", "amin", "max", "min")
@@ -66,6 +66,8 @@ def _reduce_dim(t: Tracker, node: Node, name: str, x: Value, dim: int) -> None:
         return
     if name not in SUMS or not _is_summable_norm(node, name):
         t.freeze(axis, f"{name} over it")
+    elif t.is_constant(x) and t.is_parameter(axis):
+        t.play(axis, Role.NORMALIZED)  # zeros add nothing
     elif t.is_constant(x) and any(f.sources for f in axis):
         t.freeze(axis, f"{name} of a stored tensor over it")
     else:
