@@ -3,6 +3,7 @@
     everywhere       xⁿ → products by repeated squaring, n = 4 … 16      x^1.5 → x · √x
     ONNX Runtime     mish(x) → x · m / (m + 2), m = e (e + 2), e = exp(min(x, 20))
                      softmax over an axis with others behind it → exp(x − max x) / Σ exp(x − max x), and its logarithm
+                     linear layers that read the same value → one layer, and a split (`rules.siblings`)
                      attention between heads that are split and merged → attention over packed heads (`rules.packing`)
 
 Why, measured on one core for 10⁶ numbers in ONNX Runtime 1.32: x⁴ 10.6 ms, two products 0.6; x^1.5 12.7 against 0.6;
@@ -18,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from graphopt.ir import Graph, Value
-from graphopt.passes.rules import packing
+from graphopt.passes.rules import packing, siblings
 from graphopt.passes.rules.conditions import is_floating, is_number
 from graphopt.passes.support.lossless import LosslessRules
 from graphopt.passmanager import PassContext, PassResult
@@ -113,7 +114,7 @@ class SoftmaxByParts(_Reassociating):
 
 
 EVERYWHERE: tuple[Rule, ...] = (PowInteger(), PowThreeHalves())
-BY_PARTS: tuple[Rule, ...] = (*EVERYWHERE, MishByParts(), SoftmaxByParts())
+BY_PARTS: tuple[Rule, ...] = (*EVERYWHERE, MishByParts(), SoftmaxByParts(), *siblings.RULES)
 TABLES: dict[str, tuple[Rule, ...]] = {"onnx": BY_PARTS, "onnxruntime": (*BY_PARTS, *packing.RULES)}
 """The rules for each target; a target that is not listed gets `EVERYWHERE`. A file for any runtime holds no operator of
 the newest opsets."""
