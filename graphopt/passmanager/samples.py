@@ -160,4 +160,10 @@ def _resize_axis(tensor: torch.Tensor, axis: int, dim: Dim, sizes: Mapping[str, 
         return tensor
     if old == 0:
         return tensor.new_zeros([new if i == axis else s for i, s in enumerate(tensor.shape)])
-    return tensor.index_select(axis, torch.arange(new, device=tensor.device) % old)
+    signed = UNSELECTABLE.get(tensor.dtype)
+    stored = tensor if signed is None else tensor.view(signed)
+    return stored.index_select(axis, torch.arange(new, device=tensor.device) % old).view(tensor.dtype)
+
+
+UNSELECTABLE = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+"""Types that PyTorch selects no elements of, and those of the same bits."""
