@@ -85,6 +85,15 @@ class Application:
         assert self.nested is not None
         return self.nested
 
+    def compose(self) -> None:
+        """Say that the node becomes several operators that together do the same.
+
+        Raises:
+            Declined: what is read will run in an engine for ONNX, which has the operator itself.
+        """
+        if self.nested is not None and self.nested.native:
+            raise Declined(f"{self.name} is one operator of ONNX, and several of PyTorch")
+
     @property
     def name(self) -> str:
         """The operator's name."""

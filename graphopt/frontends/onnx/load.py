@@ -87,11 +87,13 @@ def open_onnx(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> OnnxF
 def read_onnx(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto | OnnxFile,
     values: Mapping[str, torch.Tensor] | None = None,
+    native: bool = False,
 ) -> Graph:
     """Return the graph of an ONNX model, in ATen operators.
 
     source: a path, the bytes of a file, or a model. values: contents of inputs that decide shapes (the target of a
-        `Reshape`, say); the graph holds for these alone, and its signature says so.
+        `Reshape`, say); the graph holds for these alone, and its signature says so. native: keep the few operators
+        that only several of PyTorch express (`RoiAlign`, say), since an engine for ONNX runs them faster.
 
     Raises:
         CaptureError: the file is damaged, or holds a node that cannot be read; the message names it.
@@ -103,7 +105,7 @@ def read_onnx(
     graph = Graph(_identifier(proto.name))
     values = values or {}
     opsets = Opsets.of(file.model)
-    Reader(graph, opsets, file.folder, values, functions=Functions.of(file.model)).read(proto)
+    Reader(graph, opsets, file.folder, values, functions=Functions.of(file.model), native=native).read(proto)
     assert graph.signature is not None
     graph.signature = replace(
         graph.signature,
@@ -115,10 +117,10 @@ def read_onnx(
     return graph
 
 
-def read_given(file: OnnxFile, given: Mapping[str, torch.Tensor]) -> Graph:
+def read_given(file: OnnxFile, given: Mapping[str, torch.Tensor], native: bool = False) -> Graph:
     """Return the graph of a model for inputs like those given: fixed are the contents of those that decide shapes.
 
-    given: inputs by name. Those that decide nothing may be left out.
+    given: inputs by name. Those that decide nothing may be left out. native: as for `read_onnx`.
 
     Raises:
         MissingValue: an input decides shapes and is not given.
@@ -127,7 +129,7 @@ def read_given(file: OnnxFile, given: Mapping[str, torch.Tensor]) -> Graph:
     values: dict[str, torch.Tensor] = {}
     while True:
         try:
-            return read_onnx(file, values)
+            return read_onnx(file, values, native)
         except GraphOptError as error:
             name = _needed(error)
             if name is None or name in values or name not in file.inputs:

@@ -54,7 +54,7 @@ class Reader:
     constant. names: what each ONNX name stands for. functions: those that the model defines. declared: what the
     file says of the types of names. atomic: a node that cannot be read is not kept as it is, since the whole that it is
     a part of will be. undecided: the model's inputs, but those of `values`. on_trial, guesses: see `choice`.
-    symbol_names: of all graphs together.
+    symbol_names: of all graphs together. native: keep operators that PyTorch lacks as they are.
     """
 
     graph: Graph
@@ -70,6 +70,7 @@ class Reader:
     guesses: dict[str, bool] = field(default_factory=dict)
     symbol_names: set[str] = field(default_factory=set)
     budget: Budget = field(default_factory=Budget)
+    native: bool = False
 
     def __post_init__(self) -> None:
         self.builder = Builder(self.graph)

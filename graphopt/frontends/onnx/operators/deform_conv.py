@@ -21,6 +21,7 @@ from graphopt.ir.dims import Dim, exact_div
 @translates("DeformConv")
 def deform_conv(a: Application) -> Value:
     """A deformable convolution over any number of dims."""
+    a.compose()
     x, weight = a[0], a[1]
     batch, channels, *_ = tensor_type(x).shape
     outputs, inputs, *kernel = numbers_of(tensor_type(weight).shape, "the kernel")

@@ -34,6 +34,7 @@ def col2im(a: Application) -> Value:
 
 def _added(a: Application, image: list[int], block: list[int], strides: list[int], dilations: list[int]) -> Value:
     """Col2Im onto an image that has its padding: each element of the columns is added where it belongs."""
+    a.compose()
     batch, rows, _ = a.type(0).shape
     channels = exact_div(rows, product(block))
     if channels is None:

@@ -110,7 +110,9 @@ class Window:
     def sums(self, padded: Value) -> Value:
         """The sum of each window of a padded tensor; of one that skips elements, as a convolution with ones."""
         a = self.a
-        if not self.is_dilated:
+        if self.is_dilated:
+            a.compose()
+        else:
             none = [0] * self.rank
             means = a.emit(f"aten.avg_pool{self.rank}d", padded, self.kernel, self.strides, none)
             return a.emit("aten.mul.Scalar", means, float(prod(self.kernel)))

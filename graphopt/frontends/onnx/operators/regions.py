@@ -30,6 +30,7 @@ def roi_align(a: Application) -> Value:
     image, mode, samples = a[0], a.attr("mode", "avg"), a.attr("sampling_ratio", 0)
     if samples <= 0 or mode not in ("avg", "max"):
         raise Declined(f"mode {mode!r} with {samples or 'as many'} samples a cell{'' if samples else ' as fit'}")
+    a.compose()
     batch, channels, height, width = tensor_type(image).shape
     rows, columns = a.attr("output_height", 1), a.attr("output_width", 1)
     down = _samples(a, 1, rows, samples, height)
@@ -93,6 +94,7 @@ def _row(a: Application, x: Value) -> Value:
 @translates("MaxRoiPool")
 def max_roi_pool(a: Application) -> Value:
     """Regions (image, x₁, y₁, x₂, y₂), all of them within: `[R, C, h, w]`; zero where a cell is empty."""
+    a.compose()
     image = a[0]
     rows, columns = a.attr("pooled_shape")
     _, _, height, width = tensor_type(image).shape

@@ -124,6 +124,7 @@ def _from_the_corner(a: Application, axes: list[Axis], rank: int) -> Value | Non
     """
     if any(axis.scale is None or axis.scale < 1 or not axis.scale.is_integer() for axis in axes):
         return None
+    a.compose()
     shape, grown = a.type(0).shape[2:], {axis.dim - 2: axis.out for axis in axes}
     after = [int(i in grown) for i in range(rank)]
     padded = a.emit(f"aten.replication_pad{rank}d", a[0], interleaved([0] * rank, after))
@@ -201,6 +202,7 @@ def _resized(a: Application, axes: list[Axis], method: Method) -> Value:
 
 def _by_parts(a: Application, x: Value, axes: list[Axis], method: Method) -> Value:
     """One dim after another."""
+    a.compose()
     for axis in axes:
         where = line(axis, method.coordinates)
         if method.mode == "nearest":

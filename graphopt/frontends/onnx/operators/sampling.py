@@ -32,6 +32,7 @@ def grid_sample(a: Application) -> Value:
 
 def _by_parts(a: Application, image: Value, grid: Value, mode: str, padding: str, aligned: bool) -> Value:
     """Also where PyTorch mirrors before it rounds to the nearest element, ONNX after."""
+    a.compose()
     batch, channels, *sizes = tensor_type(image).shape
     places = tensor_type(grid).shape[1:-1]
     flat = a.reshape(grid, (batch, product(places), len(sizes)))
