@@ -108,8 +108,9 @@ class _OnnxModel:
         """Capture a graph for inputs like those given."""
         from graphopt.frontends.onnx import read_given
 
+        native = "onnxruntime" in self.options.target.engines
         with stage(self.options.instruments, "capture"):
-            graph = read_given(self.file, given)
+            graph = read_given(self.file, given, native)
         assert graph.signature is not None
         names = [graph.inputs[fixed.index].name for fixed in graph.signature.fixed]
         self.deciding = tuple(dict.fromkeys([*self.deciding, *names]))

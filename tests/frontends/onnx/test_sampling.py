@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
+import graphopt
 from graphopt.analysis import Interpreter
 from graphopt.frontends.onnx import read_onnx
-from tests.frontends.onnx.oracle import agrees, is_translated, one_node
+from tests.frontends.onnx.oracle import agrees, expected_of, is_translated, one_node
 
 RUNS = settings(max_examples=40, deadline=None)
 
@@ -127,3 +128,21 @@ def test_the_largest_of_regions(symbolic: bool) -> None:
     shapes = {"x": ["n", 3, "h", "w"], "rois": ["r", 5]} if symbolic else {}
     attributes = {"pooled_shape": [3, 2], "spatial_scale": 0.75}
     assert is_translated(agrees(one_node("MaxRoiPool", arrays, attributes, 16, symbolic=shapes), arrays))
+
+
+def test_engines_for_onnx_get_the_operators_that_they_have() -> None:
+    arrays = {"x": random([1, 3, 7, 9]), "rois": np.abs(random([4, 4], 1)), "images": np.zeros(4, dtype=np.int64)}
+    model = one_node("RoiAlign", arrays, {"sampling_ratio": 2}, 16)
+    args = [torch.from_numpy(array) for array in arrays.values()]
+    for target, kept in (("onnxruntime", True), ("fx", False)):
+        compiled = graphopt.compile(model, args, target=target)
+        assert is_translated(compiled.graph) != kept
+        assert ([node.op_type for node in compiled.to_onnx().graph.node] == ["RoiAlign"]) == kept
+        torch.testing.assert_close(compiled(*args), torch.from_numpy(expected_of(model, arrays)[0]))
+
+
+def test_no_regions() -> None:
+    """A detector that found nothing."""
+    arrays = {"x": random([1, 3, 7, 9]), "rois": random([0, 4]), "images": np.zeros(0, dtype=np.int64)}
+    model = one_node("RoiAlign", arrays, {"sampling_ratio": 2}, 16, symbolic={"rois": ["r", 4], "images": ["r"]})
+    assert is_translated(agrees(model, arrays))
