@@ -20,11 +20,13 @@ help:
 
 setup: $(STAMP)
 
-# torch first, alone and pinned: an unpinned torch would pull in gigabytes of another build.
+# torch first, alone and pinned: an unpinned torch would pull in gigabytes of another build. Of rapidocr (Apache-2.0) the
+# tests read the ONNX files alone, so it comes without what it needs to run.
 $(STAMP): pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[all,dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps rapidocr
 	touch $@
 
 demo: $(STAMP)
