@@ -18,7 +18,7 @@ from graphopt.ir import Graph, Value
 from graphopt.ops.quantization import find_format
 from graphopt.ops.quantization.arithmetic import dequantized, quantized
 from graphopt.passes.pruning.criteria.batches import read_batches
-from graphopt.passes.quantization.blocks import block_scales
+from graphopt.passes.quantization.blocks import block_parameters
 from graphopt.passes.quantization.products import StoredProduct, stored_products
 from graphopt.passes.quantization.rounding import GptqRounding
 from graphopt.passes.support.constants import drop_unused
@@ -32,9 +32,10 @@ _NOTHING = "nothing to quantize: no product of single precision has a stored mat
 class QuantizeWeights(Pass):
     """Store the matrices of products in few bits.
 
-    dtype: int2 to int8, symmetric about zero. block_size: how many neighbours along the inputs share a scale; 0 gives
-        each output one. rounding: nearest, or gptq, which needs calibration data.
-    search: choose scales by least squared error; otherwise they cover the largest number.
+    dtype: uint2 to uint8, with zero points; int2 to int8, symmetric about zero.
+    block_size: how many neighbours along the inputs share a scale; 0 gives each output one.
+    rounding: nearest, or gptq, which needs calibration data.
+    search: choose scales by least squared error; otherwise they cover all numbers.
     smallest: weights of fewer elements stay. ignore: weights left in floating point, by name or glob.
     samples: how many batches of calibration data gptq makes use of, at most.
     """
@@ -42,7 +43,7 @@ class QuantizeWeights(Pass):
     contract = Contract.LOSSY
     establishes = frozenset({"quantized"})
 
-    dtype: str = "int4"
+    dtype: str = "uint4"
     block_size: int = 32
     rounding: str = "nearest"
     search: bool = True
@@ -52,8 +53,8 @@ class QuantizeWeights(Pass):
 
     def __post_init__(self) -> None:
         format_ = find_format(self.dtype)
-        if format_.is_float or format_.low >= 0 or format_.bits > 8:
-            raise GraphOptError(f"{self.dtype} is no format of stored weights; choose int2 to int8")
+        if format_.is_float or format_.bits > 8:
+            raise GraphOptError(f"{self.dtype} is no format of stored weights; choose int2 to int8, or uint2 to uint8")
         if self.block_size < 0 or self.samples < 1:
             raise GraphOptError("block_size is 0 or a number of neighbours, samples at least 1")
         if self.rounding not in ("nearest", "gptq"):
@@ -72,7 +73,7 @@ class QuantizeWeights(Pass):
                 return PassResult(False, notes=[_NOTHING])
             rounding = self._rounding(graph, products, context)
         rewriter = Rewriter(graph, context.listeners)
-        stored: dict[tuple[Value, bool], tuple[Value, Value]] = {}
+        stored: dict[tuple[Value, bool], _Stored] = {}
         errors = []
         for product in products:
             key = (product.weight, product.transposed)
@@ -80,7 +81,7 @@ class QuantizeWeights(Pass):
                 stored[key], error = self._stored(product, rounding, rewriter)
                 errors.append(error)
             with rewriter.at(product.node, self.name):
-                self._replace(product, *stored[key], rewriter)
+                self._replace(product, stored[key], rewriter)
         for weight, _ in stored:
             drop_unused(rewriter, weight)
         notes = [f"{len(stored)} weights in {self.dtype}, relative error {max(errors):.3g} at most"]
@@ -110,30 +111,38 @@ class QuantizeWeights(Pass):
 
     def _stored(
         self, product: StoredProduct, rounding: GptqRounding | None, rewriter: Rewriter
-    ) -> tuple[tuple[Value, Value], float]:
-        """The integers and scales as [K, N] and [blocks, N], or [N]; and the relative error."""
+    ) -> tuple[_Stored, float]:
+        """The integers, scales and zero points as [K, N] and [blocks, N], or [N]; and the relative error."""
         format_, axis = find_format(self.dtype), 0 if self.block_size else 1
         matrix = product.matrix
-        scales = block_scales(matrix, format_, self.block_size, self.search)
+        scales, zeros = block_parameters(matrix, format_, self.block_size, self.search)
+        points = None if zeros is None else zeros.to(format_.storage)
         q = None
         if rounding is not None:
-            turned = product.transposed
-            own = scales.t().contiguous() if turned and self.block_size else scales
-            q = rounding(product.weight, own, 1 - axis if turned else axis, format_, self.block_size)
-            q = q.t() if q is not None and turned else q
+            own = [_turned(x, product.transposed) for x in (scales, zeros)]
+            along = 1 - axis if product.transposed else axis
+            q = rounding(product.weight, own[0], along, format_, self.block_size, own[1])  # type: ignore[arg-type]
+            q = _turned(q, product.transposed)
         if q is None:
-            q = quantized(matrix, scales, None, format_, axis, self.block_size)
-        found = dequantized(q, scales, None, axis, self.block_size)
+            q = quantized(matrix, scales, points, format_, axis, self.block_size)
+        found = dequantized(q, scales, points, axis, self.block_size)
         error = float((found - matrix).norm() / matrix.norm().clamp(min=torch.finfo(torch.float32).tiny))
         name = product.weight.name
         integers = rewriter.constant(q.contiguous(), f"{name}_quantized", dtype=format_.dtype)
-        return (integers, rewriter.constant(scales, f"{name}_scale")), error
+        zero = None if points is None else rewriter.constant(points, f"{name}_zero_point", dtype=format_.dtype)
+        return (integers, rewriter.constant(scales, f"{name}_scale"), zero), error
 
-    def _replace(self, product: StoredProduct, q: Value, scale: Value, rewriter: Rewriter) -> None:
-        weight = rewriter.create(
-            "graphopt.dequantize", q, scale, None, self.dtype, 0 if self.block_size else 1, self.block_size
-        ).result
+    def _replace(self, product: StoredProduct, stored: _Stored, rewriter: Rewriter) -> None:
+        axis = 0 if self.block_size else 1
+        weight = rewriter.create("graphopt.dequantize", *stored, self.dtype, axis, self.block_size).result
         last = rewriter.create("aten.matmul", product.x, weight).result
         if product.bias is not None:
             last = rewriter.create("aten.add.Tensor", last, product.bias).result
         rewriter.replace(product.node, [last])
+
+
+_Stored = tuple[Value, Value, "Value | None"]
+
+
+def _turned(tensor: torch.Tensor | None, transposed: bool) -> torch.Tensor | None:
+    return tensor.t().contiguous() if tensor is not None and transposed and tensor.dim() == 2 else tensor

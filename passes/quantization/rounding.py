@@ -35,7 +35,13 @@ class GptqRounding:
         self._moments: dict[Value, Moments] = {layer.weight: found for layer, found in moments.items()}
 
     def __call__(
-        self, weight: Value, scales: torch.Tensor, axis: int | None, format_: Format, block_size: int = 0
+        self,
+        weight: Value,
+        scales: torch.Tensor,
+        axis: int | None,
+        format_: Format,
+        block_size: int = 0,
+        zeros: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
         """Return the integers in the weight's shape; None where the data does not suffice."""
         layer, moment = self._layers[weight], self._moments[weight]
@@ -46,9 +52,13 @@ class GptqRounding:
             return None
         assert moment.gram is not None
         tensor = layer.tensor
-        every = layer.to_matrices(spread(scales, tensor.shape, axis, block_size).expand(tensor.shape))
+        steps, zero = (
+            layer.to_matrices(spread(x, tensor.shape, axis, block_size).expand(tensor.shape))
+            for x in (scales, torch.zeros_like(scales) if zeros is None else zeros)
+        )
+        matrices = layer.to_matrices(tensor)
         try:
-            rounded = [gptq(w, g, s, format_) for w, g, s in zip(layer.to_matrices(tensor), moment.gram, every)]
+            rounded = [gptq(w, g, s, format_, z) for w, g, s, z in zip(matrices, moment.gram, steps, zero)]
         except GraphOptError as error:
             self.notes.append(f"{layer.name}: rounded to the nearest: {error}")
             return None

@@ -391,7 +391,7 @@ def test_gptq_lowers_the_error_of_each_layer() -> None:
 
 def test_gptq_on_a_model() -> None:
     model = trained.trained_resnet8()
-    calibration, held_out = model.data.train_images[:64], model.data.images[:100]
+    calibration, held_out = model.data.train_images[:24], model.data.images[:100]
     graph = graphopt.compile(model.module, (calibration[:2],), target="onnx", dynamic_shapes="batch").graph
     with torch.no_grad():
         reference = model.module(held_out)

@@ -1,0 +1,178 @@
+"""Products of matrices: dynamic quantization, and weights stored in few bits."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import graphopt
+from graphopt.analysis import run_graph
+from graphopt.backends.onnx import emit_onnx
+from graphopt.errors import GraphOptError, InputError, UnknownNameError
+from graphopt.ops.quantization import find_format
+from graphopt.passes.quantization.blocks import block_parameters
+from graphopt.passes.quantize_dynamic import QuantizeDynamic
+from graphopt.passes.quantize_weights import QuantizeWeights
+from graphopt.passmanager import PassContext
+
+TEXT = """
+input %x: f32[N, 5, 64]
+parameter %w: f32[48, 64]
+parameter %b: f32[48]
+parameter %v: f32[48, 64]
+parameter %u: f32[48, 64]
+%y = linear(%x, %w, %b)
+%r = relu(%y)
+%z = matmul(%r, %v)
+%o = linear(%x, %u)
+return %z, %o"""
+
+
+def data(count: int = 3, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, 5, 64, generator=torch.Generator().manual_seed(seed))
+
+
+def sqnr(reference: torch.Tensor, found: torch.Tensor) -> float:
+    return float(10 * torch.log10(reference.square().sum() / (reference - found).square().sum()))
+
+
+def in_onnx_runtime(model: onnx.ModelProto, x: torch.Tensor) -> tuple[list[torch.Tensor], Counter[str]]:
+    """The results, and the operators that are left once it has fused."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(Path(folder) / "fused.onnx")
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+        left = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+    results = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    return [torch.tensor(array) for array in results], left
+
+
+def test_dynamic_products_run_on_integers() -> None:
+    graph, x = graphopt.parse(TEXT), data()
+    found = QuantizeDynamic()(graph)
+    assert [node.op.base.split(".")[1] for node in found].count("dynamic_quantize") == 2  # two products read %x
+    assert sum(1 for value in found.constants.values() if value.dtype.value == "i8") == 3
+    results, expected = run_graph(found, x), run_graph(graph, x)
+    assert all(sqnr(e, r) > 30 for e, r in zip(expected, results))
+    in_runtime, left = in_onnx_runtime(emit_onnx(found), x)
+    assert left["DynamicQuantizeMatMul"] + left["MatMulIntegerToFloat"] == 3 and left["MatMul"] == 0
+    assert all(sqnr(r, i) > 60 for r, i in zip(results, in_runtime))
+
+
+def test_small_and_ignored_weights_stay() -> None:
+    graph = graphopt.parse(TEXT)
+    found = QuantizeDynamic(ignore=("[wu]",))(graph)
+    assert sum(node.name == "graphopt.matmul_integer" for node in found) == 1
+    assert str(QuantizeDynamic(smallest=10**6)(graph)) == str(graph)
+    assert QuantizeDynamic(smallest=10**6).run(graph.clone(), PassContext()).notes
+    for pass_ in (QuantizeDynamic(ignore=("y",)), QuantizeWeights(ignore=("y",))):
+        with pytest.raises(UnknownNameError, match="'y'"):
+            pass_(graph)
+
+
+@pytest.mark.parametrize("dtype", ["uint4", "int4", "int8", "uint8", "int2", "int3", "int6"])
+@pytest.mark.parametrize("block_size", [0, 16, 40])
+def test_weights_in_few_bits(dtype: str, block_size: int) -> None:
+    """In FX, and in ONNX Runtime within rounding; more bits are better."""
+    graph, x = graphopt.parse(TEXT), data()
+    found = QuantizeWeights(dtype=dtype, block_size=block_size)(graph)
+    results, expected = run_graph(found, x), run_graph(graph, x)
+    least = {8: 35, 6: 23, 4: 12, 3: 6, 2: 0}[find_format(dtype).bits]
+    assert all(sqnr(e, r) > least for e, r in zip(expected, results))
+    in_runtime, _ = in_onnx_runtime(emit_onnx(found), x)
+    assert all(sqnr(r, i) > 90 for r, i in zip(results, in_runtime))
+
+
+def test_blocks_become_packed_products() -> None:
+    found = QuantizeWeights(dtype="uint4", block_size=16)(graphopt.parse(TEXT))
+    model = emit_onnx(found)
+    _, left = in_onnx_runtime(model, data())
+    assert left["MatMulNBits"] == 3
+    packed = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.UINT4]
+    assert {len(t.raw_data) for t in packed if t.dims[0] in (48, 64) and t.dims[1] in (48, 64)} == {48 * 64 // 2}
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.sampled_from(["uint4", "int4", "int2", "uint8"]),
+    st.integers(1, 20),
+    st.integers(1, 5),
+    st.integers(0, 7),
+    st.integers(0, 2**31),
+)
+def test_searched_scales_are_no_worse(dtype: str, inputs: int, outputs: int, block: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(inputs, outputs, generator=generator) ** 3
+    matrix[:, 0] = 0
+    axis = 0 if block else 1
+    errors = []
+    for search in (False, True):
+        scales, zeros = block_parameters(matrix, find_format(dtype), block, search)
+        points = None if zeros is None else zeros.to(find_format(dtype).storage)
+        back = graphopt.fake_quantize(matrix, scales, points, dtype, axis, block)
+        assert not bool(back[:, 0].any())
+        errors.append(float((back - matrix).square().sum()))
+    assert errors[1] <= errors[0] * (1 + 1e-5) + 1e-9
+
+
+def test_gptq_makes_up_for_rounding() -> None:
+    graph = graphopt.parse(TEXT)
+    generator = torch.Generator().manual_seed(1)
+    mixing = torch.randn(64, 64, generator=generator) / 8
+    batches = [torch.randn(8, 5, 64, generator=generator) @ mixing for _ in range(8)]
+    held_out = torch.randn(8, 5, 64, generator=generator) @ mixing
+    expected = run_graph(graph, held_out)
+    context = PassContext(calibration=batches)
+    nearest, compensated = (
+        run_graph(QuantizeWeights(rounding=rounding)(graph, context), held_out) for rounding in ("nearest", "gptq")
+    )
+    for e, n, c in zip(expected, nearest, compensated):
+        assert sqnr(e, c) > sqnr(e, n) + 1
+
+
+def test_too_little_data_for_gptq_is_told() -> None:
+    result = QuantizeWeights(rounding="gptq").run(graphopt.parse(TEXT), PassContext(calibration=[data(1)]))
+    assert sum("fewer than" in note for note in result.notes) == 3
+    with pytest.raises(InputError, match="needs data"):
+        QuantizeWeights(rounding="gptq")(graphopt.parse(TEXT))
+
+
+def test_a_shared_weight_is_stored_once() -> None:
+    graph = graphopt.parse(TEXT.replace("linear(%x, %u)", "linear(%x, %w)").replace("parameter %u: f32[48, 64]\n", ""))
+    for pass_ in (QuantizeDynamic(), QuantizeWeights()):
+        found, x = pass_(graph), data()
+        assert sum(1 for value in found.constants.values() if value.dtype.bits <= 8 and len(value.shape) == 2) <= 4
+        assert sum("_quantized" in name for name in found.constants) == 2
+        assert all(sqnr(e, r) > 12 for e, r in zip(run_graph(graph, x), run_graph(found, x)))
+
+
+@pytest.mark.parametrize(
+    "options, reason", [({"dtype": "int16"}, "int16"), ({"block_size": -1}, "block_size"), ({"rounding": "up"}, "up")]
+)
+def test_wrong_options_are_errors(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(GraphOptError, match=reason):
+        QuantizeWeights(**options)
+
+
+@pytest.mark.parametrize("passes", ["default,quantize-dynamic", "default,quantize-weights"])
+def test_in_a_pipeline(passes: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 64)).eval()
+    x = data()
+    for target in ("onnxruntime", "fx"):
+        compiled = graphopt.compile(model, (x,), target=target, dynamic_shapes="batch", passes=passes)
+        with torch.no_grad():
+            assert sqnr(model(x), compiled(x)) > 12
