@@ -284,9 +284,8 @@ class WeightNorm(Treatment):
     def refusals(self, node: Node, scope: Scope) -> Iterator[Refusal]:
         """Slots that have a share in the norms."""
         value = first_operand(node)
-        kept_apart = node.attributes.get("dim", 0) % len(value.shape)
         for axis in scope.axes(value):
-            if axis != kept_apart:
+            if axis != node.attributes.get("dim", 0):
                 numbers, refused = scope.entering(node, value, axis)
                 yield from refused
                 yield from nonzero(node, value, axis, numbers, "the norm of the weight would change")

@@ -20,9 +20,9 @@ BATCH = {0: torch.export.Dim("N", min=1, max=64)}
 
 
 class WeightNormalized(nn.Module):
-    """Gated and residual, as in audio models; the norm of each filter, or of each place of the kernel."""
+    """Gated and residual, as in audio models; the norm of each filter, of each place of the kernel, or of the whole."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int | None) -> None:
         super().__init__()
         self.stem = nn.Conv1d(3, 12, 3, padding=1)
         self.a = weight_norm(nn.Conv1d(12, 24, 3, padding=1), dim=dim)
@@ -140,6 +140,7 @@ def vector() -> Tensor:
 CASES: list[tuple[str, Callable[[], nn.Module], Callable[[], Tensor], int]] = [
     ("weight norm of filters", lambda: WeightNormalized(0), sequence, 4),
     ("weight norm of places", lambda: WeightNormalized(2), sequence, 4),
+    ("weight norm of all", lambda: WeightNormalized(None), sequence, 4),
     ("weight norm of linear layers", NormalizedLinear, vector, 2),
     ("standardized", Standardized, image, 2),
     ("spectral norm", Spectral, image, 2),

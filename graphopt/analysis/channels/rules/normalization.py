@@ -39,7 +39,7 @@ def batch_norm(t: Tracker, node: Node) -> None:
 def _takes_statistics(node: Node) -> bool:
     """True if mean and variance are those of the operand."""
     arguments = node.arguments()
-    return arguments.get("training", arguments.get("use_input_stats")) is True or arguments["running_mean"] is None
+    return node.op.base == "aten.batch_norm" and (arguments["training"] is True or arguments["running_mean"] is None)
 
 
 def _standardized(t: Tracker, weight: Value, dim: int) -> Axis:
@@ -115,7 +115,7 @@ def group_norm(t: Tracker, node: Node) -> None:
 
 @rule("_weight_norm")
 def weight_norm(t: Tracker, node: Node) -> None:
-    """g · v / |v|, with a norm for each slot k of one dim of v, over all others.
+    """g · v / |v|, with a norm for each slot k of one dim of v, over all others; or one norm, if the dim is -1.
 
     g_k = 0 makes the slot zero, so v_k stays as it is: the norm of a row of zeros would be no number. Zeros along the
     other dims leave the norm to what stays: a sliced v has the norms of the masked one.
@@ -127,10 +127,10 @@ def weight_norm(t: Tracker, node: Node) -> None:
             t.freeze_all(value, "weight norm of what is computed")
         t.opaque_result(0, "weight norm of what is computed")
         return
-    own, scales = t.axes(v), t.axes(g)
+    scales = t.axes(g)
     axes: list[Axis] = []
-    for dim, axis in enumerate(own):
-        if dim != arguments["dim"] % len(own):
+    for dim, axis in enumerate(t.axes(v)):
+        if dim != arguments["dim"]:
             t.play(axis, Role.NORMALIZED)
             axes.append(axis)
             continue
