@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from graphopt.backends.onnx.emitter import Emitter
 
 
-SINCE = {"aten.view.dtype": 26, "graphopt.packed_attention": 23}
+SINCE = {"aten.view.dtype": 26, "graphopt.attention": 23}
 """Operators whose only ONNX form is of a later opset than the default."""
+_TANH_GELU = 20
+"""GELU by tanh is an operator from here on: runtimes don't know its parts, which take up to 16 times as long."""
 
 
 def opset_for(graph: Graph, wanted: int) -> int:
@@ -38,7 +40,7 @@ def opset_for(graph: Graph, wanted: int) -> int:
 
     A node of an earlier opset is converted; none is converted to an earlier one.
     """
-    found = max(wanted, *[max(needed_opset(node), SINCE.get(node.op.name, 0)) for node in walk(graph)], 0)
+    found = max(wanted, *[max(needed_opset(node), _since(node)) for node in walk(graph)], 0)
     for node in walk(graph):
         if is_opaque(node):
             proto, imports = _proto(node), imports_of(node.op.name, node.attributes)
@@ -46,6 +48,12 @@ def opset_for(graph: Graph, wanted: int) -> int:
             if own > found and _changed(proto, imports, wanted, _type_texts(node)):
                 found = own
     return found
+
+
+def _since(node: Node) -> int:
+    if node.op.name == "aten.gelu" and node.attr("approximate") == "tanh":
+        return _TANH_GELU
+    return SINCE.get(node.op.name, 0)
 
 
 def lower_opaque(e: Emitter, node: Node, operands: Sequence[Tensor | None]) -> list[Tensor]:

@@ -109,6 +109,16 @@ def _attention(s: Shapes) -> Work:
     return macs(scores * (query[-1] + value[-1]), 5 * scores)
 
 
+def _whole_attention(s: Shapes) -> Work:
+    """Of heads side by side, too."""
+    query, key, value = (s.operand(n) or (1, 1, 1, 1) for n in ("query", "key", "value"))
+    if len(query) == 4:
+        return _attention(s)
+    heads, shared = s.node.attributes["q_heads"], s.node.attributes["kv_heads"]
+    scores = heads * prod(query[:2]) * key[1]
+    return macs(scores * (query[2] // heads + value[2] // shared), 5 * scores)
+
+
 def _recurrent(gates: int) -> Rule:
     """Each step of each layer and direction multiplies two matrices of `gates` blocks: input and hidden state."""
 
@@ -243,7 +253,10 @@ def rule_for(node: Node) -> Rule | None:
     return RULES.get(rest.partition(".")[0]) if dialect == "aten" else EXTRA_RULES.get(node.op.name)
 
 
-EXTRA_RULES: dict[str, Rule] = {"transformers.grouped_mm_fallback": _matmul}
+EXTRA_RULES: dict[str, Rule] = {
+    "graphopt.attention": _whole_attention,
+    "transformers.grouped_mm_fallback": _matmul,
+}
 """Rules of operators outside ATen, by full name. Backends and passes that define operators add theirs."""
 
 

@@ -1,6 +1,6 @@
-"""Attention with its heads side by side, for an engine whose kernel reads them so.
+"""Attention as the operator of ONNX's newest opsets, with its heads side by side where that saves their transposes.
 
-    merge(attention(split(Q), split(K), split(V))) → packed_attention(Q, K, V)
+    merge(attention(split(Q), split(K), split(V))) → attention(Q, K, V)
 
 split: [B, L, H·E] → [B, H, L, E] by a reshape and a transpose; merge: back. Where Q, K and V are pieces of one tensor
 [B, L, 3·H·E] whose dims are permuted as a whole, its last dim is split in the place of that. Measured in ONNX Runtime
@@ -16,7 +16,7 @@ from graphopt.ir import DType, Node, TensorType, Value
 from graphopt.ir.dims import Dim, shapes_known_equal
 from graphopt.passes.rules.permutes import permutation
 from graphopt.passes.rules.reshapes import RESHAPE_NAMES, is_reshape
-from graphopt.rewrite import Contract, Match, Rewriter, Rule, aten, produced_by
+from graphopt.rewrite import Contract, Match, Rewriter, Rule, aten, produced_by, var
 from graphopt.rewrite.rule import Replacement
 
 _SWAP, _PIECES = (0, 2, 1, 3), (2, 0, 3, 1, 4)
@@ -82,7 +82,7 @@ class PackAttention(Rule):
         heads = [packed.heads for packed in found[:2] if packed is not None]
         attributes = node.attributes
         return rewriter.create(
-            "graphopt.packed_attention", *operands, mask, *heads, attributes["is_causal"], attributes["scale"]
+            "graphopt.attention", *operands, mask, *heads, attributes["is_causal"], attributes["scale"]
         ).result
 
 
@@ -147,4 +147,45 @@ def _operand(packed: Packed, pieces: dict[Value, tuple[Value, ...]], rewriter: R
     return pieces[source][packed.index]
 
 
-RULES: tuple[Rule, ...] = (PackAttention(),)
+class WholeAttention(Rule):
+    """Attention whose heads come apart: the operator needs no guard for rows without a key, as its parts do."""
+
+    name = "whole-attention"
+    contract = Contract.REASSOCIATING
+    pattern = aten.scaled_dot_product_attention(var("q"), var("k"), var("v"), ...)
+
+    def guard(self, match: Match) -> bool:
+        """Single precision, four dims, no dropout."""
+        type_, attributes = match["q"].type, match.root.attributes
+        mask = match.root._operands[3] if len(match.root._operands) > 3 else None
+        masked = mask is None or mask.type.rank >= 2  # type: ignore[union-attr]
+        return type_.rank == 4 and type_.dtype is DType.F32 and not attributes["dropout_p"] and masked
+
+    def check(self, match: Match) -> str | None:
+        """`PackAttention` has its turn first."""
+        swap = _sole_user(match.root.results[0])
+        merge = _sole_user(swap.results[0]) if swap is not None and permutation(swap) == _SWAP else None
+        packed = all(_packed(value) is not None for value in match.root._operands[:3])
+        return "its heads are to be packed" if packed and merge is not None and is_reshape(merge) else None
+
+    def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
+        """The heads stay apart."""
+        query, key, value, *mask = match.root._operands
+        attributes = match.root.attributes
+        return rewriter.create(
+            "graphopt.attention",
+            query,
+            key,
+            value,
+            mask[0] if mask else None,
+            is_causal=attributes["is_causal"],
+            scale=attributes["scale"],
+        ).result
+
+
+def _sole_user(value: Value) -> Node | None:
+    users = value.users
+    return users[0] if len(value._uses) == 1 else None
+
+
+RULES: tuple[Rule, ...] = (PackAttention(), WholeAttention())

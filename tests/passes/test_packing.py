@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphopt.analysis.cost import graph_cost
 from graphopt.backends.onnx import emit_onnx
 from graphopt.backends.onnx.engine import OnnxRuntimeEngine
 from graphopt.ir import Graph
@@ -40,7 +41,7 @@ def test_heads_that_are_split_and_merged(check, shared: int, mask: str) -> None:
     given = "%m" if mask else "none"
     grouped = ", enable_gqa=true" if shared == 1 else ""
     attend = f"%a = aten.scaled_dot_product_attention(%q2, %k2, %v2, {given}) {{scale=0.5{grouped}}}\n"
-    packed = f"%r = graphopt.packed_attention(%q, %k, %v, {given}) {{q_heads=3, kv_heads={shared}, scale=0.5}}\n"
+    packed = f"%r = graphopt.attention(%q, %k, %v, {given}) {{q_heads=3, kv_heads={shared}, scale=0.5}}\n"
     check(
         Legalize(target="onnxruntime"),
         inputs + splits(shared) + attend + MERGE,
@@ -61,7 +62,7 @@ def test_pieces_of_one_tensor(check) -> None:
         Legalize(target="onnxruntime"),
         inputs + body + MERGE,
         inputs + "%q, %k, %v = aten.split_with_sizes(%x) {split_sizes=(12, 12, 12), dim=-1}\n"
-        "%r = graphopt.packed_attention(%q, %k, %v) {q_heads=3, kv_heads=3, is_causal=true}\nreturn %r",
+        "%r = graphopt.attention(%q, %k, %v) {q_heads=3, kv_heads=3, is_causal=true}\nreturn %r",
         applied={"pack-attention": 1},
         special=False,
     )
@@ -73,10 +74,21 @@ def test_other_targets_keep_their_heads(check) -> None:
         check(Legalize(target=target), text, special=False)
 
 
-def test_operands_that_are_no_packed_heads_stay(check) -> None:
-    inputs = "input %q2: f32[N, 3, 5, 4]\ninput %k2: f32[N, 3, 7, 4]\ninput %v2: f32[N, 3, 7, 4]\n"
-    text = inputs + "%a = aten.scaled_dot_product_attention(%q2, %k2, %v2)\n" + MERGE
-    check(Legalize(target="onnxruntime"), text, declined="not split from packed heads", special=False)
+def test_heads_that_come_apart_stay_apart(check) -> None:
+    inputs = "input %q2: f32[N, 3, 5, 4]\ninput %k2: f32[N, 3, 7, 4]\ninput %m: bool[1, 1, 5, 7]\n"
+    check(
+        Legalize(target="onnxruntime"),
+        inputs + "%a = aten.scaled_dot_product_attention(%q2, %k2, %k2, %m)\n" + MERGE,
+        inputs + "%a = graphopt.attention(%q2, %k2, %k2, %m)\n" + MERGE,
+        applied={"whole-attention": 1},
+        special=False,
+    )
+
+
+def test_other_types_and_ranks_stay(check) -> None:
+    for type_ in ("f64[N, 3, 5, 4]", "f32[3, 5, 4]"):
+        text = f"input %q: {type_}\n%a = aten.scaled_dot_product_attention(%q, %q, %q)\nreturn %a"
+        check(Legalize(target="onnxruntime"), text, special=False)
 
 
 @given(
@@ -96,7 +108,7 @@ def test_onnx_runtime_agrees(sizes: tuple[int, ...], groups: int, causal: bool, 
         f"input %q: f32[{batch}, {length}, {groups * shared * width}]\n"
         f"input %k: f32[{batch}, {keys}, {shared * width}]\n"
         f"input %v: f32[{batch}, {keys}, {shared * width}]\n{masks}"
-        f"%r = graphopt.packed_attention(%q, %k, %v, {'%m' if masks else 'none'}) "
+        f"%r = graphopt.attention(%q, %k, %v, {'%m' if masks else 'none'}) "
         f"{{q_heads={groups * shared}, kv_heads={shared}, is_causal={str(causal and not masks).lower()}}}\nreturn %r"
     )
     assert_equivalent(graph, onnxruntime(graph))
@@ -145,3 +157,12 @@ def test_the_rewrite_is_the_same_function() -> None:
     text = INPUTS.format(4) + splits(1) + "%a = aten.scaled_dot_product_attention(%q2, %k2, %v2) {enable_gqa=true}\n"
     graph = parse(text + MERGE)
     assert_equivalent(graph, Legalize(target="onnxruntime")(graph), contract=Contract.REASSOCIATING, special=False)
+
+
+def test_the_work_is_that_of_the_heads() -> None:
+    text = INPUTS.format(12).replace("[N", "[2") + splits(3).replace("(N", "(2")
+    attend = "%a = aten.scaled_dot_product_attention(%q2, %k2, %v2)\n" + MERGE.replace("(N", "(2")
+    before = parse(text + attend)
+    after = Legalize(target="onnxruntime")(before)
+    assert [node.name for node in after] == ["graphopt.attention"]
+    assert graph_cost(after).flops == graph_cost(before).flops

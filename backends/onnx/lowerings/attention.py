@@ -32,12 +32,12 @@ def _lower_attention(e: Emitter, a: Call) -> Tensor:
     return attend(e, a.query, a.key, a.value, mask, a.scale, may_be_empty=not a.is_causal)[0]
 
 
-@lowers("graphopt.packed_attention")
-def _lower_packed_attention(e: Emitter, a: Call) -> Tensor:
-    """Heads that lie side by side."""
+@lowers("graphopt.attention")
+def _lower_whole_attention(e: Emitter, a: Call) -> Tensor:
+    """Heads apart, or side by side."""
     if e.opset < WHOLE:
-        raise Declined(f"attention over packed heads is an operator from opset {WHOLE} on")
-    heads = {"q_num_heads": a.q_heads, "kv_num_heads": a.kv_heads}
+        raise Declined(f"attention is an operator from opset {WHOLE} on")
+    heads = {"q_num_heads": a.q_heads, "kv_num_heads": a.kv_heads} if a.query.rank == 3 else {}
     options = {"is_causal": a.is_causal, "scale": a.scale, **heads}
     return whole(e, a.query, a.key, a.value, a.attn_mask, a.out.shape, **options)
 
