@@ -79,6 +79,8 @@ class InPlace:
         self._reader = reader
         self._proto = proto
         self._stored: dict[str, Entry] | None = None
+        self.size = count_nodes(proto)
+        """The number of nodes, those in graphs inside included."""
 
     def read(self, inputs: Sequence[Entry]) -> list[Entry]:
         """Read it with entries in the place of its inputs; return what its outputs stand for."""

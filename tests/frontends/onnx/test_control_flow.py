@@ -224,6 +224,21 @@ def test_a_scan_over_an_unknown_length_stays() -> None:
     assert repr(graph.outputs[1].type) == "f32[N, 3]"
 
 
+@pytest.mark.parametrize("direction", [0, 1])
+def test_a_scan_over_batches_of_the_oldest_kind(direction: int) -> None:
+    step = body(
+        [node("Add", "s e", "s2"), node("Mul", "s2 e", "q")],
+        [info("s", (3,)), info("e", (3,))],
+        [info("s2", (3,)), info("q", (3,))],
+    )
+    scan = node("Scan", "_ s0 x", "s all", body=step, num_scan_inputs=1, directions=[direction])
+    inputs = [info("x", (2, 4, 3)), info("s0", (2, 3))]
+    graph = agree(
+        model(body([scan], inputs, [info("s", (2, 3)), info("all", (2, 4, 3))]), 8), torch.randn(2, 4, 3), X[:2]
+    )
+    assert ops(graph).count("aten.add.Tensor") == 8
+
+
 # Bounds and mistakes
 
 

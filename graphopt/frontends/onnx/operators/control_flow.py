@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
 from graphopt.frontends.onnx.choice import RanksDiffer, key, same_ranks
 from graphopt.frontends.onnx.entries import Entry, Known, known
-from graphopt.frontends.onnx.scopes import Captures, InPlace, Region, TooLong, count_nodes
+from graphopt.frontends.onnx.scopes import Captures, InPlace, Region, TooLong
 from graphopt.ir import Attributes, DType, Graph, TensorType, Value, infer_types, types_known_equal
 from graphopt.ops import registry
 
@@ -59,11 +59,11 @@ def _unrolled(a: Application) -> list[Entry]:
         raise _Unknown
     carried: list[Entry] = list(a.inputs[2:])
     rounds: list[list[Entry]] = []
-    nodes, in_place = count_nodes(body), InPlace(a.reader, body)
-    if most is not None and most * nodes > a.reader.budget.unrolled:
+    in_place = InPlace(a.reader, body)
+    if most is not None and most * in_place.size > a.reader.budget.unrolled:
         raise _Unknown
     while going and (most is None or len(rounds) < most):
-        a.reader.budget.unroll(nodes)
+        a.reader.budget.unroll(in_place.size)
         condition = a.constant_bool(True)
         again, *outputs = in_place.read([known(len(rounds)), condition, *carried])
         carried, rounds = outputs[: len(carried)], [*rounds, outputs[len(carried) :]]
@@ -139,24 +139,13 @@ def _condition(a: Application, types: Sequence[TensorType], captures: Captures, 
 def scan(a: Application) -> list[Entry]:
     """Rounds in place, one for each of as many elements as are known."""
     if a.version < 9:
-        raise Declined("a Scan over batches")
+        return _scan_of_batches(a)
     body: onnx.GraphProto = a.attr("body")
     count = a.attr("num_scan_inputs")
-    states: list[Entry] = list(a.inputs[: len(a.inputs) - count])
-    scanned = [a[i] for i in range(len(states), len(a.inputs))]
+    states, scanned = list(a.inputs[: len(a.inputs) - count]), list(a.inputs[len(a.inputs) - count :])
     axes, backwards = a.attr("scan_input_axes") or [0] * count, a.attr("scan_input_directions") or [0] * count
-    lengths = {tensor_type(value).shape[axis] for value, axis in zip(scanned, axes)}
-    length = next(iter(lengths))
-    if not isinstance(length, int) or len(lengths) > 1 or not length:
-        raise Declined("a Scan over a length that is not known, or zero")
-    a.reader.budget.unroll(length * count_nodes(body))
-    in_place, rounds = InPlace(a.reader, body), []
-    for number in range(length):
-        places = [length - 1 - number if back else number for back in backwards]
-        elements = [a.emit("aten.select.int", v, axis, place) for v, axis, place in zip(scanned, axes, places)]
-        outputs = in_place.read([*states, *elements])
-        states = outputs[: len(states)]
-        rounds.append(outputs[len(states) :])
+    values = [a.value(entry) for entry in scanned]
+    states, rounds = _rounds(a, InPlace(a.reader, body), states, values, axes, backwards)
     results = len(a.node.output) - len(states)
     out_axes = a.attr("scan_output_axes") or [0] * results
     reverse = a.attr("scan_output_directions") or [0] * results
@@ -165,6 +154,48 @@ def scan(a: Application) -> list[Entry]:
         for i in range(results)
     ]
     return [*states, *collected]
+
+
+def _scan_of_batches(a: Application) -> list[Entry]:
+    """In opset 8, states and elements have the batch as their first dim: a scan for each entry of it, stacked."""
+    if a.has(0):
+        raise Declined("a Scan over batches of different lengths")
+    count = a.attr("num_scan_inputs")
+    values = [a[i] for i in range(1, len(a.inputs))]
+    batch = tensor_type(values[-1]).shape[0]
+    if not isinstance(batch, int) or not batch:
+        raise Declined("a Scan over batches of a size that is not known, or zero")
+    in_place, found = InPlace(a.reader, a.attr("body")), []
+    for number in range(batch):
+        entries = [a.emit("aten.select.int", value, 0, number) for value in values]
+        states, scanned = entries[: len(entries) - count], entries[len(entries) - count :]
+        last, rounds = _rounds(a, in_place, states, scanned, [0] * count, a.attr("directions") or [0] * count)
+        found.append([*last, *[stacked(a, items, 0) for items in zip(*rounds)]])
+    return [stacked(a, items, 0) for items in zip(*found)]
+
+
+def _rounds(
+    a: Application,
+    body: InPlace,
+    states: Sequence[Entry],
+    scanned: Sequence[Value],
+    axes: Sequence[int],
+    backwards: Sequence[int],
+) -> tuple[list[Entry], list[list[Entry]]]:
+    """The final states, and what each round gives."""
+    lengths = {tensor_type(value).shape[axis] for value, axis in zip(scanned, axes)}
+    length = next(iter(lengths))
+    if not isinstance(length, int) or len(lengths) > 1 or not length:
+        raise Declined("a Scan over a length that is not known, or zero")
+    a.reader.budget.unroll(length * body.size)
+    states, rounds = list(states), []
+    for number in range(length):
+        places = [length - 1 - number if back else number for back in backwards]
+        elements = [a.emit("aten.select.int", v, axis, place) for v, axis, place in zip(scanned, axes, places)]
+        outputs = body.read([*states, *elements])
+        states = outputs[: len(states)]
+        rounds.append(outputs[len(states) :])
+    return states, rounds
 
 
 # What is common to them

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
 from graphopt.frontends.onnx.entries import Entry, Sequence_, known
-from graphopt.frontends.onnx.scopes import InPlace, count_nodes
+from graphopt.frontends.onnx.scopes import InPlace
 from graphopt.ir import OptionalType, Value
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
 
@@ -84,10 +84,8 @@ def concat_from_sequence(a: Application) -> Value:
 @translates("SequenceMap")
 def sequence_map(a: Application) -> list[Entry]:
     """The body in place for each element; an operand that is a tensor is the same for all."""
-    body = a.attr("body")
-    length = len(_items(a, 0))
-    a.reader.budget.unroll(length * count_nodes(body))
-    in_place = InPlace(a.reader, body)
+    length, in_place = len(_items(a, 0)), InPlace(a.reader, a.attr("body"))
+    a.reader.budget.unroll(length * in_place.size)
     rounds = [in_place.read([e.items[i] if isinstance(e, Sequence_) else e for e in a.inputs]) for i in range(length)]
     if not rounds:
         raise Declined("a map over no elements")
