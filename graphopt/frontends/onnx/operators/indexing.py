@@ -53,13 +53,18 @@ def gather_nd(a: Application) -> Value:
     if not isinstance(depth, int):
         raise Declined("index tuples of unknown length")
     dims = tensor_type(x).shape
-    parts = [_wrapped(a, a.emit("aten.select.int", indices, -1, i), dims[batch + i]) for i in range(depth)]
+    parts = _columns(a, indices, depth)
     rank = tensor_type(indices).rank - 1
     lead: list[Any] = []
     for i in range(batch):
         steps = a.emit("aten.arange", dims[i], dtype=DType.I64)
         lead.append(a.reshape(steps, [dims[i] if j == i else 1 for j in range(rank)]))
     return a.emit("aten.index.Tensor", x, [*lead, *parts])
+
+
+def _columns(a: Application, indices: Value, depth: int) -> list[Value]:
+    """The indices of each dim; as in PyTorch, negative ones count from the end."""
+    return [a.cast(a.emit("aten.select.int", indices, -1, i), DType.I64) for i in range(depth)]
 
 
 REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -84,9 +89,10 @@ def scatter_nd(a: Application) -> Value:
     if not isinstance(depth, int):
         raise Declined("index tuples of unknown length")
     dims = tensor_type(x).shape
-    parts = [_wrapped(a, a.emit("aten.select.int", indices, -1, i), dims[i]) for i in range(depth)]
+    parts = _columns(a, indices, depth)
     if how in ("none", "add"):
         return a.emit("aten.index_put", x, parts, updates, how == "add")
+    parts = [_wrapped(a, part, size) for part, size in zip(parts, dims)]
     # Rows are flattened, and the tuples of indices with them.
     rows, width = product(dims[:depth]), product(dims[depth:])
     position = parts[0]
