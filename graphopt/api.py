@@ -51,8 +51,10 @@ def trace(
 ) -> Graph:
     """Trace a model into an IR graph. The model is left as it was; the graph shares its tensors.
 
-    model: an `nn.Module`, an `fx.GraphModule`, a `torch.export.ExportedProgram`, or a path to a `.pt2` file.
-    args, kwargs: example inputs, as `torch.export.export` takes them.
+    model: an `nn.Module`, an `fx.GraphModule`, a `torch.export.ExportedProgram`, a path to a `.pt2` file; or an ONNX
+        model: a path to an `.onnx` file, its bytes, or an `onnx.ModelProto`.
+    args, kwargs: example inputs, as `torch.export.export` takes them. An ONNX model needs only those whose contents
+        decide shapes.
     dynamic_shapes: what torch.export takes, or one word: `"batch"` (the first dim of every input is one dynamic
         dim) or `"auto"` (every dim is dynamic unless the model fixes it).
     trust: read a `.pt2` file even where PyTorch's loader would unpickle.
@@ -107,10 +109,12 @@ def compile(
 ) -> CompiledModel:
     """Compile a model: trace it, run passes over the graph with every rewrite checked, and emit it for a target.
 
-    model: an `nn.Module`, an `fx.GraphModule`, a `torch.export.ExportedProgram`, or a path to a `.pt2` file. It is
-        not changed.
-    args, kwargs: example inputs, as `torch.export.export` takes them. Without them the model is captured at its
-        first call, and again for each new kind of arguments.
+    model: an `nn.Module`, an `fx.GraphModule`, a `torch.export.ExportedProgram`, a path to a `.pt2` file; or an ONNX
+        model: a path to an `.onnx` file, its bytes, or an `onnx.ModelProto`. It is not changed.
+    args, kwargs: example inputs, as `torch.export.export` takes them. Without them a module is captured at its
+        first call, and again for each new kind of arguments. An ONNX model takes tensors in the file's order or by
+        their names there, and needs no examples: they are made up. Where the contents of an input decide shapes,
+        it is captured for those in the examples, else at the first call, and again for other contents.
     target: `"cpu"` measures the engines at hand and takes the fastest; `"fx"` gives a trainable FX module; `"onnx"`
         and `"onnxruntime"` an ONNX graph; `graphopt passes --targets` lists all.
     passes: `"default"` (lossless), the name of another pipeline, pipeline text, or a list of passes.
@@ -124,8 +128,9 @@ def compile(
         `GRAPHOPT_ON_ERROR` says otherwise) does so without the reproducer, `"no"` not at all.
     budget: the largest relative error that lossy passes may add up to; naming lossy passes without one is consent.
     calibration: an iterable of inputs for passes that need data.
-    opset: the ONNX opset to emit.
-    share_weights: let the FX module share the model's tensors in place of copying them once.
+    opset: the ONNX opset to emit: by default that of the ONNX model (or the one that it needs), else 20.
+    share_weights: let the FX module or engine use the model's own tensors in place of copying them once; they must
+        not change then.
     instruments: `graphopt.passmanager` instruments, such as timing or printing.
     progress: show progress bars for capture, passes, validation, calibration and engines on standard error.
     reproducers: a folder for a file for each pass that fails; `graphopt opt FILE` runs it again. By default none is

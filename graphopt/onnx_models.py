@@ -62,10 +62,19 @@ def trace_onnx(source: OnnxSource, args: Sequence[Any], kwargs: Mapping[str, Any
 
 
 def compile_onnx(
-    source: OnnxSource, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: CompileOptions
+    source: OnnxSource,
+    args: Sequence[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    options: CompileOptions,
+    *,
+    load: bool = True,
 ) -> CompiledModel:
     """Compile an ONNX model. One with inputs whose contents decide shapes is captured for the contents that they have
     in a call, at the first such call; with example inputs, for theirs at once.
+
+    Engines use the tensors of the file where they are: nothing else knows them.
+
+    load: otherwise the model is to be written, and never run; inputs that decide shapes must be given.
 
     Raises:
         CaptureError: the model cannot be read.
@@ -74,17 +83,24 @@ def compile_onnx(
     from graphopt.frontends.onnx import MissingValue
 
     _refuse_dynamic(options.dynamic_shapes)
-    model = _OnnxModel(_opened(source), _title(source), options)
+    if options.engines:
+        options = replace(options, share_weights=True)
+    title = _title(source)
+    model = _OnnxModel(_opened(source), title, options)
     given = _by_name(model.file, args or (), kwargs or {})
     try:
         graph = model.read(given)
     except MissingValue:
-        if given:
+        if given or not load:
             raise
         captures, state = model.captures()
         return CompiledModel(options, None, captures, state)
-    if not model.deciding:
-        return CompiledModel(options, model.program(graph, given))
+    if not model.deciding or not load:
+        folder = model.file.folder
+        del model  # and the whole file with it
+        program = _program(graph, options, given, title, load=load)
+        program.folder = folder
+        return CompiledModel(options, program)
     captures, state = model.captures()
     program = model.program(graph, given)
     captures.add(program)
@@ -117,20 +133,13 @@ class _OnnxModel:
         return graph
 
     def program(self, graph: Graph, given: Mapping[str, Any]) -> Program:
-        """Compile a graph. The inputs given are samples; those that are missing are made up."""
-        complete = all(value.name in given for value in graph.inputs)
-        samples = [given[value.name] for value in graph.inputs] if complete else make_inputs(graph, given)
-        arguments = None if samples is None else (tuple(samples), {})
+        """Compile a graph."""
         if self.state is None:
-            program = build_program(graph, self.options, arguments)
-        else:
-            adopt_state(graph, self.state.tensors())
-            program = build_program(graph, replace(self.options, share_weights=True), arguments)
-            assert program.module is not None
-            share_state(program.module, self.state)
-        program.report.model, program.samples = self.title, samples
-        if not complete and samples is not None:
-            program.report.passes.notes.append(MADE_UP)
+            return _program(graph, self.options, given, self.title)
+        adopt_state(graph, self.state.tensors())
+        program = _program(graph, replace(self.options, share_weights=True), given, self.title)
+        assert program.module is not None
+        share_state(program.module, self.state)
         return program
 
     def captures(self) -> tuple[CaptureCache, State | None]:
@@ -158,6 +167,22 @@ class _OnnxModel:
         given = _by_name(self.file, args, kwargs)
         values = [given.get(name) for name in self.deciding]
         return tuple([repr(v.tolist()) if isinstance(v, torch.Tensor) else None for v in values])
+
+
+def _program(
+    graph: Graph, options: CompileOptions, given: Mapping[str, Any], title: str, *, load: bool = True
+) -> Program:
+    """Compile a graph. The inputs given are samples; those that are missing are made up, if any are looked at."""
+    missing = [value.name for value in graph.inputs if value.name not in given]
+    needed = options.validate is not False or len(options.engines) > 1
+    made = make_inputs(graph, given) if missing and needed else None
+    samples = made if missing else [given[value.name] for value in graph.inputs]
+    arguments = None if samples is None else (tuple(samples), {})
+    program = build_program(graph, options, arguments, load=load)
+    program.report.model, program.samples = title, samples
+    if made is not None:
+        program.report.passes.notes.append(MADE_UP)
+    return program
 
 
 def _stored(file: OnnxFile, *, share: bool) -> State:

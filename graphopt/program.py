@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -32,6 +32,9 @@ from graphopt.targets import Engine, Executable
 from graphopt.targets.registry import get_engine
 from graphopt.validation import output_check
 
+if TYPE_CHECKING:
+    from graphopt.frontends.onnx.tensors import Folder
+
 FX = "fx"
 INNER = ("graphopt", "torch", "contextlib")
 """Whose frames a warning is not about."""
@@ -42,7 +45,8 @@ class Program:
     """What a `CompiledModel` runs: a loaded executable, or (without engines) an FX module that the caller owns.
 
     source: notices changes of the model that the engine's weights were taken from. samples: the inputs that it was
-    checked on, flat, where these were made up or kept for a later check.
+    checked on, flat, where these were made up or kept for a later check. folder: of an ONNX file, with the data that
+    its tensors are mapped from.
     """
 
     graph: Graph
@@ -52,6 +56,7 @@ class Program:
     module: torch.fx.GraphModule | None = None
     source: Watch | None = None
     samples: Sequence[Any] | None = None
+    folder: Folder | None = None
     convention: CallingConvention = field(init=False)
     _emitted: torch.fx.GraphModule | None = field(default=None, init=False, repr=False)
 
@@ -100,10 +105,13 @@ class Program:
         return self.graph
 
 
-def build_program(graph: Graph, options: CompileOptions, arguments: Arguments | None) -> Program:
-    """Run the passes over `graph`, and emit and load it for the target. PyTorch's random state is left as it was."""
+def build_program(graph: Graph, options: CompileOptions, arguments: Arguments | None, *, load: bool = True) -> Program:
+    """Run the passes over `graph`, and emit and load it for the target. PyTorch's random state is left as it was.
+
+    load: otherwise the program is to be written, and never run.
+    """
     with torch.random.fork_rng(devices=_devices(graph)), without_autocast():
-        return _build(graph, options, arguments)
+        return _build(graph, options, arguments, load)
 
 
 def _callers_level() -> int:
@@ -114,7 +122,7 @@ def _callers_level() -> int:
     return level
 
 
-def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -> Program:
+def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None, load: bool) -> Program:
     seconds: dict[str, float] = {}
     context, source = pass_context(graph, options, arguments), Watch(graph)
     if options.validate is not False:
@@ -134,11 +142,14 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -
         reason = f"{record.reason}{_next_step(record.finding)}"
         warnings.warn(f"pass {record.text!r} was rolled back: {reason}", GraphOptWarning, stacklevel=_callers_level())
     report = CompileReport(options.target.name, passes, seconds=seconds, before=skeleton(graph))
+    if not load:
+        report.after = optimized
+        return Program(optimized, report, source=source)
     if not options.engines:
         with _stage(seconds, "emission"):
             return _fx_program(optimized, options, report)
     with _stage(seconds, "engines"), stage(options.instruments, "engines"):
-        engines = [get_engine(name) for name in options.engines]
+        engines = [_engine(name, options.share_weights) for name in options.engines]
         # What a lossy pass changed on purpose is no fault of an engine.
         asked = optimized if any(r.promise == Contract.LOSSY.label for r in passes.kept) else graph
         choice = choose_engine(
@@ -146,6 +157,11 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None) -
         )
     report.engines, report.after, report.engine = choice.trials, choice.graph, choice.engine.name
     return Program(choice.graph, report, choice.engine.name, choice.executable, source=source)
+
+
+def _engine(name: str, share_weights: bool) -> Engine:
+    engine = get_engine(name)
+    return get_engine(name, share_weights=True) if share_weights and hasattr(engine, "share_weights") else engine
 
 
 def pass_context(graph: Graph, options: CompileOptions, arguments: Arguments | None) -> PassContext:

@@ -56,9 +56,10 @@ class _ToLinear(Rule):
         source = _transposed(matrix)
         if source is not None:
             return source
-        # Under the old name a state dict would hold a matrix of another shape, so the new one has none.
+        # Under the old name a state dict would hold a matrix of another shape, so the new one has none. It is a view:
+        # kernels take either layout, and a large model need not be held twice.
         assert isinstance(matrix.type, TensorType)
-        tensor = stored_tensor(matrix).t().contiguous()
+        tensor = stored_tensor(matrix).t()
         return rewriter.constant(tensor, f"{matrix.name}_t", device=matrix.type.device)
 
     def bias(self, match: Match) -> Value | None:

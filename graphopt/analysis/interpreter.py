@@ -16,6 +16,9 @@ from graphopt.ops import torch_arguments
 
 Observer = Callable[[Node, Sequence[Any]], None]
 
+KEPT_BYTES = 1 << 25
+"""Stored tensors that take more in a run are made anew for each use, so that a large model is not held twice."""
+
 _WIDE = {DType.F16: DType.F64, DType.BF16: DType.F64, DType.F32: DType.F64, DType.C64: DType.C128}
 _WIDE_TORCH = {narrow.torch: wide.torch for narrow, wide in _WIDE.items()}
 
@@ -98,7 +101,9 @@ class Interpreter:
         found = self._constants.get(value)
         if found is None:
             assert value.constant is not None
-            found = self._constants[value] = self.widened(value.constant.tensor.detach())
+            found = self.widened(value.constant.tensor.detach())
+            if found.nbytes <= KEPT_BYTES:
+                self._constants[value] = found
         return found
 
     def _value(self, value: Value, values: Mapping[Value, Any]) -> Any:
@@ -108,7 +113,8 @@ class Interpreter:
         """What an input or a result is in a run."""
         if isinstance(value, torch.Tensor):
             if self.float64 and value.dtype in _WIDE_TORCH:
-                value = value.to(_WIDE_TORCH[value.dtype])
+                layout = torch.contiguous_format if self.contiguous else torch.preserve_format
+                value = value.to(_WIDE_TORCH[value.dtype], memory_format=layout)
             if self.contiguous:
                 value = _contiguous(value)
         return value

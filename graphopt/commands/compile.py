@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from graphopt.api import compile, trace
+from graphopt.api import compile
 from graphopt.commands.files import write_graph
 from graphopt.commands.onnx_files import write_proved
 from graphopt.compiled import CompiledModel
 from graphopt.errors import GraphOptError
 from graphopt.ir.files import replaceable
 from graphopt.model_source import ModelSource, resolve_model
-from graphopt.onnx_models import SUFFIX
+from graphopt.onnx_models import SUFFIX, compile_onnx
 from graphopt.options import make_options
 from graphopt.passmanager import Provenance
 
@@ -67,10 +67,7 @@ def compile_to_file(
 def _compiled(source: ModelSource, options: dict[str, Any]) -> CompiledModel:
     if not source.is_onnx:
         return compile(source.model, source.args, source.kwargs, **options)
-    compiled = compile(source.path, None, source.kwargs or None, **options)
-    if not compiled.is_captured:
-        trace(source.path)  # says which input is missing
-    return compiled
+    return compile_onnx(source.path, None, source.kwargs, make_options(**options), load=False)
 
 
 def _measured(source: ModelSource, options: dict[str, Any]) -> CompiledModel:

@@ -18,8 +18,21 @@ def _weight_transposed(e: Emitter, weight: Tensor, value: Value | None) -> Tenso
     """`weight` transposed: ahead of time if it is stored for this use alone, else by an operation that runtimes fold
     (a tied weight is not stored twice)."""
     if weight.data is not None and value is not None and all(user.op.name == "aten.linear" for user in value.users):
-        return e.derived(weight, "transposed", torch.Tensor.t)
+        return _stored_transpose(e, weight)
     return transpose(e, weight, [1, 0])
+
+
+def _stored_transpose(e: Emitter, weight: Tensor) -> Tensor:
+    """The transpose of a stored matrix; that of a transpose has its name."""
+    derived = e.derived(weight, "transposed", torch.Tensor.t)
+    if _is_transposed(weight) and weight.name.endswith("_t"):
+        derived.name = weight.name.removesuffix("_t")
+    return derived
+
+
+def _is_transposed(weight: Tensor) -> bool:
+    """True if the matrix is a view of its transpose, so that this one is written without a copy."""
+    return weight.data is not None and not weight.data.is_contiguous() and weight.data.t().is_contiguous()
 
 
 @lowers("aten.linear")
@@ -30,6 +43,8 @@ def _lower_linear(e: Emitter, a: Call) -> Tensor:
         y = e.op("MatMul", x, weight)
         return y if bias is None else e.op("Add", y, bias)
     if x.rank == 2 and x.dtype.is_floating:
+        if _is_transposed(weight):
+            return e.op("Gemm", x, _stored_transpose(e, weight), bias)
         return e.op("Gemm", x, weight, bias, transB=1)
     y = e.op("MatMul", x, _weight_transposed(e, weight, a.node.operands[1]), shape=a.out.shape)
     return y if bias is None else e.op("Add", y, bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,13 @@ class Folder:
             empty = not path.stat().st_size
             self._mapped[path] = np.empty(0, np.uint8) if empty else np.memmap(path, dtype=np.uint8, mode="c")
         return self._mapped[path]
+
+    def release(self) -> None:
+        """Give back the memory that mapped pages take; they are read again when they are used. What was written to
+        tensors is lost."""
+        for array in self._mapped.values():
+            if isinstance(array, np.memmap):
+                array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 def to_torch(proto: onnx.TensorProto, folder: Folder | None) -> torch.Tensor:
