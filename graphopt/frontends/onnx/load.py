@@ -14,8 +14,9 @@ import torch
 from graphopt.errors import CaptureError, GraphOptError
 from graphopt.frontends.onnx.application import NeedsValue
 from graphopt.frontends.onnx.functions import Functions
+from graphopt.frontends.onnx.interface import symbol_name
 from graphopt.frontends.onnx.opsets import Opsets
-from graphopt.frontends.onnx.reader import Reader, symbol_name
+from graphopt.frontends.onnx.reader import Reader
 from graphopt.frontends.onnx.tensors import Folder
 from graphopt.ir import Fixed, Graph, verify
 from graphopt.ops.onnx_metadata import OnnxMetadata

@@ -6,10 +6,9 @@ import itertools
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch.utils import _pytree as pytree
 
 from graphopt.errors import CaptureError, GraphOptError
 from graphopt.frontends.builder import Builder
@@ -18,9 +17,9 @@ from graphopt.frontends.onnx.attributes import attributes_of
 from graphopt.frontends.onnx.choice import RanksDiffer, key, only_valid_branch
 from graphopt.frontends.onnx.entries import Entry, Known, Sequence_
 from graphopt.frontends.onnx.functions import Functions, inlined, schema_function
+from graphopt.frontends.onnx.interface import input_type, signature
 from graphopt.frontends.onnx.legacy import MODERN, modernized
 from graphopt.frontends.onnx.opaque import keep, optional, sequence, string_constant
-from graphopt.frontends.onnx.opaque_types import Dims, type_from_proto
 from graphopt.frontends.onnx.opsets import Opsets
 from graphopt.frontends.onnx.scopes import Budget
 from graphopt.frontends.onnx.shape_rules import known_results
@@ -33,14 +32,10 @@ from graphopt.ir import (
     Location,
     OptionalType,
     TensorType,
-    Type,
     Value,
     from_torch,
-    symbol,
 )
-from graphopt.ir.dims import Dim
 from graphopt.ir.memory import collection_paused
-from graphopt.ir.signature import Signature, Slot
 
 if TYPE_CHECKING:
     import onnx
@@ -88,7 +83,7 @@ class Reader:
             self.graph.share_symbol_names(self.symbol_names)
             self.nodes(proto.node)
             self.graph.set_outputs([self._output(o) for o in proto.output])
-        self.graph.signature = _signature([v.name for v in proto.input if v.name not in stored], proto)
+        self.graph.signature = signature([v.name for v in proto.input if v.name not in stored], proto)
 
     def declare(self, proto: onnx.GraphProto) -> None:
         """Note what a graph says of the types of its names."""
@@ -159,7 +154,7 @@ class Reader:
         for info in proto.input:
             if info.name in stored:
                 continue  # an initializer that is listed as an input is a default, which is kept
-            value = self.graph.add_input(info.name, _input_type(info))
+            value = self.graph.add_input(info.name, input_type(info))
             given = self.values.get(info.name)
             entry: Entry = value
             if given is not None:
@@ -365,59 +360,3 @@ def _is_standard(node: onnx.NodeProto) -> bool:
 
 def _label(node: onnx.NodeProto) -> str:
     return node.name or next((name for name in node.output if name), node.op_type)
-
-
-def _input_type(info: onnx.ValueInfoProto) -> Type:
-    what = f"input {info.name!r}"
-    if info.type.WhichOneof("value") in ("sequence_type", "optional_type"):
-        return type_from_proto(info.type, _ElementDims(info.name), what)
-    if info.type.WhichOneof("value") != "tensor_type":
-        raise CaptureError(f"{what} is no tensor, but {info.type.WhichOneof('value') or 'of no type'}")
-    tensor = info.type.tensor_type
-    if not tensor.HasField("shape"):
-        raise CaptureError(f"{what} says nothing of its rank; give the model's input a shape")
-    dims = [_dim(d, f"{info.name}_{i}") for i, d in enumerate(tensor.shape.dim)]
-    return TensorType(dtype_of(tensor.elem_type, what), tuple(dims))
-
-
-class _ElementDims(Dims):
-    """Names the dims of an input's elements."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(frozenset())
-        self._name = name
-
-    def dim(self, proto: Any) -> Dim:
-        self.fresh += 1
-        return _dim(proto, f"{self._name}_{self.fresh - 1}")
-
-
-def _dim(proto: Any, fresh: str) -> Dim:
-    """A size: a number, a symbol of the file's name for it, or a fresh one."""
-    kind = proto.WhichOneof("value")
-    if kind == "dim_value" and proto.dim_value >= 0:
-        return int(proto.dim_value)
-    name = proto.dim_param if kind == "dim_param" else ""
-    # Some exporters call every dim "?", so that says nothing.
-    return symbol(symbol_name(name if any(map(str.isalnum, name)) else fresh))
-
-
-def symbol_name(name: str) -> str:
-    """A dim's name as an identifier."""
-    text = "".join(c if c.isalnum() or c == "_" else "_" for c in name)
-    return text if text[:1].isalpha() or text[:1] == "_" else f"d_{text}"
-
-
-def _signature(inputs: Sequence[str], proto: onnx.GraphProto) -> Signature:
-    """Tensors in the file's order, also by name; one output is returned by itself, several as a tuple."""
-    names = tuple(inputs)
-    args = tuple(range(len(names)))
-    outputs: Any = 0 if len(proto.output) == 1 else tuple(range(len(proto.output)))
-    return Signature(
-        pytree.tree_structure((args, {})),
-        pytree.tree_structure(outputs),
-        tuple(Slot(i) for i in range(len(names))),
-        tuple(Slot(i) for i in range(len(proto.output))),
-        names,
-        names,
-    )
