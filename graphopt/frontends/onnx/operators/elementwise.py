@@ -9,7 +9,14 @@ from typing import Any
 import torch
 
 from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
-from graphopt.frontends.onnx.operators.unsigned import as_signed, divided, from_signed, ordered, shifted_right
+from graphopt.frontends.onnx.operators.unsigned import (
+    as_signed,
+    divided,
+    from_signed,
+    is_unsigned,
+    ordered,
+    shifted_right,
+)
 from graphopt.ir import DType, Value
 from graphopt.ir.dim_ops import product
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
@@ -38,7 +45,6 @@ UNARY = {
     "Relu": "aten.relu",
     "Round": "aten.round",  # both round half to even
     "Sigmoid": "aten.sigmoid",
-    "Sign": "aten.sign",
     "Sin": "aten.sin",
     "Sinh": "aten.sinh",
     "Softsign": "aten.softsign",
@@ -72,7 +78,20 @@ def unary(a: Application) -> Value:
     dtype = a.type(0).dtype
     if a.name == "BitwiseNot":
         return from_signed(a, a.emit(UNARY[a.name], as_signed(a, a[0])), dtype)
+    if a.name == "Abs" and is_unsigned(dtype):
+        return a[0]
     return a.emit(UNARY[a.name], a[0])
+
+
+@translates("Sign")
+def sign(a: Application) -> Value:
+    """1, 0 or −1; what is no number stays so, other than in PyTorch."""
+    x, dtype = a[0], a.type(0).dtype
+    if is_unsigned(dtype):
+        return a.cast(a.emit("aten.ne.Scalar", as_signed(a, x), 0), dtype)
+    if dtype.is_integer:
+        return a.emit("aten.sign", x)
+    return a.emit("aten.where.self", a.emit("aten.isnan", x), x, a.emit("aten.sign", x))
 
 
 @translates(*BINARY)
@@ -289,17 +308,19 @@ def hard_sigmoid(a: Application) -> Value:
 
 @translates("ThresholdedRelu")
 def thresholded_relu(a: Application) -> Value:
-    """x where it is above α, else 0."""
-    return a.emit("aten.threshold", a[0], a.attr("alpha", 1.0), 0.0)
+    """x where it is above α, else 0, also where it is no number, other than in PyTorch."""
+    x = a[0]
+    return a.emit("aten.where.self", a.emit("aten.gt.Scalar", x, a.attr("alpha", 1.0)), x, a.scalar(0, x))
 
 
 @translates("Shrink")
 def shrink(a: Application) -> Value:
     """x + bias below −λ, x − bias above λ, else 0."""
-    x, lambd, bias = a[0], a.attr("lambd", 0.5), a.attr("bias", 0.0)
+    x, lambd, bias = as_signed(a, a[0]), a.attr("lambd", 0.5), a.attr("bias", 0.0)
     zero = a.emit("aten.zeros_like", x)
     low = a.emit("aten.where.self", a.emit("aten.lt.Scalar", x, -lambd), _shifted(a, x, bias), zero)
-    return a.emit("aten.where.self", a.emit("aten.gt.Scalar", x, lambd), _shifted(a, x, -bias), low)
+    result = a.emit("aten.where.self", a.emit("aten.gt.Scalar", x, lambd), _shifted(a, x, -bias), low)
+    return from_signed(a, result, a.type(0).dtype)
 
 
 def _shifted(a: Application, x: Value, by: float) -> Value:

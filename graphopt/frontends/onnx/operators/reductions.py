@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from graphopt.frontends.onnx.application import Application, tensor_type, translates
+from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
+from graphopt.frontends.onnx.operators.unsigned import as_signed, from_signed, is_unsigned, ordered
 from graphopt.ir import DType, Value
+from graphopt.ir.dim_ops import product
 
 
 def _axes(a: Application) -> list[int] | None:
@@ -20,40 +22,52 @@ def _axes(a: Application) -> list[int] | None:
 @translates("ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin")
 def reduce_plain(a: Application) -> Value:
     """Sum, mean, product, maximum or minimum; the result has the dtype of the operand."""
-    return _reduced(a, a[0], a.name)
+    x, dtype = a[0], a.type(0).dtype
+    if a.name in ("ReduceMax", "ReduceMin"):
+        return from_signed(a, ordered(a, _reduced(a, ordered(a, x), a.name), dtype), dtype)
+    if dtype is DType.U64 and a.name == "ReduceMean":
+        raise Declined("PyTorch has no mean of u64")
+    return from_signed(a, _reduced(a, as_signed(a, x), a.name), dtype)
 
 
 @translates("ReduceSumSquare")
 def reduce_sum_square(a: Application) -> Value:
     """Σ x²."""
-    return _reduced(a, a.emit("aten.mul.Tensor", a[0], a[0]), "ReduceSum")
+    x = as_signed(a, a[0])
+    return from_signed(a, _reduced(a, a.emit("aten.mul.Tensor", x, x), "ReduceSum"), a.type(0).dtype)
 
 
 @translates("ReduceL1")
 def reduce_l1(a: Application) -> Value:
     """Σ |x|."""
-    return _reduced(a, a.emit("aten.abs", a[0]), "ReduceSum")
+    dtype = a.type(0).dtype
+    x = as_signed(a, a[0]) if is_unsigned(dtype) else a.emit("aten.abs", a[0])
+    return from_signed(a, _reduced(a, x, "ReduceSum"), dtype)
 
 
 @translates("ReduceL2")
 def reduce_l2(a: Application) -> Value:
     """√Σ x²."""
-    dtype = a.type(0).dtype
-    x = a[0] if dtype.is_floating else a.cast(a[0], DType.F64)
+    x, dtype = _real(a), a.type(0).dtype
     return a.cast(a.emit("aten.sqrt", _reduced(a, a.emit("aten.mul.Tensor", x, x), "ReduceSum")), dtype)
 
 
 @translates("ReduceLogSum")
 def reduce_log_sum(a: Application) -> Value:
     """log Σ x."""
-    return a.emit("aten.log", _reduced(a, a[0], "ReduceSum"))
+    return a.cast(a.emit("aten.log", _reduced(a, _real(a), "ReduceSum")), a.type(0).dtype)
 
 
 @translates("ReduceLogSumExp")
 def reduce_log_sum_exp(a: Application) -> Value:
     """log Σ exp(x), stable."""
     axes, keep = _axes(a), bool(a.attr("keepdims", 1))
-    return a.emit("aten.logsumexp", a[0], axes, keep) if axes else a[0]
+    return a.cast(a.emit("aten.logsumexp", _real(a), axes, keep), a.type(0).dtype) if axes else a[0]
+
+
+def _real(a: Application) -> Value:
+    """The operand, integers as f64."""
+    return a[0] if a.type(0).dtype.is_floating else a.cast(a[0], DType.F64)
 
 
 def _reduced(a: Application, x: Value, name: str) -> Value:
@@ -65,7 +79,9 @@ def _reduced(a: Application, x: Value, name: str) -> Value:
     if name == "ReduceMean":
         if dtype.is_floating:
             return a.emit("aten.mean.dim", x, axes, keep)
-        return a.cast(a.emit("aten.mean.dim", x, axes, keep, dtype=DType.F64), dtype)
+        total = a.emit("aten.sum.dim_IntList", x, axes, keep, dtype=DType.I64)
+        count = product(tensor_type(x).shape[axis] for axis in axes)
+        return a.cast(a.emit("aten.div.Scalar_mode", total, count, rounding_mode="trunc"), dtype)
     if name == "ReduceProd":
         for axis in sorted(axes, reverse=True):
             x = a.emit("aten.prod.dim_int", x, axis, keep, dtype=dtype)

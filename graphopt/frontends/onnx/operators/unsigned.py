@@ -15,6 +15,11 @@ from graphopt.ir import DType, Value
 _WITHOUT_KERNELS = (DType.U16, DType.U32, DType.U64)
 
 
+def is_unsigned(dtype: DType) -> bool:
+    """True for integers that are never negative."""
+    return dtype is DType.U8 or dtype in _WITHOUT_KERNELS
+
+
 def as_signed(a: Application, value: Value) -> Value:
     """The value in i64 if its dtype has no kernels, else as it is."""
     return a.cast(value, DType.I64) if tensor_type(value).dtype in _WITHOUT_KERNELS else value
