@@ -102,10 +102,11 @@ class Selection:
     """What `x[i, :, j, …]` selects: index tensors, each for one dim, that broadcast to one shape.
 
     dims: the indexed dims of x. indices: their index vectors, broadcast. front: True if the index dims come first in
-    the result (the indexed dims are not adjacent), else they stand where the first indexed dim stood.
+    the result (the indexed dims are not adjacent), else they stand where the first indexed dim stood. values: of the
+    IR, that the indices are.
     """
 
-    def __init__(self, e: Emitter, given: Sequence[Tensor | None]) -> None:
+    def __init__(self, e: Emitter, given: Sequence[Tensor | None], values: Sequence[Value | None]) -> None:
         self.dims: list[int] = []
         indices: list[Tensor] = []
         axis = 0
@@ -125,6 +126,7 @@ class Selection:
         positions = [i for i, index in enumerate(given) if index is not None]
         self.front = self.front or positions != list(range(positions[0], positions[0] + len(positions)))
         self.indices = indices
+        self.rows = _rows(e, values[: len(given)])
         self.rank = max((i.rank for i in indices), default=0)
 
     @property
@@ -139,9 +141,27 @@ class Selection:
 
     def stacked(self, e: Emitter) -> Tensor:
         """The indices as rows `[*shape, number of indexed dims]`, i64."""
+        if self.rows is not None:
+            return self.rows
         shape = self.shape
         rows = [unsqueeze(e, expand(e, e.cast(index, DType.I64), shape), [self.rank]) for index in self.indices]
         return concat(e, rows, self.rank)
+
+
+def _rows(e: Emitter, columns: Sequence[Value | None]) -> Tensor | None:
+    """The tensor whose columns, all of them in order, are the indices; None if they are not."""
+    source: Value | None = None
+    for i, column in enumerate(columns):
+        cut = column.producer if column is not None else None
+        if cut is None or cut.op.name != "aten.select.int" or (source or cut.operands[0]) is not cut.operands[0]:
+            return None
+        source = cut.operands[0]
+        assert source is not None and isinstance(source.type, TensorType)
+        if cut.attr("index") != i or cut.attr("dim") not in (-1, source.type.rank - 1):
+            return None
+    if source is None or source.type.shape[-1] != len(columns):  # type: ignore[union-attr]
+        return None
+    return e.cast(e.tensor(source), DType.I64)
 
 
 def _true_positions(e: Emitter, mask: Tensor) -> list[Tensor]:
@@ -161,7 +181,7 @@ def _lower_index(e: Emitter, a: Call) -> Tensor:
     given = [i for i in a.indices if i is not None]
     if len(given) == 1 and given[0].dtype not in (DType.BOOL, DType.U8):
         return e.op("Gather", x, index_tensor(e, given[0]), axis=list(a.indices).index(given[0]))
-    selection = Selection(e, a.indices)
+    selection = Selection(e, a.indices, a.node.operands[1:])
     rest = [axis for axis in range(x.rank) if axis not in selection.dims]
     first = 0 if selection.front else selection.dims[0]
     moved = transpose(e, x, [*selection.dims, *rest])

@@ -143,7 +143,7 @@ def _lower_index_put(e: Emitter, a: Call) -> Tensor:
         mask = reshape(e, given[0], (*given[0].dims, *(1,) * (a.self.rank - lead - given[0].rank)))
         value = reshape(e, a.values, ())
         return e.op("Where", e.cast(mask, DType.BOOL), value, a.self)
-    selection = Selection(e, a.indices)
+    selection = Selection(e, a.indices, a.node.operands[1:])
     rest = [axis for axis in range(a.self.rank) if axis not in selection.dims]
     order = [*selection.dims, *rest]
     moved = transpose(e, a.self, order)
