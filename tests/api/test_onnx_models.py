@@ -191,6 +191,17 @@ def test_an_onnx_model_is_fine_tuned_under_the_names_of_its_initializers() -> No
     torch.testing.assert_close(in_onnxruntime(again, x=x)[0], compiled(x).detach(), rtol=1e-4, atol=1e-5)
 
 
+def test_weights_in_constant_nodes_are_trained_where_there_are_no_others() -> None:
+    made = mlp()
+    for tensor in list(made.graph.initializer):
+        made.graph.node.insert(0, onnx.helper.make_node("Constant", [], [tensor.name], value=tensor))
+    del made.graph.initializer[:]
+    compiled = graphopt.compile(made, target="fx").train()
+    compiled(torch.randn(2, 4)).sum().backward()
+    assert sorted(compiled.state_dict()) == ["fc1/bias", "fc1/kernel", "fc2.bias", "fc2.weight"]
+    assert all(parameter.grad is not None for parameter in compiled.parameters())
+
+
 def test_a_state_of_the_file_loads_back() -> None:
     compiled = graphopt.compile(mlp(), target="fx")
     stored = {t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in mlp().graph.initializer}

@@ -16,6 +16,7 @@ from graphopt.frontends.onnx.application import NeedsValue
 from graphopt.frontends.onnx.functions import Functions
 from graphopt.frontends.onnx.interface import symbol_name
 from graphopt.frontends.onnx.opsets import Opsets
+from graphopt.frontends.onnx.parameters import set_kinds
 from graphopt.frontends.onnx.reader import Reader
 from graphopt.frontends.onnx.tensors import Folder
 from graphopt.ir import Fixed, Graph, verify
@@ -113,6 +114,7 @@ def read_onnx(
         out_names=tuple([output.name for output in proto.output]),
         fixed=tuple([Fixed.of(i, values[v.name]) for i, v in enumerate(graph.inputs) if v.name in values]),
     )
+    set_kinds(graph, proto)
     OnnxMetadata.of(file.model, opsets.versions[""], _dim_names(file.model)).put_on(graph)
     verify(graph)
     return graph
@@ -144,6 +146,7 @@ def stored_tensors(file: OnnxFile) -> Graph:
     """Return a graph that has the initializers of a model as constants, and nothing else."""
     graph = Graph(_identifier(file.model.graph.name))
     Reader(graph, Opsets.of(file.model), file.folder).read_initializers(file.model.graph)
+    set_kinds(graph, file.model.graph)
     graph.set_outputs([])
     return graph
 
