@@ -18,6 +18,8 @@ from graphopt.backends.onnx.serialize import to_model, write_raw
 from graphopt.errors import EmissionError, InputError
 from graphopt.ir import DType, Graph, ScalarKind, ScalarType, TensorType, Type
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
+from graphopt.ops.onnx_runtime import Run, session_run
+from graphopt.ops.onnx_values import from_numpy, to_numpy
 from graphopt.ops.quantization import is_packed
 
 if TYPE_CHECKING:
@@ -99,6 +101,7 @@ class OnnxRuntimeExecutable:
         self._names = [output.name for output in session.get_outputs()]
         types = [v.type for v in (*graph.inputs, *buffers, *graph.returned)]
         self._by_dlpack = any(isinstance(t, TensorType) and t.dtype in _NUMPY_LACKS for t in types)
+        self._run_odd = None if all(map(_is_plain, types)) else session_run(session)
         self._returned = [value.type for value in graph.returned]
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
@@ -110,9 +113,12 @@ class OnnxRuntimeExecutable:
         if len(inputs) != len(self._inputs):
             raise InputError(f"the graph takes {len(self._inputs)} inputs, got {len(inputs)}")
         given = {name: value for (name, _), value in zip(self._inputs, inputs)}
-        feeds = {name: _prepared(name, type_, given[name]) for name, type_ in self._inputs}
-        feeds.update(self.state)
-        results = self._run_values(feeds) if self._by_dlpack else self._run_arrays(feeds)
+        if self._run_odd is not None:
+            results = self._run_any(self._run_odd, given)
+        else:
+            feeds = {name: _prepared(name, type_, given[name]) for name, type_ in self._inputs}
+            feeds.update(self.state)
+            results = self._run_values(feeds) if self._by_dlpack else self._run_arrays(feeds)
         results = [_as_returned(type_, result) for type_, result in zip(self._returned, results)]
         count = len(results) - len(self._mutations)
         for target, new in zip(self._mutations, results[count:]):
@@ -121,6 +127,17 @@ class OnnxRuntimeExecutable:
             else:
                 given[target].copy_(new)
         return results[:count]
+
+    def _run_any(self, run: Run, given: dict[str, Any]) -> list[Any]:
+        """Run on strings, sequences, optionals and narrow elements."""
+        arrays = [
+            _prepared(name, type_, given[name]).numpy() if _is_plain(type_) else to_numpy(given[name], type_)
+            for name, type_ in self._inputs
+        ]
+        try:
+            return [from_numpy(value) for value in run([*arrays, *map(to_numpy, self.state.values())])]
+        except Exception as error:
+            raise InputError(f"ONNX Runtime cannot run on these inputs: {error}") from error
 
     def _run_arrays(self, feeds: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
@@ -136,6 +153,13 @@ class OnnxRuntimeExecutable:
         except Exception as error:
             raise InputError(f"ONNX Runtime cannot run on these inputs: {error}") from error
         return [torch.from_dlpack(value) for value in results]
+
+
+def _is_plain(type_: Type) -> bool:
+    """True for numbers, and tensors that PyTorch has as such."""
+    if isinstance(type_, TensorType):
+        return type_.dtype is not DType.STRING and type_.dtype.bits >= 8
+    return isinstance(type_, ScalarType)
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

@@ -195,8 +195,11 @@ def load_session(model: bytes) -> Any:
 
 
 def _by_session(model: bytes) -> Run:
-    """By ONNX Runtime. Types that NumPy lacks go by `OrtValue`."""
-    session = load_session(model)
+    return session_run(load_session(model))
+
+
+def session_run(session: Any) -> Run:
+    """Return what runs a session on values of `to_numpy`. Types that NumPy lacks go by `OrtValue`."""
     names = [value.name for value in session.get_inputs()]
     by_value = any(_is_odd(value.type) for value in (*session.get_inputs(), *session.get_outputs()))
 

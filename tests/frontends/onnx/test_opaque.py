@@ -231,3 +231,23 @@ def test_compiled_models_report_them(untranslated: Any, tmp_path: Any) -> None:
         assert compiled.report.to_dict()["opaque"] == {"onnx.Erf": 2, "onnx.Atan": 1}
     compiled.save(tmp_path / "saved")
     torch.testing.assert_close(graphopt.load(tmp_path / "saved")(X), want)
+
+
+@pytest.mark.parametrize("target", ["fx", "cpu", "onnxruntime", "onnx"])
+def test_models_of_strings_sequences_and_optionals_are_compiled(target: str) -> None:
+    nodes = [
+        node("StringConcat", "s suffix", "t"),
+        node("SequenceInsert", "q x", "q2"),
+        node("SequenceAt", "q2 last", "e"),
+        node("Neg", "e", "y"),
+        node("OptionalHasElement", "o", "c"),
+    ]
+    inputs = [info("s", ("N",), STRING), sequence_info("q", (None, 3)), info("x", ("K", 3)), optional_info("o", (2,))]
+    outputs = [info("t", ("N",), STRING), sequence_info("q2", (None, 3)), info("y", ("L", 3)), info("c", (), BOOL)]
+    suffix = helper.make_tensor("suffix", STRING, [1], [b"!"])
+    source = model(body(nodes, inputs, outputs, suffix, stored("last", -1, np.int64)), 20)
+    compiled = graphopt.compile(source, (STRINGS, [X, X], X[:1], None), target=target)
+    for given, there in (((STRINGS, [X, X], X[:1], None), False), ((STRINGS[:2], [], X[:2], torch.ones(2)), True)):
+        strings, longer, y, c = compiled(*given)
+        assert strings.tolist() == [f"{s}!" for s in given[0]]
+        assert len(longer) == len(given[1]) + 1 and torch.equal(y, -given[2]) and bool(c) is there
