@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from graphopt.ir import DType, Node, TensorType, Trait, Value
+from graphopt.rewrite.pattern import Surroundings
 
 _SCAN_LIMIT = 1 << 16
 _DEPTH = 12
@@ -206,6 +207,48 @@ def is_finite(value: Value, depth: int = _DEPTH) -> bool:
         numbers = [a for a in node.attributes.values() if is_number(a)]
         return all(abs(a) <= largest for a in numbers) and all(is_finite(v, depth - 1) for v in node.inputs)
     return False
+
+
+_MOVES = """reshape view _unsafe_view flatten unflatten squeeze unsqueeze permute transpose t expand slice select narrow
+split repeat flip contiguous clone alias detach cat stack minimum maximum amax amin"""
+_KEEPS_SIGN = frozenset(f"aten.{name}" for name in _MOVES.split())
+_SMALL = 1 << 40
+"""Sums of a few numbers up to this do not overflow."""
+
+
+def is_nonnegative(value: Value, surroundings: Surroundings, depth: int = _DEPTH) -> bool:
+    """True if no element of an integer tensor can be negative: it counts from 0 on, or is made of such numbers."""
+    dtype = dtype_of(value)
+    if dtype is None or not is_integral(value) or depth == 0:
+        return False
+    if dtype is DType.BOOL or not is_signed(dtype):
+        return True
+    if value.constant is not None:
+        tensor = value.constant.tensor
+        small = tensor.numel() <= _SCAN_LIMIT and bool(((tensor >= 0) & (tensor <= _SMALL)).all())
+        return surroundings.is_fixed(value) and small
+    node = value.producer
+    if node is None:
+        return False
+    if node.op.base == "aten.arange":
+        start, step = node.attributes.get("start", 0), node.attributes.get("step", 1)
+        return isinstance(start, int) and isinstance(step, int) and start >= 0 and step > 0
+    if node.op.base == "aten.add":
+        number = node.attributes.get("other", 0)
+        if (
+            dtype is not DType.I64
+            or not is_number(number)
+            or not 0 <= number <= _SMALL
+            or node.attributes["alpha"] != 1
+        ):
+            return False
+    elif node.op.base in _CASTS:
+        source = dtype_of(node._operands[0])
+        if source is None or source.bits > dtype.bits:
+            return False
+    elif node.op.base not in _KEEPS_SIGN:
+        return False
+    return all(is_nonnegative(source, surroundings, depth - 1) for source in node.inputs)
 
 
 def _fits(source: Value, target: Value) -> bool:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from graphopt.passes.rules.conditions import is_bool, is_integral
+from graphopt.passes.rules.conditions import is_bool, is_integral, is_nonnegative
 from graphopt.passes.support.rebuild import filled
 from graphopt.rewrite import Algebra, Contract, Match, Rewriter, Rule, aten, uniform_value, var
 from graphopt.rewrite.rule import Replacement
@@ -103,6 +103,25 @@ class MaskedFillNothing(_Where):
         return match["x"]
 
 
+class WhereNegative(Rule):
+    """where(x < 0, y, z) → z, for integers x that count, or are otherwise proved not to be negative.
+
+    So indices that may count from the end are written, and most of them don't.
+    """
+
+    name = "where-negative"
+    contract = BITWISE
+    pattern = aten.where.self(aten.lt.Scalar(x, 0), y, var("z"))
+
+    def guard(self, match: Match) -> bool:
+        """No element is negative."""
+        return is_nonnegative(match["x"], match.surroundings)
+
+    def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
+        """Take the branch."""
+        return match["z"]
+
+
 class CompareSelf(Rule):
     """x = x, x ≤ x, x ≥ x → true; x ≠ x, x < x, x > x → false, for integers."""
 
@@ -119,4 +138,4 @@ class CompareSelf(Rule):
         return filled(match.root.results[0], match.root.op.base in ("aten.eq", "aten.le", "aten.ge"), rewriter)
 
 
-RULES: tuple[Rule, ...] = (*TABLE, WhereConstant(), MaskedFillNothing(), CompareSelf())
+RULES: tuple[Rule, ...] = (*TABLE, WhereConstant(), MaskedFillNothing(), WhereNegative(), CompareSelf())

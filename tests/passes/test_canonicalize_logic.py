@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from graphopt.ir import DType
+from graphopt.ops import parse
 from graphopt.passes.canonicalize import Canonicalize
 from graphopt.passes.rules.casts import merges
 
@@ -49,6 +50,13 @@ REWRITES = [
     ),
     ("where-constant", F + TRUE, "%r = aten.where.self(%t, %x, %y)", "%x"),
     ("where-constant", F + FALSE, "%r = aten.where.self(%f, %y, %x)", "%x"),
+    (
+        "where-negative",
+        "input %x: i64[4]\n",
+        "%i = aten.arange.start_step() {start=0, end=4, step=1, dtype=i64}\n%a = aten.add.Scalar(%i) {other=3}\n"
+        "%n = aten.lt.Scalar(%a) {other=0}\n%r = aten.where.self(%n, %x, %a)",
+        "%i = aten.arange.start_step() {start=0, end=4, step=1, dtype=i64}\n%r = aten.add.Scalar(%i) {other=3}",
+    ),
     ("masked-fill-nothing", F + FALSE, "%r = aten.masked_fill.Scalar(%x, %f) {value=-inf}", "%x"),
     (
         "compare-self",
@@ -147,6 +155,23 @@ REWRITES = [
 def test_rewrite(check, rule: str, inputs: str, before: str, after: str) -> None:
     ending = f"return {after}" if after.startswith("%x") else f"{after}\nreturn %r"
     check(Canonicalize(), f"{inputs}{before}\nreturn %r", inputs + ending, applied={rule: 1})
+
+
+STAY = [
+    # May be negative: an input; what is subtracted; a narrower type, which wraps.
+    "%a = aten.sub.Scalar(%i) {other=1}",
+    "%a = aten.add.Tensor(%i, %x)",
+    "%b = aten.mul.Scalar(%i) {other=100}\n%a = aten._to_copy(%b) {dtype=i8}",
+]
+
+
+@pytest.mark.parametrize("index", STAY)
+def test_numbers_that_may_be_negative(index: str) -> None:
+    graph = parse(
+        "input %x: i64[4]\n%i = aten.arange.start_step() {start=0, end=4, step=1, dtype=i64}\n"
+        f"{index}\n%n = aten.lt.Scalar(%a) {{other=0}}\n%w = aten.neg(%a)\n%r = aten.where.self(%n, %w, %a)\nreturn %r"
+    )
+    assert any(node.op.base == "aten.where" for node in Canonicalize()(graph))
 
 
 DECLINED = [
