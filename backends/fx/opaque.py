@@ -34,7 +34,8 @@ class OpaqueNodes(torch.nn.Module):
         self.operators = operators
 
     def forward(self, *inputs: Any) -> tuple[Any, ...]:
-        """Run on the values that the nodes take from outside; return those that others take from them.
+        """Run on the values that the nodes take from outside; return those that others take from them, on the device
+        of the first.
 
         Raises:
             GraphOptError: neither library can run the nodes.
@@ -43,6 +44,8 @@ class OpaqueNodes(torch.nn.Module):
             results = self.program.run(inputs)
         except GraphOptError as error:
             raise GraphOptError(f"cannot run {self.operators}: {error}") from error
+        device = next((x.device for x in inputs if isinstance(x, torch.Tensor)), torch.device("cpu"))
+        results = [r.to(device) if isinstance(r, torch.Tensor) else r for r in results]
         tracked = next((x for x in inputs if isinstance(x, torch.Tensor) and x.requires_grad), None)
         if tracked is None or not torch.is_grad_enabled():
             return tuple(results)
