@@ -95,13 +95,13 @@ def zero_or_varying(axis: Axis) -> Axis:
 
 def zero_if_any(axis: Axis, parts: Sequence[Axis]) -> Axis:
     """The dim of a product, coupled from those of its operands: zero where one of them is."""
-    states = [factor_states(part, axis) for part in parts]
-    return tuple(
-        [
-            f.with_state(State.ZERO if any(s[i] is State.ZERO for s in states) else max(s[i].mixed for s in states))
-            for i, f in enumerate(axis)
-        ]
-    )
+    by_part = [factor_states(part, axis) for part in parts]
+    result = []
+    for place, factor in enumerate(axis):
+        states = [found[place] for found in by_part]
+        zero = State.ZERO in states
+        result.append(factor.with_state(State.ZERO if zero else max((s.mixed for s in states), default=State.VARYING)))
+    return tuple(result)
 
 
 def axis_size(axis: Axis) -> Dim:

@@ -23,7 +23,7 @@ CASES = [
     ("lenet", 0.75), ("hf-mobilenet-v2", 0.5), ("shufflenet", 0.25), ("hf-convnext", 0.5), ("unet", 0.75),
     ("hf-swin", 0.5), ("hf-bloom", 0.75), ("hf-llama", 0.25), ("hf-modernbert", 0.5), ("hf-whisper", 0.5),
     ("gru", 0.75), ("transformer-encoder", 0.5), ("hf-mamba", 0.25), ("hf-cvt", 0.75),
-    ("audio", 0.5), ("hf-bit", 0.5), ("hf-wav2vec2", 0.5), ("hf-mixtral", 0.5),
+    ("audio", 0.5), ("hf-bit", 0.5), ("hf-wav2vec2", 0.5), ("hf-mixtral", 0.5), ("hf-falcon", 0.5),
 ]  # fmt: skip
 """The other models, all ratios and the engines are the matter of `benchmarks/prune_models.py`."""
 
