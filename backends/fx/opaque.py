@@ -75,7 +75,7 @@ class _Barrier(torch.autograd.Function):
 def _without_gradient(result: Any, tracked: torch.Tensor, operators: str) -> Any:
     if not isinstance(result, torch.Tensor) or not (result.is_floating_point() or result.is_complex()):
         return result
-    return _Barrier.apply(result, tracked, operators)  # type: ignore[no-untyped-call]
+    return _Barrier.apply(result, tracked, operators)
 
 
 class Group:

@@ -15,7 +15,7 @@ from graphopt.backends.onnx.quantization_opsets import needed_opset
 from graphopt.backends.onnx.records import Operation, Tensor
 from graphopt.backends.onnx.versions import means_the_same
 from graphopt.errors import EmissionError
-from graphopt.ir import DType, Graph, Node, TensorType, Type, walk
+from graphopt.ir import DType, Graph, Node, OptionalType, SequenceType, TensorType, Type, UnrankedType, walk
 from graphopt.ops.onnx_dialect import CAPTURED, OUTPUTS, imports_of, is_opaque, node_proto
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
 from graphopt.ops.onnx_nested import captured_names, graphs_of
@@ -83,9 +83,10 @@ def tensor_of(type_: Type, name: str = "") -> Tensor:
     """A tensor, sequence or optional of the ONNX graph."""
     if isinstance(type_, TensorType):
         return Tensor(type_.dtype, type_.shape, name)
-    inner = type_
-    while not hasattr(inner, "dtype"):
-        inner = inner.element  # type: ignore[union-attr]
+    inner: Type = type_
+    while isinstance(inner, SequenceType | OptionalType):
+        inner = inner.element
+    assert isinstance(inner, TensorType | UnrankedType), f"ONNX has no type for {type_!r}"
     tensor = Tensor(inner.dtype, None, name)
     tensor.type = type_
     return tensor

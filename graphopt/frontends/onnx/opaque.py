@@ -46,7 +46,7 @@ class Surroundings(Protocol):
 
     graph: Graph
     folder: Folder | None
-    declared: Mapping[str, onnx.TypeProto]
+    declared: dict[str, onnx.TypeProto]
 
     def lookup(self, name: str) -> Entry:
         """What a name stands for."""

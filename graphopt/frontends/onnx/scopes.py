@@ -93,7 +93,7 @@ class InPlace:
         try:
             if self._stored is None:
                 reader.read_initializers(proto)
-                self._stored = dict(reader.names.maps[0])  # type: ignore[attr-defined]
+                self._stored = dict(reader.names.maps[0])
             else:
                 reader.names.update(self._stored)
             reader.declare(proto)
