@@ -69,6 +69,8 @@ class Reader:
 
     def __post_init__(self) -> None:
         self.builder = Builder(self.graph)
+        self.replaced: set[Value] = set()
+        """Initializers that rules stored in another form."""
 
     def read(self, proto: onnx.GraphProto) -> None:
         """Read the model's graph: inputs, initializers, nodes, outputs.
@@ -83,7 +85,16 @@ class Reader:
             self.graph.share_symbol_names(self.symbol_names)
             self.nodes(proto.node)
             self.graph.set_outputs([self._output(o) for o in proto.output])
+            self._drop_unused()
         self.graph.signature = signature([v.name for v in proto.input if v.name not in stored], proto)
+
+    def _drop_unused(self) -> None:
+        """Drop tensors that nothing uses, but initializers: those are part of the state, unless others took over."""
+        for name, value in list(self.graph.constants.items()):
+            assert value.constant is not None
+            own = value.constant.kind is ConstantKind.CONSTANT or value in self.replaced
+            if own and not value.num_uses:
+                del self.graph.constants[name]
 
     def declare(self, proto: onnx.GraphProto) -> None:
         """Note what a graph says of the types of its names."""

@@ -131,7 +131,8 @@ def test_layers_that_pytorch_has_are_whole_over_any_length(asked: Asked) -> None
     count = asked.directions if asked.lengths is not None else 1
     kind = {"LSTM": "aten.lstm", "GRU": "aten.gru", "RNN": "aten.rnn_"}[asked.op]
     assert sum(name.startswith(kind) for name in names(graph)) in (1, count)
-    assert str(graph.outputs[0].type.shape[-2]) in ("batch", str(asked.directions))
+    if asked.lengths is None:  # stored lengths are of a known number of sequences
+        assert str(graph.outputs[0].type.shape[1 if asked.layout else 0]) == "time"
 
 
 @st.composite
@@ -186,7 +187,7 @@ def test_parameters_go_to_the_activations_that_take_some() -> None:
 def test_weights_stay_parameters_in_the_order_of_pytorch() -> None:
     asked = Asked("LSTM", "bidirectional", states=False)
     graph = check(asked)
-    kinds = {name: value.constant.kind for name, value in graph.constants.items() if value.num_uses}
+    kinds = {name: value.constant.kind for name, value in graph.constants.items()}
     assert len(kinds) == 8
     assert set(kinds.values()) == {ConstantKind.PARAMETER}
     assert {"W_l0", "W_l0_reverse", "B_ih_l0", "B_hh_l0_reverse"} <= set(kinds)

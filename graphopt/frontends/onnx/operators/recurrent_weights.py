@@ -55,6 +55,7 @@ def derived(a: Application, value: Value, suffix: str, function: Callable[[torch
     names = tuple([f"{n}_{suffix}" for n in constant.names])
     type_ = TensorType(tensor_type(value).dtype, tuple(tensor.shape))
     kept = Constant(tensor, constant.kind, names, constant.requires_grad)
+    a.reader.replaced.add(value)
     return a.builder.graph.add_constant(name, type_, kept)
 
 
