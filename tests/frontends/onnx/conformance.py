@@ -185,7 +185,7 @@ def bars(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Bar]:
         passing = {(o.kind, o.name) for o in outcomes["original"] if o.passed}
         held = [o for o in outcomes["b"] if (o.kind, o.name) in passing]
         found.append(Bar("b: cases that ONNX Runtime passes", sum(o.passed for o in held), len(held), 1.0))
-    return found
+    return [bar for bar in found if bar.total]
 
 
 def _array(value: Any) -> Any:
