@@ -35,7 +35,7 @@ class Step:
     def __init__(
         self,
         model: nn.Module,
-        loss: Loss,
+        loss: Loss | str,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         regularizers: tuple[Regularizer, ...],

@@ -79,7 +79,7 @@ class PruneWeights(Pass):
     def __post_init__(self) -> None:
         layers = options.by_name("layers", self.layers, '{"fc1.weight": 0.9}')
         for name, share_ in (("sparsity", self.sparsity), *layers.items()):
-            if isinstance(share_, bool) or not isinstance(share_, Real) or not 0 <= share_ < 1:
+            if isinstance(share_, bool) or not isinstance(share_, Real) or not 0 <= float(share_) < 1:
                 hint = "; at 1 nothing would be left of it" if isinstance(share_, Real) and share_ == 1 else ""
                 raise GraphOptError(f"{name} is a share of zeros, at least 0 and below 1, got {share_!r}{hint}")
         for name, least in (("samples", 1), ("seed", 0)):

@@ -16,7 +16,7 @@ def share(name: str, given: Any) -> float:
     Raises:
         GraphOptError: it is none.
     """
-    if isinstance(given, bool) or not isinstance(given, Real) or not 0 <= given < 1:
+    if isinstance(given, bool) or not isinstance(given, Real) or not 0 <= float(given) < 1:
         hint = "; at 1 nothing would be left" if _is_one(given) else ""
         raise GraphOptError(f"{name} is a share of channels to remove, at least 0 and below 1, got {given!r}{hint}")
     return float(given)
@@ -32,7 +32,7 @@ def kept_share(name: str, given: Any) -> float:
     Raises:
         GraphOptError: it is none.
     """
-    if isinstance(given, bool) or not isinstance(given, Real) or not 0 < given <= 1:
+    if isinstance(given, bool) or not isinstance(given, Real) or not 0 < float(given) <= 1:
         raise GraphOptError(f"{name} is the share of the original to keep, above 0 and at most 1, got {given!r}")
     return float(given)
 

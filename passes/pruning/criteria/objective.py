@@ -43,7 +43,7 @@ def loss_function(loss: Any) -> Callable[..., torch.Tensor]:
         return NAMED[loss]
     if not callable(loss):
         raise GraphOptError(f"a loss is a function of outputs and targets, or one of {', '.join(NAMED)}, got {loss!r}")
-    return loss  # type: ignore[no-any-return]
+    return loss
 
 
 class Objective:

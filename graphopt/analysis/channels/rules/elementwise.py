@@ -134,7 +134,9 @@ class Meeting:
         """What a removed slot of the result holds."""
         if State.NORMED not in self.states.values():
             return self._plain()
-        weighted = {key: State.ZERO if state is State.NORMED else state for key, state in self.states.items()}
+        weighted: dict[int, State] = {
+            key: State.ZERO if state is State.NORMED else state for key, state in self.states.items()
+        }
         if self._plain() is State.ZERO:
             return State.ZERO
         return State.NORMED if replace(self, states=weighted)._plain() is State.ZERO else State.VARYING
