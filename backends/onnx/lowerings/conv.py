@@ -10,6 +10,7 @@ from graphopt.backends.onnx.lowerings.common import pair
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, Declined, Lowering, lowers, lowers_each
 from graphopt.backends.onnx.shaping import reshape, unsqueeze
+from graphopt.ir import Node, Value
 
 
 def _convolution(rank: int) -> Lowering:
@@ -25,8 +26,13 @@ lowers_each({"aten.conv1d.padding": 1, "aten.conv2d.padding": 2, "aten.conv3d.pa
 
 def convolve(e: Emitter, a: Call, x: Tensor, rank: int) -> Tensor:
     """A convolution over `rank` spatial dims; an input without a batch gets one and loses it again."""
-    batched = x if x.rank == rank + 2 else unsqueeze(e, x, [0])
     dilations = pair(a.dilation, rank)
+    pads = _pads(a.padding, kernel(a.weight), dilations)
+    padded = _padding_before(a.node, rank)
+    if padded is not None:
+        source, more = padded
+        x, pads = e.tensor(source), [p + m for p, m in zip(pads, more)]
+    batched = x if x.rank == rank + 2 else unsqueeze(e, x, [0])
     y = e.op(
         "Conv",
         batched,
@@ -34,11 +40,26 @@ def convolve(e: Emitter, a: Call, x: Tensor, rank: int) -> Tensor:
         a.bias,
         kernel_shape=kernel(a.weight),
         strides=pair(a.stride, rank),
-        pads=_pads(a.padding, kernel(a.weight), dilations),
+        pads=pads,
         dilations=dilations,
         group=a.groups,
     )
     return y if batched is x else reshape(e, y, a.out.shape)
+
+
+def _padding_before(node: Node, rank: int) -> tuple[Value, list[int]] | None:
+    """What is padded with zeros before the layer, and by how much before and after each spatial dim.
+
+    PyTorch's layers pad both sides alike, ONNX's each by its own number.
+    """
+    pad = node.operands[0].producer if node.operands[0] is not None else None
+    if pad is None or pad.op.name != "aten.constant_pad_nd" or pad.attr("value") != 0:
+        return None
+    source, amounts = pad.operands[0], list(pad.attr("pad"))
+    if source is None or len(amounts) > 2 * rank or not all(isinstance(n, int) and n >= 0 for n in amounts):
+        return None
+    amounts += [0] * (2 * rank - len(amounts))
+    return source, amounts[-2::-2] + amounts[::-2]
 
 
 def kernel(weight: Tensor) -> list[int]:

@@ -11,7 +11,7 @@ from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.lowerings.common import as_tensor, equals
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, lowers
-from graphopt.ir import DType
+from graphopt.ir import DType, Node, Value
 
 
 @lowers("aten.maximum", "aten.minimum", "aten.max.other", "aten.min.other")
@@ -39,10 +39,33 @@ def _lower_clamp(e: Emitter, a: Call) -> Tensor:
     x = e.cast(a.self, dtype)
     low, high = (getattr(a, name, None) for name in ("min", "max"))
     if not isinstance(low, Tensor) and not isinstance(high, Tensor):
+        line = _line(a.node) if (low, high) == (0, 1) and dtype is DType.F32 else None
+        if line is not None:
+            source, slope, offset = line
+            return e.op("HardSigmoid", e.tensor(source), alpha=slope, beta=offset)
         return clip(e, x, low, high)
     if low is not None:
         x = e.op("Max", x, as_tensor(e, low, dtype))
     return x if high is None else e.op("Min", x, as_tensor(e, high, dtype))
+
+
+def _line(node: Node) -> tuple[Value, float, float] | None:
+    """x, α and β, where αx + β is bounded and nothing else uses it: a hard sigmoid of other numbers than PyTorch's."""
+    total = _sole_producer(node.operands[0], "aten.add.Scalar")
+    product = _sole_producer(total.operands[0], "aten.mul.Scalar") if total is not None else None
+    if total is None or product is None or total.attr("alpha") != 1:
+        return None
+    source, slope, offset = product.operands[0], product.attr("other"), total.attr("other")
+    fits = source is not None and source.type == node.results[0].type
+    if not fits or not isinstance(slope, int | float) or not isinstance(offset, int | float):
+        return None
+    assert source is not None
+    return source, float(slope), float(offset)
+
+
+def _sole_producer(value: Value | None, op: str) -> Node | None:
+    node = value.producer if value is not None and value.num_uses == 1 else None
+    return node if node is not None and node.op.name == op else None
 
 
 def clip(e: Emitter, x: Tensor, low: Any, high: Any) -> Tensor:
