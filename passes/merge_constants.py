@@ -87,8 +87,11 @@ def _samples(tensor: torch.Tensor) -> bytes:
         return b""
     # Indexing one dim at a time keeps a non-contiguous tensor from being copied whole.
     positions = torch.linspace(0, tensor.numel() - 1, min(_SAMPLES, tensor.numel()), dtype=torch.float64).long()
-    indices = torch.unravel_index(positions, tensor.shape) if tensor.dim() else ()
-    return _bits(tensor[indices] if tensor.dim() else tensor).cpu().numpy().tobytes()
+    indices: list[torch.Tensor] = []
+    for size in reversed(tensor.shape):  # `torch.unravel_index` imports sympy
+        indices.append(positions % size)
+        positions = positions // size
+    return _bits(tensor[tuple(reversed(indices))] if tensor.dim() else tensor).cpu().numpy().tobytes()
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
