@@ -3,6 +3,8 @@ one dim more here; only the operators of this module know that, and `COMPLEX` li
 
 from __future__ import annotations
 
+from typing import Any
+
 from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import COMPLEX, Call, Declined, lowers
@@ -45,7 +47,7 @@ def _lower_transform(e: Emitter, a: Call) -> Tensor:
     out = a.out.shape[axis]
     length = (out if half and back else dims[axis]) if a.n is None else a.n
     shape = (*a.out.shape, 1 if half and back else 2)
-    sizes = {"inverse": int(back), "onesided": int(half)}
+    sizes: dict[str, Any] = {"inverse": int(back), "onesided": int(half)}
     if e.opset < 20:
         y = e.op("DFT", x, e.scalar(length, DType.I64), axis=axis, shape=shape, **sizes)
     else:

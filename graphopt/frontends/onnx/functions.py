@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graphopt.errors import CaptureError
 from graphopt.frontends.onnx.application import Application
@@ -196,7 +196,7 @@ def schema_function(a: Application, opsets: Opsets) -> onnx.FunctionProto | None
 
     domain = _domain(a.node.domain)
     try:
-        schema = defs.get_schema(a.name, opsets.versions.get(domain, 0), domain)
+        schema: Any = defs.get_schema(a.name, opsets.versions.get(domain, 0), domain)  # onnx's types lack functions
     except defs.SchemaError:
         return None
     newest = opsets.versions[""]

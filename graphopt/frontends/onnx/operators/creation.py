@@ -37,8 +37,9 @@ def constant_of_shape(a: Application) -> Entry:
     value = a.attr("value")
     fill = torch.zeros(1) if value is None else value.reshape(-1)
     shape = a.sizes(0)
-    if all(isinstance(d, int) and d <= SMALL for d in shape) and math.prod(map(int, shape)) <= SMALL:
-        return a.constant(fill[0].repeat(shape))
+    numbers = [d for d in shape if isinstance(d, int)]
+    if len(numbers) == len(shape) and math.prod(numbers) <= SMALL:
+        return a.constant(fill[0].repeat(numbers))
     return a.emit("aten.full", shape, fill[0].item(), dtype=from_torch(fill.dtype))
 
 

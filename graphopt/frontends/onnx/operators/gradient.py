@@ -101,7 +101,8 @@ def _written(a: Application, module: fx.GraphModule, inputs: Sequence[Value]) ->
 
 
 def _applied(a: Application, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
-    args, kwargs = (fx.node.map_arg(part, values.__getitem__) for part in (node.args, node.kwargs))
+    args: Any = fx.node.map_arg(node.args, values.__getitem__)
+    kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
     if not isinstance(node.target, torch._ops.OpOverload):  # one of several results
         operation: Callable[..., Any] = node.target  # type: ignore[assignment]
         return operation(*args)
