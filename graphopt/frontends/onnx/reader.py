@@ -223,7 +223,13 @@ class Reader:
         version = self.opsets.since(node.domain, node.op_type)
         mark = self.mark()
         try:
-            return self._by_rules(node, version, inputs)
+            results = self._by_rules(node, version, inputs)
+            if any(node.output[len(results) :]):
+                raise Declined(f"{node.op_type} has {len(node.output)} outputs, its rule gives {len(results)}")
+            return results
+        except MISTAKES as mistake:
+            self.undo(mark)
+            return self._kept(node, _malformed(mistake))
         except GraphOptError as reason:
             self.undo(mark)
             branch = only_valid_branch(self, protos[index:]) if isinstance(reason, RanksDiffer) else None
@@ -242,7 +248,7 @@ class Reader:
             raise reason from reason.__cause__
         try:
             return keep(node, self)
-        except GraphOptError as error:
+        except (GraphOptError, *MISTAKES) as error:
             raise CaptureError(f"{reason}; nor can the node stay as it is: {error}") from error
 
     def _decides(self, reason: BaseException | None) -> bool:
@@ -355,6 +361,14 @@ _OF_ANY_KIND = frozenset(
     ]
 )
 """Operators whose rules do not touch elements."""
+
+
+MISTAKES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a rule raises where a node lacks what its operator must have, or has what it cannot."""
+
+
+def _malformed(mistake: Exception) -> Declined:
+    return Declined(f"the node is malformed, or its rule does not cover it ({type(mistake).__name__}: {mistake})")
 
 
 def _holds_strings(entry: Entry) -> bool:

@@ -300,3 +300,31 @@ def test_sequences_in_a_loop_of_known_rounds_vanish() -> None:
     ]
     source = model(body(nodes, [info("x", ("N", 3))], [info("y", (3, "N", 3))], stored("n", 3, np.int64)))
     assert ops(agree(source, X)) == ["aten.add.Tensor"] * 3 + ["aten.stack"]
+
+
+MALFORMED = {
+    "a Loop without a body": node("Loop", "n _ x", "s"),
+    "an If with one branch": node("If", "c", "s", then_branch=body([], [], [info("x", (2, 3))])),
+    "an If with too few outputs": node(
+        "If", "c", "s q", then_branch=body([], [], [info("x")]), else_branch=body([], [], [info("x")])
+    ),
+    "a Scan of more inputs than there are": node("Scan", "x", "s", body=body([], [], []), num_scan_inputs=7),
+    "a Scan without their number": node("Scan", "x", "s", body=body([], [], [])),
+    "a Scan along a dim that is not there": node(
+        "Scan", "x", "s", body=body([], [info("e")], [info("e")]), num_scan_inputs=1, scan_input_axes=[7]
+    ),
+    "an element of nothing": node("SequenceAt", "", "s"),
+    "an element of a tensor": node("SequenceAt", "x n", "s"),
+    "parts of size zero": node("SplitToSequence", "x zero", "s"),
+    "the element of nothing": node("OptionalGetElement", "", "s"),
+    "an unknown element type": node("SequenceEmpty", "", "s", dtype=77),
+    "no operator": node("", "x", "s"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_nodes_are_refused(name: str) -> None:
+    inputs = [info("x", (2, 3)), info("n", (), INT), info("c", (), BOOL)]
+    source = model(body([MALFORMED[name]], inputs, [info("s", (2, 3))], stored("zero", 0, np.int64)))
+    with pytest.raises(GraphOptError, match="cannot read node s"):
+        read_onnx(source)
