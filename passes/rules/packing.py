@@ -20,6 +20,9 @@ from graphopt.rewrite import Contract, Match, Rewriter, Rule, aten, produced_by,
 from graphopt.rewrite.rule import Replacement
 
 _SWAP, _PIECES = (0, 2, 1, 3), (2, 0, 3, 1, 4)
+_KEEPING = frozenset({"aten.split_with_sizes", "aten.split", "aten.slice"})
+_DROPPING = frozenset({"aten.unbind", "aten.select"})
+"""How a piece is taken: with its dim of size 1, or without."""
 
 
 @dataclass(frozen=True)
@@ -112,23 +115,32 @@ def _piece(value: Value, node: Node) -> tuple[Value, int, int] | None:
     """x of shape [B, L, n, H, E], i and n, where the value is piece i along the first dim of x permuted."""
     if is_reshape(node):
         source = node._operands[0]
-        if source is None or source.producer is None or source.producer.op.name != "aten.split_with_sizes":
+        if source is None or source.producer is None or source.producer.op.base not in _KEEPING:
             return None
         value, node = source, source.producer
-        if any(size != 1 for size in node.attributes["split_sizes"]):
-            return None
-    elif node.op.name not in ("aten.unbind.int", "aten.select.int"):
+    elif node.op.base not in _DROPPING:
         return None
     whole = node._operands[0]
     permute = whole.producer if whole is not None else None
     if permute is None or permutation(permute) != _PIECES or node.attributes["dim"] not in (0, -5):
         return None
-    split = permute._operands[0]
-    count = whole.type.shape[0]  # type: ignore[union-attr]
-    index = node.attributes["index"] if node.op.name == "aten.select.int" else value.index
-    if split is None or not isinstance(count, int) or not isinstance(index, int):
+    split, count, index = permute._operands[0], whole.type.shape[0], _index(value, node)  # type: ignore[union-attr]
+    if split is None or not isinstance(count, int) or index is None:
         return None
     return split, index % count, count
+
+
+def _index(value: Value, node: Node) -> int | None:
+    """Which piece of size 1 of what is split, unbound, selected from or sliced the value is."""
+    attributes = node.attributes
+    if node.op.base in ("aten.split_with_sizes", "aten.split"):
+        sizes = attributes["split_sizes"] if "split_sizes" in attributes else attributes["split_size"]
+        return value.index if all(size == 1 for size in (sizes if isinstance(sizes, tuple) else (sizes,))) else None
+    if node.op.base == "aten.slice":
+        start, end = attributes["start"], attributes["end"]
+        return start if isinstance(start, int) and start >= 0 and end == start + 1 and attributes["step"] == 1 else None
+    index = attributes["index"] if node.op.base == "aten.select" else value.index
+    return index if isinstance(index, int) else None
 
 
 def _operand(packed: Packed, pieces: dict[Value, tuple[Value, ...]], rewriter: Rewriter) -> Value:

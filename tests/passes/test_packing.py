@@ -51,11 +51,21 @@ def test_heads_that_are_split_and_merged(check, shared: int, mask: str) -> None:
     )
 
 
-def test_pieces_of_one_tensor(check) -> None:
+KEPT = "".join(f"%{n} = aten.reshape(%{n}0) {{shape=(N, 3, 5, 4)}}\n" for n in "qkv")
+PIECES = [
+    "%q, %k, %v = aten.unbind.int(%p) {dim=0}\n",
+    "".join(f"%{n} = aten.select.int(%p) {{dim=0, index={i}}}\n" for i, n in enumerate("qkv")),
+    "%q0, %k0, %v0 = aten.split_with_sizes(%p) {split_sizes=(1, 1, 1), dim=0}\n" + KEPT,
+    "".join(f"%{n}0 = aten.slice.Tensor(%p) {{start={i}, end={i + 1}}}\n" for i, n in enumerate("qkv")) + KEPT,
+]
+
+
+@pytest.mark.parametrize("pieces", PIECES)
+def test_pieces_of_one_tensor(check, pieces: str) -> None:
     inputs = "input %x: f32[N, 5, 36]\n"
     body = (
         "%s = aten.reshape(%x) {shape=(N, 5, 3, 3, 4)}\n%p = aten.permute(%s) {dims=(2, 0, 3, 1, 4)}\n"
-        "%q, %k, %v = aten.unbind.int(%p) {dim=0}\n"
+        f"{pieces}"
         "%a = aten.scaled_dot_product_attention(%q, %k, %v) {is_causal=true}\n"
     )
     check(
