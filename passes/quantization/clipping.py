@@ -41,8 +41,8 @@ def affine(low: float, high: float, format_: Format, symmetric: bool) -> tuple[f
     """Return the scale and the zero point under which an integer format covers [low, high] and 0.
 
     >>> from graphopt.ops.quantization import find_format
-    >>> affine(-1.0, 4.1, find_format("uint8"), symmetric=False)
-    (0.02, 50)
+    >>> affine(-1.0, 2.984375, find_format("uint8"), symmetric=False)
+    (0.015625, 64)
     """
     low, high = min(low, 0.0), max(high, 0.0)
     if symmetric or format_.is_float:
