@@ -66,21 +66,6 @@ class DType(Enum):
         return _BITS[self]
 
     @property
-    def torch(self) -> torch.dtype:
-        """The PyTorch dtype.
-
-        Raises:
-            TypeError: PyTorch has no such dtype.
-
-        >>> DType.F32.torch
-        torch.float32
-        """
-        try:
-            return _TO_TORCH[self]
-        except KeyError:
-            raise TypeError(f"PyTorch has no dtype for {self.value}") from None
-
-    @property
     def storage(self) -> torch.dtype:
         """The PyTorch dtype of the tensors that hold such elements.
 
@@ -94,6 +79,21 @@ class DType(Enum):
         torch.int8
         """
         return _STORAGE.get(self) or self.torch
+
+    @property
+    def torch(self) -> torch.dtype:
+        """The PyTorch dtype.
+
+        Raises:
+            TypeError: PyTorch has no such dtype.
+
+        >>> DType.F32.torch
+        torch.float32
+        """
+        try:
+            return _TO_TORCH[self]
+        except KeyError:
+            raise TypeError(f"PyTorch has no dtype for {self.value}") from None
 
 
 def from_torch(dtype: torch.dtype) -> DType:

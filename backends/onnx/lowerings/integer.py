@@ -46,7 +46,8 @@ def _lower_requantize(e: Emitter, a: Call) -> Tensor:
     format_ = find_format(a.dtype)
     zero = None if a.zero_point is None else narrowed(e, one_number(e, a.zero_point), format_)
     zero = zero or zeros(e, format_.dtype, ())
-    product = a.node.operands[0].producer
+    sums = a.node.operands[0]
+    product = None if sums is None else sums.producer
     raised = None if product is None else _with_product(e, a, product, zero)
     if raised is not None:
         return raised
@@ -60,9 +61,9 @@ def _with_product(e: Emitter, a: Call, product: Node, zero: Tensor) -> Tensor | 
         return None
     op_type, weight_name, names = _RAISED[product.op.name]
     arguments = product.arguments()
-    x, weight = e.tensor(product.operands[0]), e.tensor(arguments[weight_name])
+    x, weight = _operand(e, product.operands[0]), e.tensor(arguments[weight_name])
     scale = _for_channels(e, a, op_type)
-    if scale is None or x.dtype is not a.out.dtype:
+    if scale is None or x is None or x.dtype is not a.out.dtype:
         return None
     x_zero, weight_zero, bias = (_operand(e, arguments.get(name)) for name in names)
     one = e.scalar(1.0, DType.F32)

@@ -81,7 +81,7 @@ def _format(e: Emitter, a: Call) -> Format:
     return format_
 
 
-def _granularity(a: Call) -> dict[str, int | None]:
+def _granularity(a: Call) -> dict[str, Any]:
     return {"axis": a.axis, "block_size": a.block_size or None}
 
 
