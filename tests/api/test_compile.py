@@ -320,6 +320,22 @@ def test_engines_are_checked_at_a_second_size() -> None:
         del registry._registered["fixed-size"]
 
 
+@pytest.mark.parametrize("function", [torch.sigmoid, torch.tanh])
+def test_functions_that_end_at_one_may_err_by_units_of_one(function: Any) -> None:
+    x = torch.linspace(-15, -12, 64) if function is torch.sigmoid else torch.linspace(-1e-6, 1e-6, 64)
+    fast = graphopt.compile(torch.export.export(_Function(function), (x,)), target="onnxruntime")
+    torch.testing.assert_close(fast(x), function(x), rtol=0, atol=5e-7)
+
+
+class _Function(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
 def test_without_example_inputs_engines_are_measured_on_made_up_ones() -> None:
     model, x = small()
     program = torch.export.export(model, (x,))
