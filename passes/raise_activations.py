@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from graphopt.passes.rules.conditions import is_floating, is_number
+from graphopt.passes.rules.conditions import is_floating
 from graphopt.passes.support.lossless import LosslessRules
 from graphopt.passes.support.numbers import number_of
 from graphopt.rewrite import Algebra, Contract, Match, Rewriter, Rule, aten, either, rounded, var
@@ -147,7 +147,7 @@ class RaiseLeakyRelu(_Raise):
     def guard(self, match: Match) -> bool:
         """The slope is a number; a maximum needs one below 1."""
         slope = number_of(match["slope"], match.surroundings)
-        if not super().guard(match) or not is_number(slope):
+        if not super().guard(match) or slope is None:
             return False
         return match.root.op.base != "aten.maximum" or 0 < slope < 1
 

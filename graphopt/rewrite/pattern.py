@@ -317,8 +317,8 @@ def rounded(number: float) -> Number:
 def is_rounding_of(found: float, number: float, value: Any = None) -> bool:
     """True if `found` is `number` to the last digits of single precision, or of the half precision of a tensor."""
     dtype = value.type.dtype if isinstance(value, Value) and isinstance(value.type, TensorType) else None
-    halves = {DType.F16: 2.0**-10, DType.BF16: 2.0**-7}
-    return abs(found - number) <= abs(number) * halves.get(dtype, 2.0**-22)
+    tolerance = 2.0**-10 if dtype is DType.F16 else 2.0**-7 if dtype is DType.BF16 else 2.0**-22
+    return abs(found - number) <= abs(number) * tolerance
 
 
 def produced_by(bases: Iterable[str], name: str) -> Produced:

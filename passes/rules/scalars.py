@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphopt.ir import Node, Value
+from graphopt.ir import Node, TensorType, Value
 from graphopt.passes.rules.conditions import dtype_of, integer_range, is_floating, is_number
 from graphopt.rewrite import Contract, Match, Rewriter, Rule, aten, constant, produced_by, var
 from graphopt.rewrite.rule import Replacement
@@ -145,7 +145,10 @@ class NumberOperand(Rule):
             return False
         if value.is_constant or number.constant.tensor.numel() != 1 or number.constant.tensor.is_complex():
             return False
-        return value.type.shape == root.results[0].type.shape and root.attributes.get("alpha", 1) == 1
+        before, after = value.type, root.results[0].type
+        if not isinstance(before, TensorType) or not isinstance(after, TensorType):
+            return False
+        return before.shape == after.shape and root.attributes.get("alpha", 1) == 1
 
     def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
         """The overload that takes a number."""

@@ -41,13 +41,13 @@ class MergeLinears(Rule):
 
     def check(self, match: Match) -> str | None:
         """Not too large."""
-        size = sum(stored_tensor(node._operands[1]).nbytes for node in self._layers(match))  # type: ignore[arg-type]
+        size = sum(_weight(node).nbytes for node in self._layers(match))
         return None if size <= LIMIT else "the weights are large"
 
     def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
         """One layer, and its pieces in the places of the others."""
         layers, root, x = self._layers(match), match.root, match["x"]
-        weights = [stored_tensor(node._operands[1]) for node in layers]  # type: ignore[arg-type]
+        weights = [_weight(node) for node in layers]
         first = root._operands[1]
         assert first is not None and isinstance(first.type, TensorType)
         weight = rewriter.constant(torch.cat(weights), f"{first.name}_merged", device=first.type.device)
@@ -78,6 +78,12 @@ def _is_layer(node: Node, root: Node, surroundings: Surroundings) -> bool:
     weight, bias = node._operands[1], _bias(node)
     own = weight is not None and len(weight._uses) == 1 and surroundings.is_fixed(weight)
     return own and weight.type.rank == 2 and (bias is None or surroundings.is_fixed(bias))  # type: ignore[union-attr]
+
+
+def _weight(node: Node) -> torch.Tensor:
+    weight = node._operands[1]
+    assert weight is not None
+    return stored_tensor(weight)
 
 
 def _bias(node: Node) -> Value | None:
