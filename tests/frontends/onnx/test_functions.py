@@ -91,6 +91,38 @@ def test_the_rules_of_shapes_hold_within_functions() -> None:
     assert len(graph) <= 1
 
 
+def test_graphs_within_bodies_capture_names_and_refer_to_attributes() -> None:
+    body = (
+        OWN
+        + """pick <slope: float> (a) => (b) {
+        zero = Constant <value = float {0.0}> ()
+        k = ReduceSum <keepdims = 0> (a)
+        c = Greater(k, zero)
+        b = If (c) <
+            then_branch = one () => (t) { h = LeakyRelu <alpha: float = @slope> (a) t = Mul(h, k) },
+            else_branch = two () => (e) { h = Neg(a) e = Add(h, k) }>
+    }"""
+    )
+    text = "t = own.pick <slope = 0.3> (x) u = Neg(t) y = own.pick <slope = 0.7> (u)"
+    expect(model(text, body))
+    expect(model(f"h = Neg(x) z = Identity(h) {text.replace('(x)', '(z)')}", body))
+
+
+def test_functions_call_functions_within_graphs() -> None:
+    bodies = (
+        OWN
+        + "half <by: float = 0.5> (a) => (b) { c = Constant <value_float: float = @by> () b = Mul(a, c) }\n"
+        + OWN
+        + """either (a) => (b) {
+            k = ReduceMax <keepdims = 0> (a)
+            c = IsInf(k)
+            b = If (c) <then_branch = one () => (t) { t = own.half <by = 0.25> (a) },
+                        else_branch = two () => (e) { e = own.half(a) }>
+        }"""
+    )
+    expect(model("y = own.either(x)", bodies))
+
+
 def test_a_function_that_calls_itself_is_refused() -> None:
     bodies = OWN + "ping (a) => (b) { b = own.pong(a) }\n" + OWN + "pong (a) => (b) { b = own.ping(a) }"
     with pytest.raises(CaptureError, match=r"own\.ping calls itself \(own\.ping → own\.pong → own\.ping\)"):
