@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import torch
 
 from graphopt.errors import GraphOptError
 from graphopt.ir import Type
-from graphopt.ops.onnx_dialect import CAPTURED, KINDS, OUTPUTS, imports_of, node_proto
+from graphopt.ops.onnx_dialect import CAPTURED, KINDS, OPSET, OUTPUTS, imports_of, node_proto
 from graphopt.ops.onnx_nested import captured_names
 from graphopt.ops.onnx_values import element_code, from_numpy, kind_from_text, to_numpy, type_of_array, type_to_proto
 
@@ -61,7 +62,8 @@ class OnnxProgram:
 
     def _run_arrays(self, arrays: list[Any]) -> list[Any]:
         if self._run is not None:
-            return self._run(arrays)
+            with suppress(Exception):  # another library may take these inputs
+                return self._run(arrays)
         reasons = []
         for library, load in _LIBRARIES:
             try:
@@ -112,7 +114,7 @@ def _run_arrays(name: str, arrays: list[Any], kinds: Sequence[Type | None], attr
     given = [n if there else "" for n, there in zip(names, is_given)]
     positions = attributes[OUTPUTS]
     node = node_proto(name, given, [f"o{position}" for position in positions], dict(attributes), positions)
-    if "seed" not in attributes and _takes_seed(node.op_type):
+    if "seed" not in attributes and _takes_seed(node, attributes[OPSET]):
         node.attribute.add(name="seed", type=1, f=float(torch.randint(2**20, ())))  # so torch.manual_seed decides
     infos = [
         _info(n, array, kind) for n, array, kind, there in zip([*names, *captured], arrays, kinds, is_given) if there
@@ -169,8 +171,15 @@ def _program(model: bytes) -> OnnxProgram:
     return OnnxProgram(model)
 
 
-def _takes_seed(op_type: str) -> bool:
-    return op_type.startswith("Random") or op_type in ("Multinomial", "Bernoulli", "Dropout")
+def _takes_seed(node: onnx.NodeProto, opset: int) -> bool:
+    from onnx import defs
+
+    if not defs.has(node.op_type, node.domain):
+        return False
+    try:
+        return "seed" in defs.get_schema(node.op_type, opset, node.domain).attributes
+    except defs.SchemaError:
+        return False
 
 
 def _first_line(error: Exception) -> str:
