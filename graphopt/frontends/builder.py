@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,18 +28,30 @@ from graphopt.ir.location import UNKNOWN
 from graphopt.ops import registry
 
 
+class Derived(NamedTuple):
+    """An application that was evaluated, since its operands are constants; `results` are what it gave."""
+
+    op: Op
+    operands: tuple[Value | None, ...]
+    attributes: Attributes
+    location: Location
+    results: tuple[Value, ...]
+
+
 class Builder:
-    """Appends nodes to a graph; `location` is where the next ones come from, `sizes` holds dims as values."""
+    """Appends nodes to a graph; `location` is where the next ones come from, `sizes` holds dims as values, `derived`
+    the nodes that were evaluated in place of being appended."""
 
     def __init__(self, graph: Graph, sizes: dict[Dim, Value] | None = None) -> None:
         self.graph = graph
         self.location: Location = UNKNOWN
         self.sizes: dict[Dim, Value] = {} if sizes is None else sizes
+        self.derived: list[Derived] = []
 
     def at(self, location: Location) -> Builder:
         """Return a builder of the same graph at another location."""
         other = Builder(self.graph, self.sizes)
-        other.location = location
+        other.location, other.derived = location, self.derived
         return other
 
     def size(self, dim: Dim) -> Value:

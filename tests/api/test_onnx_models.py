@@ -202,6 +202,20 @@ def test_weights_in_constant_nodes_are_trained_where_there_are_no_others() -> No
     assert all(parameter.grad is not None for parameter in compiled.parameters())
 
 
+def test_what_is_computed_from_a_small_parameter_follows_it_in_training() -> None:
+    made = model(
+        """<ir_version: 8, opset_import: ["" : 17]> net (float[n,3,4,4] x) => (float[n,3,4,4] y) {
+        shape = Constant <value_ints = [1, -1, 1, 1]> () b = Reshape (bias, shape) c = Neg (b) y = Add (x, c) }""",
+        bias=(3,),
+    )
+    compiled = graphopt.compile(made, target="fx").train()
+    x = torch.zeros(1, 3, 4, 4)
+    compiled(x).sum().backward()
+    (bias,) = compiled.parameters()
+    torch.testing.assert_close(bias.grad, torch.full((3,), -16.0))
+    assert [n.op_type for n in graphopt.compile(made, target="onnx").to_onnx().graph.node] in (["Add"], ["Sub"])
+
+
 def test_a_state_of_the_file_loads_back() -> None:
     compiled = graphopt.compile(mlp(), target="fx")
     stored = {t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in mlp().graph.initializer}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from graphopt.errors import CaptureError
-from graphopt.frontends.builder import Builder
+from graphopt.frontends.builder import Builder, Derived
 from graphopt.frontends.onnx.entries import Entry, Known, Sequence_, known
 from graphopt.ir import Constant, DType, Expr, Op, ScalarKind, ScalarType, TensorType, Trait, Value, from_torch
 from graphopt.ir.bind import bind
@@ -230,7 +230,12 @@ class Application:
             tensors = [None if v is None else v.constant.tensor for v in operands]
             evaluated = _evaluated(operator, tensors, attributes)
             if evaluated is not None:
-                return tuple([self.constant(t) for t in evaluated])
+                results = tuple([self.constant(t) for t in evaluated])
+                if any(t is not None and t.is_floating_point() for t in tensors):
+                    # What is computed from parameters is to follow when they are trained.
+                    derived = Derived(operator, tuple(operands), attributes, self.builder.location, results)
+                    self.builder.derived.append(derived)
+                return results
         return self.builder.call(op, args, kwargs)
 
     def constant(self, tensor: torch.Tensor, name: str = "") -> Value:

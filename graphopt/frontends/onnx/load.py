@@ -16,7 +16,7 @@ from graphopt.frontends.onnx.application import NeedsValue
 from graphopt.frontends.onnx.functions import Functions
 from graphopt.frontends.onnx.interface import symbol_name
 from graphopt.frontends.onnx.opsets import Opsets
-from graphopt.frontends.onnx.parameters import set_kinds
+from graphopt.frontends.onnx.parameters import follow_parameters, set_kinds
 from graphopt.frontends.onnx.reader import Reader
 from graphopt.frontends.onnx.tensors import Folder
 from graphopt.ir import Fixed, Graph, verify
@@ -107,14 +107,15 @@ def read_onnx(
     graph = Graph(_identifier(proto.name))
     values = values or {}
     opsets = Opsets.of(file.model)
-    Reader(graph, opsets, file.folder, values, functions=Functions.of(file.model), native=native).read(proto)
+    reader = Reader(graph, opsets, file.folder, values, functions=Functions.of(file.model), native=native)
+    reader.read(proto)
     assert graph.signature is not None
     graph.signature = replace(
         graph.signature,
         out_names=tuple([output.name for output in proto.output]),
         fixed=tuple([Fixed.of(i, values[v.name]) for i, v in enumerate(graph.inputs) if v.name in values]),
     )
-    set_kinds(graph, proto)
+    follow_parameters(graph, proto, reader.builder.derived)
     OnnxMetadata.of(file.model, opsets.versions[""], _dim_names(file.model)).put_on(graph)
     verify(graph)
     return graph

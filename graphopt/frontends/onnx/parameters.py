@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from graphopt.ir import Constant, ConstantKind, Graph
+from graphopt.frontends.builder import Derived
+from graphopt.ir import Constant, ConstantKind, Graph, Node, Value
 
 if TYPE_CHECKING:
     import onnx
@@ -31,6 +33,40 @@ def set_kinds(graph: Graph, proto: onnx.GraphProto) -> None:
         constant = graph.constants[name].constant if name in graph.constants else None
         if constant is not None and _holds_weights(constant) and name not in statistics:
             _become(graph, name, ConstantKind.PARAMETER)
+
+
+def follow_parameters(graph: Graph, proto: onnx.GraphProto, derived: Sequence[Derived]) -> None:
+    """Say which stored tensors are parameters, and compute by nodes what was evaluated from them while the graph was
+    read, so that it follows when they train. Nothing is lost by that otherwise: passes fold constants.
+    """
+    needed: dict[Value, None] = {}
+    for one in reversed(derived):
+        if any(v.num_uses or v in needed for v in one.results):
+            needed.update(dict.fromkeys([*one.results, *(v for v in one.operands if v is not None)]))
+    results = {v for one in derived for v in one.results}
+    restored = [v for v in needed if v not in results and graph.constants.setdefault(v.name, v) is v]
+    set_kinds(graph, proto)
+    _append(graph, [one for one in derived if one.results[0] in needed])
+    for value in restored:
+        if not value.num_uses and not _is_parameter(value.constant):
+            del graph.constants[value.name]
+
+
+def _append(graph: Graph, derived: Sequence[Derived]) -> None:
+    """Append what depends on a parameter as nodes, before all others."""
+    made: dict[Value, Value] = {}
+    first = next(iter(graph), graph.terminator)
+    for one in derived:
+        if not any(v is not None and (v in made or _is_parameter(v.constant)) for v in one.operands):
+            continue
+        operands = [made.get(v, v) if v is not None else None for v in one.operands]
+        types, names = [v.type for v in one.results], [v.name for v in one.results]
+        node = Node(one.op, operands, one.attributes, types, location=one.location, names=names)
+        graph.insert_before(node, first)
+        for old, new in zip(one.results, node.results):
+            old.replace_all_uses_with(new)
+            graph.constants.pop(old.name, None)
+            made[old] = new
 
 
 def _become(graph: Graph, name: str, kind: ConstantKind) -> None:
