@@ -119,6 +119,49 @@ def inlined(node: onnx.NodeProto, function: onnx.FunctionProto, prefix: str) -> 
     return Call(nodes, list(copier.own), outputs, Opsets.imported(function.opset_import, f"function {function.name}"))
 
 
+def without_calls(node: onnx.NodeProto, functions: Functions, opsets: Opsets) -> onnx.NodeProto:
+    """Return a node in whose graphs the calls of the model's functions are inlined, for an engine that knows none.
+
+    Raises:
+        CaptureError: a function imports another opset than the model.
+    """
+    if not functions.local or not any(_graphs(attribute) for attribute in node.attribute):
+        return node
+    copy = type(node)()
+    copy.CopyFrom(node)
+    for attribute in copy.attribute:
+        for graph in _graphs(attribute):
+            nodes = list(_plain(graph.node, functions, opsets))
+            del graph.node[:]
+            graph.node.extend(nodes)
+    return copy
+
+
+def _plain(nodes: Iterable[onnx.NodeProto], functions: Functions, opsets: Opsets) -> Iterator[onnx.NodeProto]:
+    """The nodes, and the bodies of calls in place of these."""
+    from onnx import helper
+
+    for node in nodes:
+        function = functions.find(node)
+        if function is None:
+            yield without_calls(node, functions, opsets)
+            continue
+        call = inlined(node, function, f"{next(filter(None, node.output), node.op_type)}::")
+        other = [
+            domain
+            for domain, version in call.opsets.versions.items()
+            if version not in (0, opsets.versions.get(domain))
+        ]
+        if other:
+            raise CaptureError(f"function {function.name} imports another version of {other[0] or 'the opset'}")
+        functions.enter(node, function)
+        yield from _plain(call.nodes, functions, opsets)
+        functions.leave()
+        for name, own in zip(node.output, call.outputs):
+            if name:
+                yield helper.make_node("Identity", [own], [name])
+
+
 class _Copier:
     """Copies nodes of a body. names: what a name is called outside."""
 
@@ -181,10 +224,8 @@ class _Copier:
         graph.node.extend(nodes)
 
 
-def _graphs(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
-    if attribute.HasField("g"):
-        yield attribute.g
-    yield from attribute.graphs
+def _graphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    return [attribute.g, *attribute.graphs] if attribute.HasField("g") else list(attribute.graphs)
 
 
 def schema_function(a: Application, opsets: Opsets) -> onnx.FunctionProto | None:

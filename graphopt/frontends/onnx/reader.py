@@ -16,7 +16,7 @@ from graphopt.frontends.onnx.application import TRANSLATIONS, Application, Decli
 from graphopt.frontends.onnx.attributes import attributes_of
 from graphopt.frontends.onnx.choice import RanksDiffer, key, only_valid_branch
 from graphopt.frontends.onnx.entries import Entry, Known, Sequence_
-from graphopt.frontends.onnx.functions import Functions, inlined, schema_function
+from graphopt.frontends.onnx.functions import Functions, inlined, schema_function, without_calls
 from graphopt.frontends.onnx.interface import input_type, signature
 from graphopt.frontends.onnx.legacy import MODERN, modernized
 from graphopt.frontends.onnx.opaque import keep, optional, sequence, string_constant
@@ -247,7 +247,7 @@ class Reader:
         if self.atomic or invalid or self._decides(reason) or self.functions.find(node) is not None:
             raise reason from reason.__cause__
         try:
-            return keep(node, self)
+            return keep(without_calls(node, self.functions, self.opsets), self)
         except (GraphOptError, *MISTAKES) as error:
             raise CaptureError(f"{reason}; nor can the node stay as it is: {error}") from error
 

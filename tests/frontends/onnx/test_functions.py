@@ -123,6 +123,20 @@ def test_functions_call_functions_within_graphs() -> None:
     expect(model("y = own.either(x)", bodies))
 
 
+def test_calls_within_nodes_that_stay_as_they_are() -> None:
+    bodies = (
+        OWN
+        + "half (a) => (b) { c = Constant <value_float: float = 0.5> () b = Mul(a, c) }\n"
+        + OWN
+        + "quarter (a) => (b) { h = own.half(a) b = own.half(h) }"
+    )
+    text = """k = ReduceMax <keepdims = 0> (x) z = Constant<value = float {0.0}>() c = Greater(k, z)
+        s = If (c) <then_branch = one () => (t) { h = own.quarter(x) t = SequenceConstruct(h, x) },
+                    else_branch = two () => (e) { e = SequenceConstruct(x) }>
+        p = Constant<value = int64 {0}>() y = SequenceAt(s, p)"""
+    assert "onnx.If" in [node.op.name for node in expect(model(text, bodies))]
+
+
 def test_a_function_that_calls_itself_is_refused() -> None:
     bodies = OWN + "ping (a) => (b) { b = own.pong(a) }\n" + OWN + "pong (a) => (b) { b = own.ping(a) }"
     with pytest.raises(CaptureError, match=r"own\.ping calls itself \(own\.ping → own\.pong → own\.ping\)"):
