@@ -97,7 +97,11 @@ def line(axis: Axis, mode: str) -> Line:
         if axis.out == 1:
             axis.check()
             return Line(0.0, 0.0, 1.0, 0.0)
-        return Line(0.5, n, d, -0.5, 1 if isinstance(axis.out, int) else dim_min(axis.out - 1, 1))
+        if isinstance(axis.out, int):
+            return Line(0.5, n, d, -0.5)
+        if axis.scale is not None and not axis.scale.is_integer():
+            raise Declined("perhaps one output for a fractional width")
+        return Line(0.5, n, d, -0.5, dim_min(axis.out - 1, 1))
     if axis.width is None:
         raise Declined(f"the coordinates {mode} of a size that is not known")
     if mode == "align_corners":
@@ -127,23 +131,31 @@ def _cropped(axis: Axis) -> Line:
     return Line(0.0, (end - start) * last, axis.width - 1, start * last, slack=slack)
 
 
+NEAR_HALF = 1e-4
+"""So close to a half, a position may be taken for one."""
+
 ROUNDED: dict[str, Any] = {
     "floor": np.floor,
     "ceil": np.ceil,
-    "round_prefer_floor": lambda x: np.ceil(x - 0.5),
-    "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+    "round_prefer_floor": lambda x: np.floor(x) + (x - np.floor(x) > 0.5),
+    "round_prefer_ceil": lambda x: np.floor(x) + (x - np.floor(x) >= 0.5),
 }
 
 
 def nearest_indices(axis: Axis, where: Line, rounding: str) -> np.ndarray:
-    """The input element for each output, of known sizes.
+    """The input element for each output, of known sizes; from positions in single precision, as in ONNX Runtime.
 
     Raises:
-        Declined: single and double precision disagree, so that it is a matter of rounding.
+        Declined: it is a matter of rounding. (Near halves, ONNX Runtime takes for halves, ONNX's reference does not.)
     """
     assert isinstance(axis.size, int) and isinstance(axis.out, int)
-    exact, single = (where.at(axis.out, dtype) for dtype in (np.float64, np.float32))
-    positions = [exact, single, exact - where.slack, exact + where.slack]
+    single = where.at(axis.out, np.float32)
+    positions = [single]
+    if rounding.startswith("round") or where.slack:
+        exact = where.at(axis.out, np.float64)
+        halves = np.floor(exact) + 0.5
+        near = np.where(np.abs(exact - halves) < NEAR_HALF, halves, exact)
+        positions += [exact, near, exact - where.slack, exact + where.slack]
     first, *others = (ROUNDED[rounding](x).clip(0, axis.size - 1).astype(np.int64) for x in positions)
     if not all(np.array_equal(first, other) for other in others):
         raise Declined(f"which element is nearest is a matter of rounding where {axis.size} become {axis.out}")
