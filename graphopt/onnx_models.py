@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
+from graphopt.calling import Arguments
 from graphopt.compiled import CompiledModel
 from graphopt.errors import GraphOptError, InputError, TargetError
 from graphopt.ir import Graph
@@ -177,7 +178,7 @@ def _program(
     needed = options.validate is not False or len(options.engines) > 1
     made = make_inputs(graph, given) if missing and needed else None
     samples = made if missing else [given[value.name] for value in graph.inputs]
-    arguments = None if samples is None else (tuple(samples), {})
+    arguments: Arguments | None = None if samples is None else (tuple(samples), {})
     program = build_program(graph, options, arguments, load=load)
     program.report.model, program.samples = title, samples
     if made is not None:

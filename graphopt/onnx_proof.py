@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def prove(old: Path, new: Path, graph: Graph, samples: Sequence[Any] | None, ref
     if any(map(draws_random, walk(graph))):
         return Proof(reason="the outputs depend on random numbers")
     names = [value.name for value in graph.inputs]
-    sets, wanted = [], []
+    sets: list[Sequence[Any]] = []
+    wanted: list[list[Any]] = []
     try:
         session = FileSession(old, optimization="off")
         for inputs in (samples, *_others(graph, samples)):
@@ -99,7 +101,7 @@ def prove(old: Path, new: Path, graph: Graph, samples: Sequence[Any] | None, ref
     found = []
     for inputs, want in zip(sets, wanted):
         got = session.run(dict(zip(names, inputs)))
-        found.append(_compared(_sizes(names, inputs), got, want, lambda inputs=inputs: referee(inputs)))
+        found.append(_compared(_sizes(names, inputs), got, want, partial(referee, inputs)))
     return Proof(found)
 
 

@@ -48,7 +48,7 @@ def raw_view(tensor: torch.Tensor) -> memoryview:
         tensor = tensor.cpu().contiguous()
     if tensor.is_conj() or tensor.is_neg():
         tensor = tensor.resolve_conj().resolve_neg()
-    return memoryview(byte_view(tensor).numpy())
+    return byte_view(tensor).numpy().data
 
 
 def raw_bytes(tensor: torch.Tensor) -> bytes:
