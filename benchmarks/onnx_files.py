@@ -127,8 +127,10 @@ def export(name: str, stem: Path) -> None:
 
     def inputs(batch: int, seed: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args, kwargs = entry.inputs(batch=batch, seed=seed)
-        if "text" in entry.tags and "input_ids" in kwargs:  # without a mask, the older exporter meets an operator
-            kwargs = {"attention_mask": torch.ones_like(kwargs["input_ids"]), **kwargs}
+        tokens = kwargs.get("input_ids", args[0] if args else None)
+        if {"text", "transformers"} <= entry.tags and isinstance(tokens, torch.Tensor):
+            # Without a mask, the older exporter meets an operator that it does not know.
+            kwargs = {"attention_mask": torch.ones_like(tokens), **kwargs}
         return args, kwargs
 
     path = stem.with_suffix(".onnx")

@@ -2,8 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from graphopt.ops import parse
+from graphopt.passes.canonicalize import Canonicalize
 from graphopt.passes.fuse_attention import FuseAttention
+from graphopt.rewrite import Contract
+from graphopt.testing import assert_equivalent
 
 QKV = "input %q: f32[N, 2, 5, 8]\ninput %k: f32[N, 2, 7, 8]\ninput %v: f32[N, 2, 7, 3]\n"
 
@@ -211,3 +217,48 @@ def test_heads_that_share_keys(check, repeat: str) -> None:
         applied={"raise-attention": 1, "grouped-heads": 1},
         special=False,
     )
+
+
+@given(
+    sizes=st.tuples(*[st.integers(2, 4)] * 6),
+    scales=st.tuples(*[st.sampled_from(["", "mul", "div"])] * 3),
+    mask=st.sampled_from(["", "finite", "stored", "guarded"]),
+    swapped=st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_any_sizes_scales_and_masks(sizes: tuple, scales: tuple, mask: str, swapped: bool) -> None:
+    batch, heads, length, keys, width, depth = sizes
+    inputs = [
+        f"input %q: f32[{batch}, {heads}, {length}, {width}]",
+        f"input %k: f32[{batch}, {heads}, {keys}, {width}]",
+    ]
+    inputs += [f"input %v: f32[{batch}, {heads}, {keys}, {depth}]", "constant %zero: f32[] = 0.0"]
+    tensors = {}
+    scaled = [
+        f"%{name}s = aten.{op}.Scalar(%{name}) {{other={0.5 + index}}}" if op else f"%{name}s = aten.alias(%{name})"
+        for index, (name, op) in enumerate(zip(("q", "t", "s"), scales))
+    ]
+    lines = [
+        scaled[0],
+        "%t = aten.transpose.int(%k) {dim0=2, dim1=3}",
+        scaled[1],
+        "%s = aten.matmul(%qs, %ts)",
+        scaled[2],
+    ]
+    if mask == "finite":
+        inputs.append(f"input %keep: bool[{batch}, 1, 1, {keys}]")
+        lines.append("%m = aten.where.Scalar(%keep) {self=0.0, other=-100.0}")
+    elif mask:
+        inputs.append(f"{'constant' if mask == 'stored' else 'input'} %m: f32[{length}, {keys}]")
+        tensors = {"m": torch.full((length, keys), float("-inf")).triu(1)} if mask == "stored" else {}
+    added = ("%m, %ss" if swapped else "%ss, %m") if mask else ""
+    lines.append(f"%a = aten.add.Tensor({added})" if mask else "%a = aten.alias(%ss)")
+    lines.append("%p = aten.softmax.int(%a) {dim=-1}")
+    lines.append(
+        "%n = aten.isnan(%p)\n%g = aten.where.self(%n, %zero, %p)" if mask == "guarded" else "%g = aten.alias(%p)"
+    )
+    text = "\n".join([*inputs, *lines, "%r = aten.matmul(%g, %v)\nreturn %r"])
+    graph = Canonicalize()(parse(text, tensors))
+    after = FuseAttention()(graph)
+    assert_equivalent(graph, after, contract=Contract.REASSOCIATING, special=False)
+    assert any("attention" in node.name for node in after) and not any(node.op.base == "aten.softmax" for node in after)
