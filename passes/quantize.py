@@ -19,10 +19,11 @@ from graphopt.ops.quantization import Format, find_format
 from graphopt.passes.quantization.bias_correction import layer_means, shifts
 from graphopt.passes.quantization.calibrate import calibrate
 from graphopt.passes.quantization.clipping import METHODS, NEED_BOUNDS_ALONE, Grid, affine, choose_range, outliers
-from graphopt.passes.quantization.insertion import Inserter, Parameters, WeightOptions
+from graphopt.passes.quantization.insertion import Inserter, Layer, Parameters, WeightOptions
 from graphopt.passes.quantization.placement import Placement, activations_of, place
 from graphopt.passes.quantization.preparation import pools_for_means
 from graphopt.passes.quantization.profiles import Profile, get_profile
+from graphopt.passes.quantization.report import Judge, LayerFigures, QuantizationReport, record
 from graphopt.passes.quantization.rounding import GptqRounding
 from graphopt.passes.quantization.spread import Spread, merged
 from graphopt.passmanager import Pass, PassContext, PassResult
@@ -30,6 +31,9 @@ from graphopt.rewrite import Contract, Rewriter
 
 CORRECTION_SAMPLES = 64
 """Biases are corrected on so many samples at most: all their live values are held at once."""
+
+REPORT_SAMPLES = 8
+"""The report measures layers on so many samples at most."""
 
 _Samples = list[list[Any]]
 NOTHING = "nothing to quantize: no operator that the target runs on integers has a stored weight"
@@ -49,6 +53,7 @@ class Quantize(Pass):
     ignore: operators left in floating point, by name or glob of the operator, of its result or of its module.
     correct_bias: move biases so that quantization moves no channel's mean.
     samples: how many calibration samples are used, at most.
+    only_if_faster: measure the result on the engine, and leave the graph as it was where it is no faster.
     profile: the target whose kernels are meant; by default the one compiled for.
 
     It runs the graph on the calibration data, or else on the sample inputs.
@@ -70,7 +75,13 @@ class Quantize(Pass):
     ignore: tuple[str, ...] = ()
     correct_bias: bool = True
     samples: int = 512
+    only_if_faster: bool = False
     profile: str = ""
+
+    @property
+    def must_speed_up(self) -> bool:  # type: ignore[override]
+        """Whether the manager reverts what is no faster."""
+        return self.only_if_faster
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -106,13 +117,39 @@ class Quantize(Pass):
                 return PassResult(rewriter.changed, notes=[NOTHING, *_left(plan)])
             format_, symmetric = self._activations(profile)
             found, kept = self._spreads(graph, plan, context)
-        notes = _left(plan)
-        parameters = {}
+        notes: list[str] = []
+        parameters: dict[Value, Parameters] = {}
         for value, spread in found.items():
             parameters[value] = self._parameters(spread, Grid(format_, symmetric))
             if outliers(spread):
                 notes.append(f"%{value.name} reaches from {spread.low:.4g} to {spread.high:.4g} by few outliers")
-        inserter = Inserter(graph, rewriter, profile, format_, self.name)
+        some = kept[:REPORT_SAMPLES]
+        sources = {node: activations_of(node, fusion, True)[0] for node, fusion in plan.layers.items()}
+        recorded = record(graph, sources, some)
+        layers, told = self._rewritten(graph, rewriter, profile, plan, parameters, kept)
+        counts = {"layers": len(plan.layers), "other operators": len(plan.others), "pairs": len(plan.pairs)}
+        report = QuantizationReport(counts, left=_left(plan))
+        judge = Judge(graph)
+        whole = judge.accumulated({layers[node].node: given for node, given in recorded.outputs.items()}, some)
+        for node, source in sources.items():
+            layer, scale = layers[node], plan.scale_of(source)
+            rounded = [parameters[scale].rounded(x, format_) for x in recorded.inputs[source]]
+            own = judge.own(layer, rounded, recorded.outputs[node])
+            seen, covered = (found[scale].low, found[scale].high), parameters[scale].covered(format_)
+            report.layers.append(LayerFigures(layer.name, node.op.base, seen, covered, own, whole[layer.node]))
+        return PassResult(rewriter.changed, notes=[*report.lines(), *notes, *told], details=report)
+
+    def _rewritten(
+        self,
+        graph: Graph,
+        rewriter: Rewriter,
+        profile: Profile,
+        plan: Placement,
+        parameters: dict[Value, Parameters],
+        kept: _Samples,
+    ) -> tuple[dict[Node, Layer], list[str]]:
+        """Write the plan into the graph; return what the layers are now, and notes."""
+        inserter = Inserter(graph, rewriter, profile, self._activations(profile)[0], self.name)
         scales = {node: self._input_scale(node, plan, parameters) for node in plan.layers}
         some = kept[:CORRECTION_SAMPLES]
         means = layer_means(graph, list(plan.layers), some) if self.correct_bias else {}
@@ -121,12 +158,10 @@ class Quantize(Pass):
         options = WeightOptions(find_format(self.dtype), self.granularity == "channel", self.weights == "mse", rounding)
         layers = {node: inserter.weight(node, fusion, scales[node], options) for node, fusion in plan.layers.items()}
         wanted = {layer.node: means[node] for node, layer in layers.items() if node in means and layer.bias is not None}
-        moved = shifts(graph, wanted, some)
+        moved = shifts(graph, wanted, some) if wanted else {}
         for layer in layers.values():
             inserter.bias(layer, moved.get(layer.node))
-        counts = f"{len(plan.layers)} layers, {len(plan.others)} other operators, {len(plan.pairs)} pairs"
-        notes += rounding.notes if rounding is not None else []
-        return PassResult(rewriter.changed, notes=[f"quantized {counts}", *notes])
+        return layers, [] if rounding is None else rounding.notes
 
     def _activations(self, profile: Profile) -> tuple[Format, bool]:
         symmetric = profile.symmetric if self.symmetric is None else self.symmetric
@@ -140,7 +175,7 @@ class Quantize(Pass):
         if context.calibration is None and not context.samples:
             raise InputError(f"{self.name} needs data to run the model on: give calibration=, or example inputs")
         histograms = self.method not in NEED_BOUNDS_ALONE
-        kept = self.samples if self.rounding == "gptq" else CORRECTION_SAMPLES if self.correct_bias else 0
+        kept = self.samples if self.rounding == "gptq" else CORRECTION_SAMPLES if self.correct_bias else REPORT_SAMPLES
         found, samples = calibrate(graph, wanted, data, self.samples, histograms=histograms, keep=kept)
         return {scale: merged([found[value] for value in members]) for scale, members in sources.items()}, samples
 

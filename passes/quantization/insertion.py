@@ -9,7 +9,7 @@ import torch
 
 from graphopt.ir import DType, Graph, Node, Value
 from graphopt.ops.quantization import Format
-from graphopt.ops.quantization.arithmetic import quantized
+from graphopt.ops.quantization.arithmetic import dequantized, quantized
 from graphopt.passes.quantization.placement import Placement, weight_of
 from graphopt.passes.quantization.profiles import Fusion, Profile
 from graphopt.passes.quantization.weights import least_scales, weight_scales
@@ -25,6 +25,16 @@ class Parameters:
 
     scale: float
     zero_point: int
+
+    def covered(self, format_: Format) -> tuple[float, float]:
+        """The least and the greatest number that the format stands for."""
+        return (format_.low - self.zero_point) * self.scale, (format_.high - self.zero_point) * self.scale
+
+    def rounded(self, x: torch.Tensor, format_: Format) -> torch.Tensor:
+        """What the quantized numbers stand for."""
+        scale = torch.tensor(self.scale)
+        zero = torch.tensor(self.zero_point, dtype=format_.storage)
+        return dequantized(quantized(x, scale, zero, format_, None, 0), scale, zero, None, 0)
 
 
 @dataclass(frozen=True)
@@ -42,9 +52,15 @@ class WeightOptions:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer whose weight is quantized. bias: the operand that is its bias. scales: of a bias as integers, or None."""
+    """A layer whose weight is quantized.
 
+    name: of its weight. node: what gives its result. source: the dequantized activation that it reads. bias: which
+    operand is its bias, or None. scales: of the bias as integers, or None where it stays a float.
+    """
+
+    name: str
     node: Node
+    source: Value
     bias: int | None
     scales: torch.Tensor | None
 
@@ -96,6 +112,7 @@ class Inserter:
         assert weight is not None and weight.constant is not None
         axis = fusion.channels % len(weight.shape) if options.per_channel else None
         tensor = weight.constant.tensor.detach()
+        source = node.arguments()[fusion.inputs[0]]
         bias = _stored(node.arguments().get(fusion.bias))
         split = self.profile.split_linear and node.name == "aten.linear" and len(node.operands[0].shape) != 2  # type: ignore[union-attr]
         integer_bias = self.profile.integer_bias and bool(fusion.bias) and not split
@@ -107,12 +124,13 @@ class Inserter:
         q = quantized(tensor, scales, None, options.format_, axis, 0) if q is None else q
         with self.rewriter.at(node, self.name):
             if split:
-                return self._split(node, weight, q, scales, axis, options.format_)
+                last = self._split(node, weight, q, scales, axis, options.format_)
+                return Layer(weight.name, last, source, None if bias is None else 1, None)
             dequantized = self._stored_weight(weight, q, scales, axis, options.format_)
             self.rewriter.set_operand(node, _index(node, fusion.weight), dequantized)
         drop_unused(self.rewriter, weight)
         products = torch.tensor(input_scale, dtype=torch.float32) * scales if integer_bias else None
-        return Layer(node, _index(node, fusion.bias) if fusion.bias else None, products)
+        return Layer(weight.name, node, source, _index(node, fusion.bias) if fusion.bias else None, products)
 
     def bias(self, layer: Layer, shift: torch.Tensor | None) -> None:
         """Move the bias of a layer, and store it as integers if the target wants it so."""
@@ -161,7 +179,7 @@ class Inserter:
 
     def _split(
         self, node: Node, weight: Value, q: torch.Tensor, scales: torch.Tensor, axis: int | None, format_: Format
-    ) -> Layer:
+    ) -> Node:
         """x W^T + b as a product with the transposed weight, and a sum."""
         dequantized = self._stored_weight(weight, q.t().contiguous(), scales, None if axis is None else 1, format_)
         bias = node.arguments()["bias"]
@@ -169,7 +187,7 @@ class Inserter:
         last = product if bias is None else self.rewriter.create("aten.add.Tensor", product.result, bias)
         self.rewriter.replace(node, last.results)
         drop_unused(self.rewriter, weight)
-        return Layer(last, None if bias is None else 1, None)
+        return last
 
 
 def _stored(value: object) -> torch.Tensor | None:

@@ -401,3 +401,37 @@ def test_gptq_on_a_model() -> None:
         for rounding in ("nearest", "gptq")
     )
     assert compensated > nearest + 2
+
+
+def test_the_report_tells_each_layers_noise() -> None:
+    """Alone it is what one finds by quantizing that layer alone; accumulated, what the whole graph gives there."""
+    graph, x = graphopt.parse(SMALL), data(8)
+    result = Quantize(correct_bias=False, method="minmax").run(
+        graph, PassContext(target="onnxruntime", calibration=[x])
+    )
+    report = result.details.to_dict()
+    assert report["counts"] == {"layers": 2, "other operators": 2, "pairs": 4}
+    first, last = report["layers"]
+    assert (first["name"], first["operator"], last["name"]) == ("w", "aten.conv2d", "v")
+    assert first["seen"] == (float(x.min()), float(x.max()))
+    assert 30 < first["own"] == first["accumulated"] < 60
+    assert last["own"] > last["accumulated"]
+    found = 10 * math.log10(
+        sum(float(run_graph(graphopt.parse(SMALL), s)[0].double().square().sum()) for s in x.split(1))
+        / sum(
+            float((run_graph(graph, s)[0] - run_graph(graphopt.parse(SMALL), s)[0]).double().square().sum())
+            for s in x.split(1)
+        )
+    )
+    assert last["accumulated"] == pytest.approx(found, abs=1e-3)
+    assert any("dB alone" in line for line in result.notes)
+
+
+def test_what_is_no_faster_is_reverted_on_request() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Linear(4, 4)
+    x = torch.randn(8, 4)
+    compiled = emitted(module, x, "default,quantize{only_if_faster=true}")
+    stays = any(node.name == "graphopt.quantize" for node in compiled.graph)
+    assert stays or "no faster" in str(compiled.report)
