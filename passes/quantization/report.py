@@ -18,7 +18,6 @@ from graphopt.ir import Graph, Node, Value
 from graphopt.passes.quantization.insertion import Layer
 from graphopt.passes.quantization.lockstep import Lockstep
 
-
 SHOWN = 5
 """The notes name so many layers, those with the most noise of their own."""
 
@@ -96,15 +95,15 @@ class Judge(Lockstep):
     def own(self, layer: Layer, given: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
         """The ratio of a layer on given activations."""
         with torch.no_grad():
-            return decibels(wanted, [self._value(layer.node.result, {layer.source: x}) for x in given])
+            return decibels(wanted, [self._computed(layer.node.result, {layer.source: x}) for x in given])
 
-    def _value(self, value: Value, known: dict[Value, Any]) -> Any:
+    def _computed(self, value: Value, known: dict[Value, Any]) -> Any:
         """A value that is computed from known ones and from what is stored."""
         if value.constant is not None:
             return self.constant(value)
         if value not in known:
             assert value.producer is not None
-            operands = [None if v is None else self._value(v, known) for v in value.producer.operands]
+            operands = [None if v is None else self._computed(v, known) for v in value.producer.operands]
             known[value] = self._evaluate(value.producer, operands, {})[0]
         return known[value]
 
