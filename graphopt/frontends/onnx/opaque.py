@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from graphopt.errors import CaptureError
@@ -89,6 +90,14 @@ def keep(node: onnx.NodeProto, reader: Surroundings) -> list[Value | None]:
     appended = Node(op, [*values, *outer], attributes, types, location=reader.location, names=names)
     results = iter(reader.graph.append(appended).results)
     return [next(results) if name else None for name in proto.output]
+
+
+def freeze_operands(graph: Graph) -> None:
+    """Let parameters that only opaque nodes use require no gradient, since none could be had."""
+    for value in graph.constants.values():
+        constant, users = value.constant, value.users
+        if constant is not None and constant.requires_grad and users and all(map(dialect.is_opaque, users)):
+            value.constant = replace(constant, requires_grad=False)
 
 
 def sequence(entry: Sequence_, reader: Surroundings) -> Value:

@@ -19,7 +19,7 @@ from graphopt.frontends.onnx.entries import Entry, Known, Sequence_
 from graphopt.frontends.onnx.functions import Functions, inlined, schema_function, without_calls
 from graphopt.frontends.onnx.interface import input_type, signature
 from graphopt.frontends.onnx.legacy import MODERN, modernized
-from graphopt.frontends.onnx.opaque import keep, optional, sequence, string_constant
+from graphopt.frontends.onnx.opaque import freeze_operands, keep, optional, sequence, string_constant
 from graphopt.frontends.onnx.opsets import Opsets
 from graphopt.frontends.onnx.scopes import Budget
 from graphopt.frontends.onnx.shape_rules import known_results
@@ -86,6 +86,7 @@ class Reader:
             self.nodes(proto.node)
             self.graph.set_outputs([self._output(o) for o in proto.output])
             self._drop_unused()
+            freeze_operands(self.graph)
         self.graph.signature = signature([v.name for v in proto.input if v.name not in stored], proto)
 
     def _drop_unused(self) -> None:

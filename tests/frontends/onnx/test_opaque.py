@@ -18,6 +18,8 @@ from graphopt.frontends.onnx import operators as operators  # registers the rule
 from graphopt.frontends.onnx import read_onnx
 from graphopt.frontends.onnx.application import TRANSLATIONS, Application, Declined
 from graphopt.ir import UnrankedType, Value
+from graphopt.testing.onnx_backend import FxBackend
+from tests.frontends.onnx.conformance import cases, run
 from tests.frontends.onnx.models import BOOL, FLOAT, INT, agree, body, info, model, node, ops, sequence_info, stored
 
 STRING = TensorProto.STRING
@@ -195,8 +197,8 @@ def test_an_optional_input_decides_at_run_time(given: Any) -> None:
     source = model(body(nodes, [optional_info("o", (4, 3)), info("z", (4, 3))], [info("y", (4, 3))]))
     graph = read_onnx(source)
     want = torch.ones(4, 3) if given is None else -X
-    for run in (Interpreter(graph).run, emit_fx(graph, flat=True)):
-        torch.testing.assert_close(run(given, torch.ones(4, 3))[0], want)
+    for function in (Interpreter(graph).run, emit_fx(graph, flat=True)):
+        torch.testing.assert_close(function(given, torch.ones(4, 3))[0], want)
 
 
 def test_optional_outputs() -> None:
@@ -204,12 +206,43 @@ def test_optional_outputs() -> None:
     source = model(body(nodes, [info("x", (4, 3))], [optional_info("o", (4, 3)), optional_info("none", (2,))]))
     graph = read_onnx(source)
     assert ops(graph) == ["onnx.Optional", "onnx.Optional"]
-    for run in (Interpreter(graph).run, emit_fx(graph, flat=True)):
-        there, absent = run(X)
+    for function in (Interpreter(graph).run, emit_fx(graph, flat=True)):
+        there, absent = function(X)
         assert torch.equal(there, X) and absent is None
 
 
 # The whole way
+
+
+def test_what_follows_an_opaque_node_is_trained(untranslated: Any) -> None:
+    """The weights of the node itself have no gradient."""
+    untranslated("Conv")
+    nodes = [node("Conv", "x k", "h"), node("MatMul", "h w", "y")]
+    stores = [stored("k", np.ones((2, 1, 1))), stored("w", np.ones((3, 2)))]
+    graph = read_onnx(model(body(nodes, [info("x", (1, 1, 3))], [info("y", (1, 2, 2))], *stores)))
+    module = emit_fx(graph)
+    module(torch.rand(1, 1, 3)).sum().backward()
+    assert module.w.grad is not None and not module.k.requires_grad
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_operator_may_stay_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of the ONNX project's node tests, without any rule."""
+    monkeypatch.setattr(graphopt.frontends.onnx.reader, "TRANSLATIONS", {})
+    monkeypatch.setattr(graphopt.frontends.onnx.reader, "schema_function", lambda *_: None)
+    odd = (
+        "dropout",
+        "dft",
+        "mvn",
+        "maxunpool",
+        "align_corners",
+        "stft",
+        "qk_matmul_bias",
+    )  # ONNX Runtime's own answers
+    chosen = [case for case in cases("node") if not any(word in case.name for word in odd)][::16]
+    outcomes = [run(case, FxBackend) for case in chosen]
+    assert {o.name: o.reason for o in outcomes if not o.passed} == {}
+    assert sum(bool(o.opaque) for o in outcomes) > 0.95 * len(outcomes)
 
 
 def test_compiled_models_report_them(untranslated: Any, tmp_path: Any) -> None:
