@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from graphopt.errors import CaptureError
 from graphopt.frontends.onnx.opaque_types import Dims, type_from_proto
 from graphopt.frontends.onnx.tensors import dtype_of
-from graphopt.ir import TensorType, Type, symbol
+from graphopt.ir import TensorType, Type, UnrankedType, symbol
 from graphopt.ir.dims import Dim
 from graphopt.ir.signature import Signature, Slot
 
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     import onnx
 
 
-def input_type(info: onnx.ValueInfoProto) -> Type:
+def input_type(info: onnx.ValueInfoProto, rank: int | None = None) -> Type:
     """The type of an input. Dims without a name get one after the input.
 
+    rank: of a tensor, where the file does not say it.
+
     Raises:
-        CaptureError: a type that is no tensor, sequence or optional, or a tensor of unknown rank.
+        CaptureError: a type that is no tensor, sequence or optional.
     """
     what = f"input {info.name!r}"
     if info.type.WhichOneof("value") in ("sequence_type", "optional_type"):
@@ -30,10 +32,12 @@ def input_type(info: onnx.ValueInfoProto) -> Type:
     if info.type.WhichOneof("value") != "tensor_type":
         raise CaptureError(f"{what} is no tensor, but {info.type.WhichOneof('value') or 'of no type'}")
     tensor = info.type.tensor_type
-    if not tensor.HasField("shape"):
-        raise CaptureError(f"{what} says nothing of its rank; give the model's input a shape")
-    dims = [_dim(d, f"{info.name}_{i}") for i, d in enumerate(tensor.shape.dim)]
-    return TensorType(dtype_of(tensor.elem_type, what), tuple(dims))
+    dtype = dtype_of(tensor.elem_type, what)
+    if tensor.HasField("shape"):
+        return TensorType(dtype, tuple([_dim(d, f"{info.name}_{i}") for i, d in enumerate(tensor.shape.dim)]))
+    if rank is None:
+        return UnrankedType(dtype)
+    return TensorType(dtype, tuple([symbol(symbol_name(f"{info.name}_{i}")) for i in range(rank)]))
 
 
 class _ElementDims(Dims):

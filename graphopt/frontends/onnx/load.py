@@ -90,12 +90,14 @@ def read_onnx(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto | OnnxFile,
     values: Mapping[str, torch.Tensor] | None = None,
     native: bool = False,
+    ranks: Mapping[str, int] | None = None,
 ) -> Graph:
     """Return the graph of an ONNX model, in ATen operators.
 
     source: a path, the bytes of a file, or a model. values: contents of inputs that decide shapes (the target of a
         `Reshape`, say); the graph holds for these alone, and its signature says so. native: keep the few operators
-        that only several of PyTorch express (`RoiAlign`, say), since an engine for ONNX runs them faster.
+        that only several of PyTorch express (`RoiAlign`, say), since an engine for ONNX runs them faster. ranks: of
+        inputs of which the file says no shape. What is computed from an input of unknown rank stays ONNX's operators.
 
     Raises:
         CaptureError: the file is damaged, or holds a node that cannot be read; the message names it.
@@ -107,7 +109,7 @@ def read_onnx(
     graph = Graph(_identifier(proto.name))
     values = values or {}
     opsets = Opsets.of(file.model)
-    reader = Reader(graph, opsets, file.folder, values, functions=Functions.of(file.model), native=native)
+    reader = Reader(graph, opsets, file.folder, values, ranks or {}, functions=Functions.of(file.model), native=native)
     reader.read(proto)
     assert graph.signature is not None
     graph.signature = replace(
@@ -131,9 +133,10 @@ def read_given(file: OnnxFile, given: Mapping[str, torch.Tensor], native: bool =
         CaptureError: as `read_onnx`.
     """
     values: dict[str, torch.Tensor] = {}
+    ranks = {name: value.dim() for name, value in given.items() if isinstance(value, torch.Tensor)}
     while True:
         try:
-            return read_onnx(file, values, native)
+            return read_onnx(file, values, native, ranks)
         except GraphOptError as error:
             name = _needed(error)
             if name is None or name in values or name not in file.inputs:

@@ -45,17 +45,19 @@ if TYPE_CHECKING:
 class Reader:
     """Reads one graph, and those that it holds.
 
-    folder: where external data may lie. values: contents of inputs that decide shapes, by name: they are taken to be
-    constant. names: what each ONNX name stands for. functions: those that the model defines. declared: what the
-    file says of the types of names. atomic: a node that cannot be read is not kept as it is, since the whole that it is
-    a part of will be. undecided: the model's inputs, but those of `values`. on_trial, guesses: see `choice`.
-    symbol_names: of all graphs together. native: keep operators that PyTorch lacks as they are.
+    folder: where external data may lie. values: contents of inputs that decide shapes, by name: they are taken to
+    be constant. ranks: of inputs of which the file does not say it. names: what each ONNX name stands for.
+    functions: those that the model defines. declared: what the file says of the types of names. atomic: a node that
+    cannot be read is not kept as it is, since the whole that it is a part of will be. undecided: the model's
+    inputs, but those of `values`. on_trial, guesses: see `choice`. symbol_names: of all graphs together. native:
+    keep operators that PyTorch lacks as they are.
     """
 
     graph: Graph
     opsets: Opsets
     folder: Folder | None = None
     values: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
     names: MutableMapping[str, Entry] = field(default_factory=dict)
     functions: Functions = field(default_factory=Functions)
     declared: dict[str, onnx.TypeProto] = field(default_factory=dict)
@@ -166,7 +168,7 @@ class Reader:
         for info in proto.input:
             if info.name in stored:
                 continue  # an initializer that is listed as an input is a default, which is kept
-            value = self.graph.add_input(info.name, input_type(info))
+            value = self.graph.add_input(info.name, input_type(info, self.ranks.get(info.name)))
             given = self.values.get(info.name)
             entry: Entry = value
             if given is not None:

@@ -120,6 +120,24 @@ def test_a_result_of_unknown_rank_is_carried(untranslated: Any) -> None:
     agree(source, X[:1], torch.zeros(1))
 
 
+def test_an_input_of_unknown_rank() -> None:
+    """Without an example, all that uses it stays; an example tells the rank."""
+    source = model(body([node("Relu", "x", "h"), node("Add", "h h", "y")], [info("x")], [info("y")]))
+    assert ops(agree_unranked(source)) == ["onnx.Relu", "onnx.Add"]
+    compiled = graphopt.compile(source, target="fx")
+    for x in (X, X[0], torch.tensor(-1.0)):
+        torch.testing.assert_close(compiled(x), 2 * x.relu())
+    known = graphopt.compile(source, (X,), target="fx")
+    assert known.graph.inputs[0].type.rank == 2 and not known.report.opaque
+
+
+def agree_unranked(source: onnx.ModelProto) -> Any:
+    graph = read_onnx(source)
+    for function in (Interpreter(graph).run, emit_fx(graph, flat=True)):
+        torch.testing.assert_close(function(X)[0], 2 * X.relu())
+    return graph
+
+
 # Strings
 
 
