@@ -1,6 +1,15 @@
 """Operators: the registry, the dialects, type inference and reference semantics."""
 
-from graphopt.ops import attention, control_flow, functionalized, onnx_dialect, quantization, scalars, torch_dialects
+from graphopt.ops import (
+    attention,
+    boxes,
+    control_flow,
+    functionalized,
+    onnx_dialect,
+    quantization,
+    scalars,
+    torch_dialects,
+)
 from graphopt.ops.registry import OpRegistry, get_op, registry
 from graphopt.ops.schema import attribute_from_torch, attribute_to_torch, torch_arguments
 from graphopt.ops.text import parse
@@ -11,6 +20,7 @@ __all__ = [
     "attention",
     "attribute_from_torch",
     "attribute_to_torch",
+    "boxes",
     "control_flow",
     "find_overload",
     "functionalized",

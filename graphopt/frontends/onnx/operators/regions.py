@@ -134,3 +134,10 @@ def _largest(a: Application, x: Value, cells: Value, index: int) -> Value:
     mask = a.emit("aten.unsqueeze", a.emit("aten.unsqueeze", mask, 1), 2)
     hidden = a.emit("aten.where.self", mask, x, a.scalar(float("-inf"), x))
     return a.emit("aten.amax", hidden, [-1])
+
+
+@translates("NonMaxSuppression")
+def non_max_suppression(a: Application) -> Value:
+    """Rows (image, class, box) of the best boxes that do not overlap."""
+    limits = [a.get(i) for i in range(2, 5)]
+    return a.emit("graphopt.non_max_suppression", a[0], a[1], *limits, bool(a.attr("center_point_box", 0)))
