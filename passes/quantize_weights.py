@@ -19,23 +19,25 @@ from graphopt.ops.quantization import find_format
 from graphopt.ops.quantization.arithmetic import dequantized, quantized
 from graphopt.passes.pruning.criteria.batches import read_batches
 from graphopt.passes.quantization.blocks import block_parameters
+from graphopt.passes.quantization.embeddings import Table, embedding_tables, quantize_table
 from graphopt.passes.quantization.products import StoredProduct, stored_products
 from graphopt.passes.quantization.rounding import GptqRounding
 from graphopt.passes.support.constants import drop_unused
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
 
-_NOTHING = "nothing to quantize: no product of single precision has a stored matrix"
+_NOTHING = "nothing to quantize: no product of single precision has a stored matrix, and there is no embedding table"
 
 
 @dataclass(frozen=True)
 class QuantizeWeights(Pass):
-    """Store the matrices of products in few bits.
+    """Store the matrices of products, and embedding tables, in few bits.
 
     dtype: uint2 to uint8, with zero points; int2 to int8, symmetric about zero.
     block_size: how many neighbours along the inputs share a scale; 0 gives each output one.
     rounding: nearest, or gptq, which needs calibration data.
     search: choose scales by least squared error; otherwise they cover all numbers.
+    embeddings: store embedding tables so, too, by blocks along their rows, to the nearest.
     smallest: weights of fewer elements stay. ignore: weights left in floating point, by name or glob.
     samples: how many batches of calibration data gptq makes use of, at most.
     """
@@ -47,6 +49,7 @@ class QuantizeWeights(Pass):
     block_size: int = 32
     rounding: str = "nearest"
     search: bool = True
+    embeddings: bool = True
     smallest: int = 1024
     ignore: tuple[str, ...] = ()
     samples: int = 128
@@ -68,8 +71,8 @@ class QuantizeWeights(Pass):
             UnknownNameError: a name in `ignore` that no weight has.
         """
         with requested():
-            products = self._chosen(stored_products(graph))
-            if not products:
+            products, tables = self._chosen(graph)
+            if not products and not tables:
                 return PassResult(False, notes=[_NOTHING])
             rounding = self._rounding(graph, products, context)
         rewriter = Rewriter(graph, context.listeners)
@@ -82,24 +85,29 @@ class QuantizeWeights(Pass):
                 errors.append(error)
             with rewriter.at(product.node, self.name):
                 self._replace(product, stored[key], rewriter)
-        for weight, _ in stored:
+        format_ = find_format(self.dtype)
+        errors += [quantize_table(t, format_, self.block_size, self.search, rewriter, self.name) for t in tables]
+        for weight in dict.fromkeys([weight for weight, _ in stored] + [table.weight for table in tables]):
             drop_unused(rewriter, weight)
-        notes = [f"{len(stored)} weights in {self.dtype}, relative error {max(errors):.3g} at most"]
+        notes = [f"{len(errors)} weights in {self.dtype}, relative error {max(errors):.3g} at most"]
         return PassResult(True, notes=notes + (rounding.notes if rounding is not None else []))
 
-    def _chosen(self, products: list[StoredProduct]) -> list[StoredProduct]:
-        names = [product.weight.name for product in products]
+    def _chosen(self, graph: Graph) -> tuple[list[StoredProduct], list[Table]]:
+        products = [p for p in stored_products(graph) if p.matrix.numel() >= self.smallest]
+        tables = embedding_tables(graph) if self.embeddings else []
+        tables = [table for table in tables if table.tensor.numel() >= self.smallest]
+        names = [holder.weight.name for holder in (*products, *tables)]
         for glob in self.ignore:
             if not fnmatch.filter(names, glob):
                 raise unknown_name("weight", glob, names, f"It was given to {self.name} as one to ignore.")
-        return [
-            p
-            for p in products
-            if p.matrix.numel() >= self.smallest and not any(fnmatch.fnmatchcase(p.weight.name, g) for g in self.ignore)
-        ]
+        ignored = {name for glob in self.ignore for name in fnmatch.filter(names, glob)}
+        return (
+            [product for product in products if product.weight.name not in ignored],
+            [table for table in tables if table.weight.name not in ignored],
+        )
 
     def _rounding(self, graph: Graph, products: list[StoredProduct], context: PassContext) -> GptqRounding | None:
-        if self.rounding != "gptq":
+        if self.rounding != "gptq" or not products:
             return None
         if context.calibration is not None:
             sets = [batch.inputs for batch in read_batches(graph, context.calibration, self.samples)]

@@ -176,3 +176,37 @@ def test_in_a_pipeline(passes: str) -> None:
         compiled = graphopt.compile(model, (x,), target=target, dynamic_shapes="batch", passes=passes)
         with torch.no_grad():
             assert sqnr(model(x), compiled(x)) > 12
+
+
+EMBEDDING = """
+input %i: i64[N, 3]
+parameter %w: f32[50, 24]
+parameter %p: f32[50, 24]
+%x = embedding(%w, %i)
+%y = embedding(%p, %i)
+%z = add.Tensor(%x, %y)
+return %z"""
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint4", "int4", "int2", "int3", "int6"])
+@pytest.mark.parametrize("block_size", [0, 8, 16])
+def test_embedding_tables_in_few_bits(dtype: str, block_size: int) -> None:
+    """Looked up as bytes; the same numbers in ONNX Runtime."""
+    graph = graphopt.parse(EMBEDDING)
+    found = QuantizeWeights(dtype=dtype, block_size=block_size)(graph)
+    i = torch.tensor([[0, 49, 7], [3, 3, 11]])
+    (result,), (expected,) = run_graph(found, i), run_graph(graph, i)
+    assert sqnr(expected, result) > {8: 35, 6: 23, 4: 12, 3: 6, 2: 0}[find_format(dtype).bits]
+    (in_runtime,), left = in_onnx_runtime(emit_onnx(found), i)
+    assert torch.equal(in_runtime, result) and left["Gather"] == 6
+    packed = [value for name, value in found.constants.items() if name.endswith("_packed")]
+    width = {8: 24, 6: 24, 4: 12, 3: 24, 2: 6}[find_format(dtype).bits]
+    assert [value.shape for value in packed] == [(50, width)] * 2
+
+
+def test_a_table_that_is_a_head_too_stays() -> None:
+    text = EMBEDDING.replace("%z = add.Tensor(%x, %y)", "%h = add.Tensor(%x, %y)\n%z = linear(%h, %w)")
+    found = QuantizeWeights(smallest=10)(graphopt.parse(text))
+    names = set(found.constants)
+    assert "p_packed" in names and "w_quantized" in names
+    assert any(node.name == "aten.embedding" and node.operands[0].name == "w" for node in found)  # type: ignore[union-attr]
