@@ -5,27 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphopt.backends.onnx.emitter import Emitter
+from graphopt.backends.onnx.lowerings.leading import top
 from graphopt.backends.onnx.lowerings.views import pick
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, lowers
 from graphopt.backends.onnx.shaping import normal_axis, reshape, unsqueeze
 from graphopt.ir import DType
-from graphopt.ir.dims import Dim, product
-
-
-def top(e: Emitter, x: Tensor, count: Dim, axis: int, largest: bool) -> tuple[Tensor, ...]:
-    """The `count` first elements in order, and their indices. Equal elements keep their order."""
-    shape = (*x.dims[:axis], count, *x.dims[axis + 1 :])
-    return e.ops(
-        "TopK",
-        x,
-        [count],
-        dtypes=(None, DType.I64),
-        shapes=(shape, shape),
-        axis=axis,
-        largest=int(largest),
-        sorted=1,
-    )
+from graphopt.ir.dims import product
 
 
 @lowers("aten.topk")

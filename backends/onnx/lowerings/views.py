@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphopt.backends.onnx.emitter import Emitter
+from graphopt.backends.onnx.lowerings.leading import leading
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, lowers
 from graphopt.backends.onnx.shaping import (
@@ -105,7 +106,8 @@ def _lower_slice(e: Emitter, a: Call) -> Tensor:
         return a.self
     if a.node.op.name == "aten.narrow" and isinstance(start, int) and start < 0 and end == 0:
         end = END
-    return slice_(e, a.self, axis, start, end, step, size)
+    first = leading(e, a)
+    return first if first is not None else slice_(e, a.self, axis, start, end, step, size)
 
 
 @lowers("aten.select.int")

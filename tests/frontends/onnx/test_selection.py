@@ -88,3 +88,29 @@ def test_bits_as_another_type(own: str, target: str) -> None:
     np.testing.assert_array_equal(got.numpy(), x.view(target))
     (again,) = expected_of(emit_onnx(read_onnx(model)), {"x": x})
     np.testing.assert_array_equal(again, x.view(target))
+
+
+@pytest.mark.parametrize("largest", [0, 1])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_the_first_of_sorted_elements(largest: int, axis: int) -> None:
+    """Equal elements keep their order, and what is written again is the one operator."""
+    x = RNG.integers(0, 4, (5, 6)).astype(np.float32)
+    attributes = {"largest": largest, "axis": axis}
+    model = one_node("TopK", {"x": x}, attributes, 11, {"k": np.array([3])}, {"x": ["n", "m"]}, None, ("v", "i"))
+    written = emit_onnx(agrees(model, {"x": x}))
+    assert [node.op_type for node in written.graph.node] == ["TopK"]
+    for got, wanted in zip(expected_of(written, {"x": x}), expected_of(model, {"x": x}), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_sorted_elements_of_which_more_is_used() -> None:
+    graph = read_onnx(
+        one_node("TopK", {"x": np.zeros((3, 5), np.float32)}, {}, 11, {"k": np.array([2])}, outputs=("v", "i"))
+    )
+    sort = next(iter(graph))
+    graph.set_outputs([*graph.outputs, sort.results[1]])
+    graph.signature = None
+    x = RNG.standard_normal((3, 5)).astype(np.float32)
+    results = expected_of(emit_onnx(graph), {"x": x})
+    np.testing.assert_array_equal(results[1], results[2][:, :2])
+    np.testing.assert_array_equal(results[0], np.take_along_axis(x, results[1], 1))

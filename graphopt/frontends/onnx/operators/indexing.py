@@ -130,4 +130,4 @@ def top_k(a: Application) -> Any:
     axis, largest = a.attr("axis", -1), bool(a.attr("largest", 1))
     # Of equal elements ONNX takes the one with the lower index, which a stable sort does.
     values, indices = a.emit_all("aten.sort.stable", a[0], stable=True, dim=axis, descending=largest)
-    return [a.emit("aten.slice.Tensor", v, axis, 0, k) for v in (values, indices)]
+    return [a.emit("aten.narrow", v, axis, 0, k) if a.uses(i) else None for i, v in enumerate((values, indices))]
