@@ -87,6 +87,7 @@ class Emitter:
         self.origin: Node | None = None
         self.sizes = Sizes(self)
         self._constants: dict[Any, Tensor] = {}
+        self._stored: dict[int, Tensor] = {}
         self._fresh = 0
         self._seen: set[tuple[Dim, ...]] = set()
         self._derived: dict[tuple[Tensor, Any], Tensor] = {}
@@ -235,9 +236,11 @@ class Emitter:
             if found is not None:
                 return found
         assert value.constant is not None, f"{value!r} is used before it is defined"
-        tensor = value.constant.tensor
-        dtype = value.type.dtype if isinstance(value.type, TensorType) else from_torch(tensor.dtype)
-        found = Tensor(dtype, tuple(tensor.shape), value.name, tensor)
+        found = self._stored.get(id(value.constant))  # regions share the constants that they use with the graph around
+        if found is None:
+            tensor = value.constant.tensor
+            dtype = value.type.dtype if isinstance(value.type, TensorType) else from_torch(tensor.dtype)
+            found = self._stored[id(value.constant)] = Tensor(dtype, tuple(tensor.shape), value.name, tensor)
         self.root.values[value] = found
         return found
 

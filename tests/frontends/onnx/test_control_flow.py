@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from graphopt.backends.fx import emit_fx
+from graphopt.backends.onnx import emit_onnx
 from graphopt.errors import GraphOptError
 from graphopt.frontends.onnx import read_onnx
 from graphopt.ir import TensorType, walk
@@ -91,6 +93,18 @@ def test_nested_ifs_capture_through_both() -> None:
         for d in (YES, NO):
             graph = agree(source, X, c, d)
     assert [n.op.name for n in walk(graph)].count("higher_order.cond") == 2
+
+
+def test_weights_that_both_branches_use_are_stored_once() -> None:
+    branches = {
+        "then_branch": body([node("MatMul", "x w", "r")], [], [info("r")]),
+        "else_branch": body([node("MatMul", "x w", "t"), node("Neg", "t", "r")], [], [info("r")]),
+    }
+    inputs = [info("x", ("N", 3)), info("c", (), BOOL)]
+    source = model(body([node("If", "c", "y", **branches)], inputs, [info("y", ("N", 3))], stored("w", np.eye(3) * 2)))
+    graph = agree(source, X, YES)
+    assert len(emit_onnx(graph).graph.initializer) == 1
+    assert len(dict(emit_fx(graph).named_parameters())) == 1
 
 
 # Loop
