@@ -14,6 +14,7 @@ from graphopt.backends.onnx.records import Body
 from graphopt.backends.onnx.serialize import WriteData, drop_dead, to_model, used_initializers
 from graphopt.errors import EmissionError
 from graphopt.ir import Graph
+from graphopt.ir.memory import collection_paused
 from graphopt.ops.onnx_metadata import OnnxMetadata
 
 LOWEST_LOWERED, HIGHEST_OPSET = 18, 28
@@ -50,9 +51,10 @@ class Emission:
             raise EmissionError(f"opset {opset} is not supported; choose one from {LOWEST_OPSET} to {HIGHEST_OPSET}")
         least = max(wanted, LOWEST_LOWERED)
         written = least if opset is not None else opset_for(graph, least)
-        body = build(graph, Emitter(written))
-        drop_dead(body)
-        declared, reason = declared_opset(body, written, wanted) if wanted < written else (written, "")
+        with collection_paused():
+            body = build(graph, Emitter(written))
+            drop_dead(body)
+            declared, reason = declared_opset(body, written, wanted) if wanted < written else (written, "")
         if opset is not None and declared != opset:
             raise EmissionError(
                 f"the model cannot be written in opset {opset}: {reason} as it is used here needs opset {declared}"
@@ -72,4 +74,5 @@ class Emission:
 
     def to_model(self, write_data: WriteData | None = None) -> onnx.ModelProto:
         """Write it as a model. write_data: fills in the elements of an initializer."""
-        return to_model(self.body, self.opset, self.name, write_data, self.metadata)
+        with collection_paused():
+            return to_model(self.body, self.opset, self.name, write_data, self.metadata)
