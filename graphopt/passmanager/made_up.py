@@ -12,6 +12,7 @@ from graphopt.analysis.index_ranges import index_limits
 from graphopt.errors import GraphOptError
 from graphopt.ir import DType, Graph, Symbol, TensorType, Value
 from graphopt.ir.dims import Dim, UnboundSymbolError, evaluate, symbols_of
+from graphopt.ops.quantization import is_packed
 from graphopt.passmanager.samples import SEED, first_sizes
 
 IMAGE_SIZES = (32, 64, 128, 224)
@@ -48,7 +49,8 @@ def _fixed(graph: Graph) -> dict[str, Any]:
 
 
 def _has_numbers(type_: TensorType) -> bool:
-    return type_.dtype is not DType.STRING and type_.dtype.storage is type_.dtype.torch
+    """True but for strings, and for floats that are stored as codes."""
+    return type_.dtype is not DType.STRING and not (type_.dtype.is_floating and is_packed(type_.dtype))
 
 
 def _sizes_of(graph: Graph, given: Mapping[str, Any]) -> dict[str, int]:
@@ -116,7 +118,7 @@ def _made(
 
 
 def _values(type_: TensorType, shape: Sequence[int], limit: int | None, generator: torch.Generator) -> torch.Tensor:
-    dtype = type_.dtype.torch
+    dtype = type_.dtype.storage
     if type_.dtype.is_floating or type_.dtype.is_complex:
         made = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
     else:
