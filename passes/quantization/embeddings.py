@@ -3,7 +3,8 @@
     W[i]   →   D(unpack(P[i])),     P: [V, D · bits / 8] bytes
 
 Several numbers of a row share a byte: the first part of the row lies in the lowest bits of all its bytes, the next part
-above it. So unpacking is a shift and a mask for each part.
+above it. So unpacking is a shift and a mask for each part. Scales are stored in half precision where it has their
+range.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from graphopt.ops.quantization import Format
 from graphopt.ops.quantization.arithmetic import dequantized, quantized
 from graphopt.passes.quantization.blocks import block_parameters
 from graphopt.rewrite import Rewriter
+
+_HALF_PRECISION = 2.0**-10
 
 
 @dataclass(frozen=True)
@@ -55,21 +58,26 @@ def quantize_table(
     block = block_size or size
     found = block_parameters(rows.t(), format_, block, search)
     scales, zeros = found[0].t().contiguous(), None if found[1] is None else found[1].t().contiguous()
+    halves = scales.half()
+    half = bool(((halves.float() - scales).abs() <= _HALF_PRECISION * scales).all())
+    scales = halves.float() if half else scales
     points = torch.full_like(scales, -format_.low) if zeros is None else zeros  # as unsigned numbers
     zero = None if zeros is None else zeros.to(format_.storage)
     q = quantized(rows, scales, zero, format_, 1, block)
     parts = 8 // format_.bits if 8 % format_.bits == 0 and size % (8 // format_.bits) == 0 else 1
     packed = _packed((q.int() - int(format_.low)).to(torch.uint8), parts)
     stored = rewriter.constant(packed, f"{table.weight.name}_packed")
-    scale = rewriter.constant(scales, f"{table.weight.name}_scale")
+    scale = rewriter.constant(halves if half else scales, f"{table.weight.name}_scale")
     point = rewriter.constant(points.to(torch.uint8), f"{table.weight.name}_zero_point")
     for node in table.nodes:
         with rewriter.at(node, name):
             indices = node.operands[1]
             numbers = _unpacked(rewriter, rewriter.create("aten.embedding", stored, indices).result, parts)
-            own = [rewriter.create("aten.embedding", x, indices).result for x in (scale, point)]
+            own, zeros_own = (rewriter.create("aten.embedding", x, indices).result for x in (scale, point))
+            if half:
+                own = rewriter.create("aten.to.dtype", own, DType.F32).result
             axis = len(node.result.shape) - 1
-            last = rewriter.create("graphopt.dequantize", numbers, *own, "uint8", axis, block)
+            last = rewriter.create("graphopt.dequantize", numbers, own, zeros_own, "uint8", axis, block)
         rewriter.replace(node, last.results)
     error = dequantized(q, scales, zero, 1, block) - rows
     return float(error.norm() / rows.norm().clamp(min=torch.finfo(torch.float32).tiny))
