@@ -26,16 +26,52 @@ def index_limits(graph: Graph) -> dict[Value, list[Dim]]:
     >>> index_limits(graph)[graph.inputs[0]]
     [30]
     """
-    sources: dict[Value, set[Value]] = {v: {v} for v in graph.inputs if _is_integral(v)}
-    found: dict[Value, list[Dim]] = {value: [] for value in sources}
-    for node in walk(graph):
+    found: dict[Value, list[Dim]] = {value: [] for value in graph.inputs if _is_integral(value)}
+    for node, sources in _with_sources(graph):
         for operand, length in _places(node):
             for source in sources.get(operand, ()) if operand is not None else ():
                 found[source].append(length)
+    return found
+
+
+def compared_numbers(graph: Graph) -> dict[Value, list[int]]:
+    """Return, for each integer input, the stored numbers that it or what is computed from it is tested to be equal to.
+
+    >>> from graphopt.ops import parse
+    >>> graph = parse('''input %rate: i64[]
+    ... constant %c: i64[] = 16000
+    ... %y = aten.eq.Tensor(%rate, %c)
+    ... return %y''')
+    >>> compared_numbers(graph)[graph.inputs[0]]
+    [16000]
+    """
+    found: dict[Value, list[int]] = {value: [] for value in graph.inputs if _is_integral(value)}
+    for node, sources in _with_sources(graph):
+        if node.op.base not in ("aten.eq", "aten.ne"):
+            continue
+        numbers = [n for v in node.operands for n in _stored_number(v)]
+        other = node.attributes.get("other")
+        numbers += [other] if type(other) is int else []
+        for operand in node.operands:
+            for source in sources.get(operand, ()) if operand is not None else ():
+                found[source] += numbers
+    return found
+
+
+def _stored_number(value: Value | None) -> list[int]:
+    if value is None or value.constant is None or value.constant.tensor.numel() != 1 or not _is_integral(value):
+        return []
+    return [int(value.constant.tensor)]
+
+
+def _with_sources(graph: Graph) -> Iterator[tuple[Node, dict[Value, set[Value]]]]:
+    """Each node, and for the integers that are known there the inputs that they are computed from."""
+    sources: dict[Value, set[Value]] = {v: {v} for v in graph.inputs if _is_integral(v)}
+    for node in walk(graph):
+        yield node, sources
         reached = set[Value]().union(*[sources.get(v, ()) for v in node.operands if v is not None])
         if reached:
             sources.update((value, reached) for value in node.results if _is_integral(value))
-    return found
 
 
 def _is_integral(value: Value) -> bool:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from graphopt.analysis import Interpreter
-from graphopt.analysis.index_ranges import index_limits
+from graphopt.analysis.index_ranges import compared_numbers, index_limits
 from graphopt.errors import GraphOptError
 from graphopt.ir import DType, Graph, Symbol, TensorType, Value
-from graphopt.ir.dims import Dim, UnboundSymbolError, evaluate, symbols_of
+from graphopt.ir.dims import UnboundSymbolError, evaluate, symbols_of
+from graphopt.ir.types import type_symbols
 from graphopt.ops.quantization import is_packed
 from graphopt.passmanager.samples import SEED, first_sizes
 
@@ -28,16 +30,17 @@ def make_inputs(graph: Graph, given: Mapping[str, Any] | None = None) -> list[An
     given: inputs by name that are taken as they are.
 
     Floating-point numbers are standard normal. Integers that are used as indices are below the length of what they
-    index, other ones are 0 or 1 (bytes: all values), and inputs whose contents are fixed hold these. Sizes of dynamic
-    dims are small and distinct at first, then such as images and signals have.
+    index; ones that are tested to be equal to stored numbers are these; other ones are 0 or 1 (bytes: all values), and
+    inputs whose contents are fixed hold these. Sizes of dynamic dims are small and distinct at first, then such as
+    images and signals have.
     """
     given = {**_fixed(graph), **(given or {})}
     if not all(v.name in given or (isinstance(v.type, TensorType) and _has_numbers(v.type)) for v in graph.inputs):
         return None
-    limits = index_limits(graph)
+    integers = _Integers(graph)
     bound = _sizes_of(graph, given)
     for sizes in _candidates(graph):
-        made = _made(graph, {**sizes, **bound}, given, limits)
+        made = _made(graph, {**sizes, **bound}, given, integers)
         if made is not None and (not graph.symbols() or _runs(graph, made)):
             return made
     return None
@@ -70,11 +73,14 @@ def _candidates(graph: Graph) -> Iterator[dict[str, int]]:
     yield small
     leading = [s for s in symbols if any(_leads(value, s) for value in graph.inputs)]
     others = [s for s in symbols if s not in leading]
+    batch = _sized(symbols, [2])
+    data = [s for s in others if any(s in type_symbols(value.type) for value in graph.inputs[:1])]
     for base in IMAGE_SIZES if symbols else ():
         yield {**small, **_sized(leading, [2, 3]), **_sized(others, range(base, 16 * base, 32))}
-        yield {**small, **_sized(leading, [2, 2]), **_sized(others, [base] * len(others))}
-    for base in SIGNAL_SIZES if symbols else ():
-        yield {**small, **_sized(leading, [2, 2]), **_sized(others, [base] * len(others))}
+    for base in (*IMAGE_SIZES, *SIGNAL_SIZES) if symbols else ():
+        yield {**batch, **_sized(others, [base])}
+        if data != others:  # states, whose batch need not come first
+            yield {**batch, **_sized(data, [base])}
     if symbols:
         yield {**small, **_sized(leading, [1] * len(leading))}
         yield dict.fromkeys(small, 1)
@@ -96,9 +102,7 @@ def _sized(symbols: Sequence[Symbol], sizes: Sequence[int]) -> dict[str, int]:
     return found
 
 
-def _made(
-    graph: Graph, sizes: Mapping[str, int], given: Mapping[str, Any], limits: Mapping[Value, Sequence[Dim]]
-) -> list[Any] | None:
+def _made(graph: Graph, sizes: Mapping[str, int], given: Mapping[str, Any], integers: _Integers) -> list[Any] | None:
     generator = torch.Generator().manual_seed(SEED)
     made = []
     for value in graph.inputs:
@@ -108,23 +112,40 @@ def _made(
         assert isinstance(value.type, TensorType)
         try:
             shape = [evaluate(dim, sizes) for dim in value.type.shape]
-            limit = min([evaluate(dim, sizes) for dim in limits.get(value, ())], default=None)
+            high = integers.high(value, sizes)
         except UnboundSymbolError:  # what is indexed has a size that only a run tells
             return None
         if torch.Size(shape).numel() > LARGEST:
             return None
-        made.append(_values(value.type, shape, limit, generator))
+        made.append(_values(value.type, shape, integers.compared[value][:1] or range(high), generator))
     return made
 
 
-def _values(type_: TensorType, shape: Sequence[int], limit: int | None, generator: torch.Generator) -> torch.Tensor:
+class _Integers:
+    """What is known of the integers that inputs hold."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._limits = index_limits(graph)
+        self.compared = defaultdict(list, compared_numbers(graph))
+
+    def high(self, value: Value, sizes: Mapping[str, int]) -> int:
+        """What they are to be below."""
+        dtype = value.type.dtype.storage  # type: ignore[union-attr]
+        plain, most = (256, 256) if dtype is torch.uint8 else (2, 127 if dtype is torch.int8 else 1 << 15)
+        limit = min([evaluate(dim, sizes) for dim in self._limits.get(value, ())], default=plain)
+        return min(max(limit, 1), most)
+
+
+def _values(
+    type_: TensorType, shape: Sequence[int], integers: Sequence[int], generator: torch.Generator
+) -> torch.Tensor:
+    """Standard normal numbers, or any of the given integers."""
     dtype = type_.dtype.storage
     if type_.dtype.is_floating or type_.dtype.is_complex:
         made = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
     else:
-        plain = 256 if dtype is torch.uint8 else 2
-        high = min(max(plain if limit is None else limit, 1), 127 if dtype is torch.int8 else 1 << 15)
-        made = torch.randint(high, tuple(shape), generator=generator).to(dtype)
+        chosen = torch.randint(len(integers), tuple(shape), generator=generator)
+        made = (torch.tensor(integers)[chosen] if isinstance(integers, list) else chosen).to(dtype)
     return made if type_.device == "cpu" else made.to(type_.device)
 
 
