@@ -11,7 +11,9 @@ import torch
 from graphopt.analysis import run_graph
 from graphopt.backends.fx.engines import EagerEngine, InductorEngine
 from graphopt.errors import GraphOptError, TargetError, UnknownNameError
+from graphopt.ir import Op, Param, ParamKind
 from graphopt.ops import parse
+from graphopt.ops import registry as operators
 from graphopt.targets import Engine, engine_names, get_engine, register_engine, registry
 
 NET = """
@@ -159,8 +161,12 @@ def test_freezing_is_set_for_the_compilation_alone() -> None:
 
 
 def test_unsupported_graphs_are_told_by_reason() -> None:
-    graph = parse("input %x: i4[2]\nreturn %x")
-    assert "i4" in (EagerEngine().unsupported(graph) or "")
+    name = "engines.abstract"
+    if operators.find(name) is None:
+        operators.register(Op(name, (Param("x", ParamKind.OPERAND),), infer=lambda call: call.operand_types))  # type: ignore[arg-type, return-value]
+    graph = parse(f"input %x: f32[2]\n%y = {name}(%x)\nreturn %y")
+    assert f"{name} has no PyTorch implementation" in (EagerEngine().unsupported(graph) or "")
+    assert EagerEngine().unsupported(parse("input %x: i4[2]\nreturn %x")) is None  # stored in a byte each
     assert EagerEngine().unsupported(parse(NET)) is None and InductorEngine().unsupported(parse(NET)) is None
 
 
