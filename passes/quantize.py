@@ -26,6 +26,7 @@ from graphopt.passes.quantization.profiles import Profile, get_profile
 from graphopt.passes.quantization.report import Judge, LayerFigures, QuantizationReport, record
 from graphopt.passes.quantization.rounding import GptqRounding
 from graphopt.passes.quantization.spread import Spread, merged
+from graphopt.passes.quantization.training import TrainableInserter
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
 
@@ -53,6 +54,8 @@ class Quantize(Pass):
     ignore: operators left in floating point, by name or glob of the operator, of its result or of its module.
     correct_bias: move biases so that quantization moves no channel's mean.
     samples: how many calibration samples are used, at most.
+    trainable: round by fake quantization, so that weights and scales train; by default where the result is trained.
+        `convert-quantized` makes integers of it.
     only_if_faster: measure the result on the engine, and leave the graph as it was where it is no faster.
     profile: the target whose kernels are meant; by default the one compiled for.
 
@@ -75,6 +78,7 @@ class Quantize(Pass):
     ignore: tuple[str, ...] = ()
     correct_bias: bool = True
     samples: int = 512
+    trainable: bool | None = None
     only_if_faster: bool = False
     profile: str = ""
 
@@ -126,7 +130,7 @@ class Quantize(Pass):
         some = kept[:REPORT_SAMPLES]
         sources = {node: activations_of(node, fusion, True)[0] for node, fusion in plan.layers.items()}
         recorded = record(graph, sources, some)
-        layers, told = self._rewritten(graph, rewriter, profile, plan, parameters, kept)
+        layers, told = self._rewritten(graph, rewriter, profile, plan, parameters, kept, self._trains(context))
         counts = {"layers": len(plan.layers), "other operators": len(plan.others), "pairs": len(plan.pairs)}
         report = QuantizationReport(counts, left=_left(plan))
         judge = Judge(graph)
@@ -147,9 +151,11 @@ class Quantize(Pass):
         plan: Placement,
         parameters: dict[Value, Parameters],
         kept: _Samples,
+        trainable: bool,
     ) -> tuple[dict[Node, Layer], list[str]]:
         """Write the plan into the graph; return what the layers are now, and notes."""
-        inserter = Inserter(graph, rewriter, profile, self._activations(profile)[0], self.name)
+        kind = TrainableInserter if trainable else Inserter
+        inserter = kind(graph, rewriter, profile, self._activations(profile)[0], self.name)
         scales = {node: self._input_scale(node, plan, parameters) for node in plan.layers}
         some = kept[:CORRECTION_SAMPLES]
         means = layer_means(graph, list(plan.layers), some) if self.correct_bias else {}
@@ -162,6 +168,9 @@ class Quantize(Pass):
         for layer in layers.values():
             inserter.bias(layer, moved.get(layer.node))
         return layers, [] if rounding is None else rounding.notes
+
+    def _trains(self, context: PassContext) -> bool:
+        return context.trainable if self.trainable is None else self.trainable
 
     def _activations(self, profile: Profile) -> tuple[Format, bool]:
         symmetric = profile.symmetric if self.symmetric is None else self.symmetric

@@ -101,10 +101,13 @@ class Inserter:
         key = (given.scale, given.zero_point)
         found = self._stored.get(key)
         if found is None:
-            scale = self.rewriter.constant(torch.tensor(given.scale, dtype=torch.float32), "scale")
+            scale = self._scale(torch.tensor(given.scale, dtype=torch.float32), "scale")
             zero = torch.tensor(given.zero_point, dtype=self.format_.storage)
             found = self._stored[key] = scale, self.rewriter.constant(zero, "zero_point", dtype=self.format_.dtype)
         return found
+
+    def _scale(self, scale: torch.Tensor, name: str) -> Value:
+        return self.rewriter.constant(scale, name)
 
     def weight(self, node: Node, fusion: Fusion, input_scale: float, options: WeightOptions) -> Layer:
         """Quantize the weight of a layer; return what is the layer now."""
@@ -113,7 +116,7 @@ class Inserter:
         axis = fusion.channels % len(weight.shape) if options.per_channel else None
         tensor = weight.constant.tensor.detach()
         source = node.arguments()[fusion.inputs[0]]
-        bias = _stored(node.arguments().get(fusion.bias))
+        bias = stored(node.arguments().get(fusion.bias))
         split = self.profile.split_linear and node.name == "aten.linear" and len(node.operands[0].shape) != 2  # type: ignore[union-attr]
         integer_bias = self.profile.integer_bias and bool(fusion.bias) and not split
         smallest = least_scales(bias, input_scale) if integer_bias and bias is not None else None
@@ -126,18 +129,18 @@ class Inserter:
             if split:
                 last = self._split(node, weight, q, scales, axis, options.format_)
                 return Layer(weight.name, last, source, None if bias is None else 1, None)
-            dequantized = self._stored_weight(weight, q, scales, axis, options.format_)
-            self.rewriter.set_operand(node, _index(node, fusion.weight), dequantized)
+            read = self._stored_weight(weight, q, scales, axis, options.format_)
+            self.rewriter.set_operand(node, operand_index(node, fusion.weight), read)
         drop_unused(self.rewriter, weight)
         products = torch.tensor(input_scale, dtype=torch.float32) * scales if integer_bias else None
-        return Layer(weight.name, node, source, _index(node, fusion.bias) if fusion.bias else None, products)
+        return Layer(weight.name, node, source, operand_index(node, fusion.bias) if fusion.bias else None, products)
 
     def bias(self, layer: Layer, shift: torch.Tensor | None) -> None:
         """Move the bias of a layer, and store it as integers if the target wants it so."""
         if layer.bias is None or (shift is None and layer.scales is None):
             return
         old = layer.node.operands[layer.bias]
-        tensor = _stored(old)
+        tensor = stored(old)
         if tensor is None and (old is not None or shift is None):
             return
         moved = torch.zeros(()) if tensor is None else tensor
@@ -148,19 +151,9 @@ class Inserter:
             if layer.scales is None:
                 new = self.rewriter.constant(moved, name)
             else:
-                new = self._integer_bias(moved, layer.scales, name)
+                new = integer_bias(self.rewriter, moved, layer.scales, name)
             self.rewriter.set_operand(layer.node, layer.bias, new)
         drop_unused(self.rewriter, old)
-
-    def _integer_bias(self, bias: torch.Tensor, scales: torch.Tensor, name: str) -> Value:
-        """b_q = round(b / s), s = s_x s_w in single precision, as the runtime computes it."""
-        q = torch.round(bias.double() / scales.double()).clamp(-(2.0**31), 2.0**31 - 1).to(torch.int32)
-        stored = self.rewriter.constant(q, f"{name}_quantized", dtype=DType.I32)
-        scale = self.rewriter.constant(scales, f"{name}_scale")
-        axis = 0 if scales.dim() else None
-        return self.rewriter.create(
-            "graphopt.dequantize", stored, scale, None, "int32", axis, name=f"{name}_dequantized"
-        ).result
 
     def _stored_weight(
         self, weight: Value, q: torch.Tensor, scales: torch.Tensor, axis: int | None, format_: Format
@@ -181,21 +174,33 @@ class Inserter:
         self, node: Node, weight: Value, q: torch.Tensor, scales: torch.Tensor, axis: int | None, format_: Format
     ) -> Node:
         """x W^T + b as a product with the transposed weight, and a sum."""
-        dequantized = self._stored_weight(weight, q.t().contiguous(), scales, None if axis is None else 1, format_)
+        read = self._stored_weight(weight, q.t().contiguous(), scales, None if axis is None else 1, format_)
         bias = node.arguments()["bias"]
-        product = self.rewriter.create("aten.matmul", node.operands[0], dequantized, name=node.result.name)
+        product = self.rewriter.create("aten.matmul", node.operands[0], read, name=node.result.name)
         last = product if bias is None else self.rewriter.create("aten.add.Tensor", product.result, bias)
         self.rewriter.replace(node, last.results)
         drop_unused(self.rewriter, weight)
         return last
 
 
-def _stored(value: object) -> torch.Tensor | None:
+def stored(value: object) -> torch.Tensor | None:
     """The tensor of an operand that is stored."""
     if not isinstance(value, Value) or value.constant is None:
         return None
     return value.constant.tensor.detach().float()
 
 
-def _index(node: Node, name: str) -> int:
+def operand_index(node: Node, name: str) -> int:
+    """Which operand a parameter is."""
     return [p.name for p in node.op.operand_params].index(name)
+
+
+def integer_bias(rewriter: Rewriter, bias: torch.Tensor, scales: torch.Tensor, name: str) -> Value:
+    """b_q = round(b / s), s = s_x s_w in single precision, as the runtime computes it; and dequantized again."""
+    q = torch.round(bias.double() / scales.double()).clamp(-(2.0**31), 2.0**31 - 1).to(torch.int32)
+    integers = rewriter.constant(q, f"{name}_quantized", dtype=DType.I32)
+    scale = rewriter.constant(scales, f"{name}_scale")
+    axis = 0 if scales.dim() else None
+    return rewriter.create(
+        "graphopt.dequantize", integers, scale, None, "int32", axis, name=f"{name}_dequantized"
+    ).result
