@@ -108,13 +108,14 @@ def write_part(x: TensorType, source: TensorType, *_: Any) -> Result:
     return x if not static and source.dtype is x.dtype and x.shape else None
 
 
-@rule("grid_sampler grid_sampler_2d")
-def grid_sampler(x: TensorType, grid: TensorType, *_: Any) -> Result:
-    """[N, C, H, W] sampled at [N, h, w, 2]: [N, C, h, w]."""
-    if len(x.shape) != 4 or len(grid.shape) != 4 or x.dtype is not grid.dtype or not x.dtype.is_floating:
+@rule("grid_sampler grid_sampler_2d grid_sampler_3d")
+def grid_sampler(x: TensorType, grid: TensorType, mode: int, *_: Any) -> Result:
+    """[N, C, H, W] sampled at [N, h, w, 2]: [N, C, h, w]; so are volumes, at [N, d, h, w, 3]."""
+    rank = len(x.shape)
+    if rank not in (4, 5) or len(grid.shape) != rank or (rank == 5 and mode == 2):
         return None
-    if any(less(d, 1) is True for d in x.shape):
+    if x.dtype is not grid.dtype or not x.dtype.is_floating or any(less(d, 1) is True for d in x.shape):
         return None
     require_equal(grid.shape[0], x.shape[0], "input and grid differ in batch size")
-    require_equal(grid.shape[3], 2, "the grid's last size is not 2")
-    return x.with_shape((*x.shape[:2], *grid.shape[1:3]))
+    require_equal(grid.shape[-1], rank - 2, f"the grid's last size is not {rank - 2}")
+    return x.with_shape((*x.shape[:2], *grid.shape[1:-1]))

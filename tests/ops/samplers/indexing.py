@@ -92,8 +92,11 @@ def select_scatter(d: Draw) -> Drawn:
     return [x, x.with_shape((*x.shape[:dim], *x.shape[dim + 1 :]))], {"dim": dim, "index": 0}
 
 
-@sampler("grid_sampler grid_sampler_2d")
+@sampler("grid_sampler grid_sampler_2d grid_sampler_3d")
 def grid_sampler(d: Draw) -> Drawn:
-    x = d.tensor(4, 4, FEW)
-    options = {"interpolation_mode": 0, "padding_mode": 0, "align_corners": False}
-    return [x, TensorType(x.dtype, (x.shape[0], d.dim(), d.dim(), 2))], options
+    rank = d.one((2, 3)) if d.op == "grid_sampler" else int(d.op[-2])
+    batch, dtype = d.dim(), d.dtype(FEW)
+    x = TensorType(dtype, (batch, d.dim(), *(d.dim() for _ in range(rank))))
+    grid = TensorType(dtype, (batch, *(d.dim() for _ in range(rank)), rank))
+    modes = {"interpolation_mode": d.integer(0, 2), "padding_mode": d.integer(0, 2)}
+    return [x, grid], {**modes, "align_corners": d.flag()}
