@@ -47,10 +47,12 @@ class ConvertQuantized(Pass):
             for node in fakes:
                 _check(node)
             profile = get_profile(self.profile or context.target)
+        fixed: dict[Value, Value] = {}
         for node in fakes:
+            read = [v for v in node.operands if v is not None and v.constant is not None]
             with rewriter.at(node, self.name):
-                rewriter.replace(node, [_converted(node, rewriter)])
-            drop_unused(rewriter, *[v for v in node.operands if v is not None and v.constant is not None])
+                rewriter.replace(node, [_converted(node, profile, fixed, rewriter)])
+            drop_unused(rewriter, *read)
         biases = _integer_biases(graph, profile, rewriter, self.name) if profile.integer_bias else 0
         notes = [f"{len(fakes)} roundings became integers, {biases} biases"] if fakes or biases else []
         return PassResult(rewriter.changed, notes=notes)
@@ -62,20 +64,26 @@ def _check(node: Node) -> None:
         raise GraphOptError(f"%{node.operands[1].name} of {node!r} is not positive; train with a smaller rate")  # type: ignore[union-attr]
 
 
-def _converted(node: Node, rewriter: Rewriter) -> Value:
+def _converted(node: Node, profile: Profile, fixed: dict[Value, Value], rewriter: Rewriter) -> Value:
+    """fixed: what stands for scales that were parameters."""
     x, scale, zero = node.operands
     assert x is not None and scale is not None
-    options = (node.attr("dtype"), node.attr("axis"), node.attr("block_size"))
+    name, axis, block_size = node.attr("dtype"), node.attr("axis"), node.attr("block_size")
     tensor, number = stored(x), stored(scale)
+    if number is not None and scale not in fixed:
+        fixed[scale] = rewriter.constant(number, f"{scale.name}_fixed")
+    scale = fixed.get(scale, scale)
     if tensor is None or number is None or (zero is not None and zero.constant is None):
-        q = rewriter.create("graphopt.quantize", x, scale, zero, *options).result
+        q = rewriter.create("graphopt.quantize", x, scale, zero, name, axis, block_size).result
     else:
-        format_ = find_format(options[0])
+        format_ = find_format(name)
         offset = None if zero is None or zero.constant is None else zero.constant.tensor
-        integers = quantized(tensor, number, offset, format_, options[1], options[2])
-        q = rewriter.constant(integers, f"{x.name}_quantized", dtype=format_.dtype)
-    fixed = scale if number is None else rewriter.constant(number, f"{scale.name}_fixed")
-    return rewriter.create(_BACK, q, fixed, zero, *options).result
+        integers = quantized(tensor, number, offset, format_, axis, block_size)
+        if not format_.is_float and format_.low < 0 and zero is None:
+            format_ = profile.stored(format_)
+        q = rewriter.constant(integers.to(format_.storage), f"{x.name}_quantized", dtype=format_.dtype)
+        name = format_.name
+    return rewriter.create(_BACK, q, scale, zero, name, axis, block_size).result
 
 
 def _integer_biases(graph: Graph, profile: Profile, rewriter: Rewriter, name: str) -> int:

@@ -159,11 +159,12 @@ class Inserter:
         self, weight: Value, q: torch.Tensor, scales: torch.Tensor, axis: int | None, format_: Format
     ) -> Value:
         """Dequantize the stored weight; layers that read one weight read it stored once."""
+        format_ = self.profile.stored(format_)
         known = self._weights.get((weight, axis))
         if known is not None and torch.equal(known[0], scales):
             stored, scale = known[1:]
         else:
-            stored = self.rewriter.constant(q, f"{weight.name}_quantized", dtype=format_.dtype)
+            stored = self.rewriter.constant(q.to(format_.storage), f"{weight.name}_quantized", dtype=format_.dtype)
             scale = self.rewriter.constant(scales, f"{weight.name}_scale")
             self._weights[weight, axis] = scales, stored, scale
         return self.rewriter.create(

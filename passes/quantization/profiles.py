@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from graphopt.errors import unknown_name
+from graphopt.ops.quantization import Format, find_format
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Profile:
 
     fusions: by operator. tails: operators that go into the quantization behind them.
     activations: the format of activations; symmetric: without zero points. integer_bias: whether biases are stored as
-    32-bit integers of scale s_x·s_w. split_linear: whether a linear layer on more than two dims is to be a product with
+    32-bit integers of scale s_x·s_w. narrowest: the fewest bits that kernels read weights in; narrower ones are stored
+    in so many. split_linear: whether a linear layer on more than two dims is to be a product with
     a transposed weight, since that is what is written.
     """
 
@@ -49,7 +51,12 @@ class Profile:
     activations: str = "uint8"
     symmetric: bool = False
     integer_bias: bool = True
+    narrowest: int = 8
     split_linear: bool = True
+
+    def stored(self, format_: Format) -> Format:
+        """The format that weights of a signed format are stored in."""
+        return find_format(f"int{self.narrowest}") if format_.bits < self.narrowest else format_
 
 
 def _convolutions(result: Literal["integer", "any"]) -> dict[str, Fusion]:
