@@ -18,7 +18,7 @@ from typing import Any
 
 from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
 from graphopt.ir import DType, Value
-from graphopt.ir.dims import Dim, equal, exact_div, less
+from graphopt.ir.dims import Dim, equal, exact_div, floordiv, less
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
 
 RAW, CAPPED, BIASED, PROBABILITIES = range(4)
@@ -62,9 +62,7 @@ def _heads(a: Application, index: int, name: str) -> Value:
     heads = a.attr(name)
     if len(shape) != 3 or not heads:
         raise Declined(f"an operand of rank {len(shape)} without {name}")
-    width = exact_div(shape[2], heads)
-    if width is None:
-        raise Declined(f"{shape[2]} is not known to be {heads} heads of the same size")
+    width = floordiv(shape[2], heads)
     return a.emit("aten.permute", a.reshape(x, (shape[0], shape[1], heads, width)), [0, 2, 1, 3])
 
 

@@ -21,7 +21,7 @@ import torch
 
 from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
 from graphopt.ir import DType, Value
-from graphopt.ir.dims import Dim, equal, exact_div
+from graphopt.ir.dims import Dim, equal, floordiv
 
 CHUNK, CHUNKS = 64, 32
 """Positions in a chunk, and how many chunks there may be before they grow."""
@@ -65,9 +65,7 @@ def _operands(a: Application) -> Chunk:
 def _heads(a: Application, index: int, heads: int) -> Value:
     """`[B, T, H·D]` as `[B, H, T, D]`, in 32 bits."""
     batch, length, width = a.type(index).shape
-    each = exact_div(width, heads)
-    if each is None:
-        raise Declined(f"{width} is not known to be {heads} heads of the same size")
+    each = floordiv(width, heads)
     split = a.reshape(a.cast(a[index], DType.F32), (batch, length, heads, each))
     return a.emit("aten.permute", split, [0, 2, 1, 3])
 
