@@ -23,6 +23,7 @@ from graphopt.frontends.onnx.opaque import freeze_operands, keep, optional, sequ
 from graphopt.frontends.onnx.opsets import Opsets
 from graphopt.frontends.onnx.scopes import Budget
 from graphopt.frontends.onnx.shape_rules import known_results
+from graphopt.frontends.onnx.sparse import dense
 from graphopt.frontends.onnx.tensors import Folder, dtype_of, to_torch
 from graphopt.ir import (
     Constant,
@@ -153,16 +154,20 @@ class Reader:
                 self.define(tensor.name, string_constant(tensor, self))
                 names.add(tensor.name)
                 continue
-            stored = to_torch(tensor, self.folder)
-            floating = stored.is_floating_point() or stored.is_complex()
-            kind = ConstantKind.PARAMETER if floating and stored.ndim else ConstantKind.BUFFER
-            type_ = TensorType(dtype_of(tensor.data_type, tensor.name), tuple(stored.shape))
-            constant = Constant(stored, kind, (tensor.name,), kind is ConstantKind.PARAMETER)
-            self.define(tensor.name, self.graph.add_constant(tensor.name, type_, constant))
+            self._store(tensor, to_torch(tensor, self.folder))
             names.add(tensor.name)
-        if proto.sparse_initializer:
-            raise CaptureError("sparse initializers are not supported; store the tensors dense")
+        for sparse in proto.sparse_initializer:
+            self._store(sparse.values, dense(sparse, self.folder))
+            names.add(sparse.values.name)
         return names
+
+    def _store(self, proto: onnx.TensorProto, tensor: torch.Tensor) -> None:
+        """Store a tensor under the name of its proto. Floating-point ones with dims are parameters."""
+        floating = tensor.is_floating_point() or tensor.is_complex()
+        kind = ConstantKind.PARAMETER if floating and tensor.ndim else ConstantKind.BUFFER
+        type_ = TensorType(dtype_of(proto.data_type, proto.name), tuple(tensor.shape))
+        constant = Constant(tensor, kind, (proto.name,), kind is ConstantKind.PARAMETER)
+        self.define(proto.name, self.graph.add_constant(proto.name, type_, constant))
 
     def _inputs(self, proto: onnx.GraphProto, stored: set[str]) -> None:
         for info in proto.input:

@@ -138,6 +138,20 @@ def agree_unranked(source: onnx.ModelProto) -> Any:
     return graph
 
 
+@pytest.mark.parametrize("flat", [True, False])
+def test_sparse_initializers_are_made_dense(flat: bool) -> None:
+    indices = [1, 5] if flat else [[0, 1], [1, 2]]
+    sparse = helper.make_sparse_tensor(stored("w", [2.0, 3.0]), stored("at", indices, np.int64), [2, 3])
+    graph = body([node("Add", "x w", "y")], [info("x", (2, 3))], [info("y", (2, 3))])
+    graph.sparse_initializer.append(sparse)
+    read = agree(model(graph), X[:2])
+    assert read.constants["w"].constant.tensor.tolist() == [[0.0, 2.0, 0.0], [0.0, 0.0, 3.0]]  # type: ignore[union-attr]
+    for shape, reason in (([2, 2], "outside of its shape"), ([1 << 20, 1 << 20], "not supported")):
+        graph.sparse_initializer[0].dims[:] = shape
+        with pytest.raises(GraphOptError, match=f"sparse tensor 'w' has .*{reason}"):
+            read_onnx(model(graph))
+
+
 # Strings
 
 
