@@ -96,7 +96,7 @@ class QuantizeWeights(Pass):
         products = [p for p in stored_products(graph) if p.matrix.numel() >= self.smallest]
         tables = embedding_tables(graph) if self.embeddings else []
         tables = [table for table in tables if table.tensor.numel() >= self.smallest]
-        names = [holder.weight.name for holder in (*products, *tables)]
+        names = [product.weight.name for product in products] + [table.weight.name for table in tables]
         for glob in self.ignore:
             if not fnmatch.filter(names, glob):
                 raise unknown_name("weight", glob, names, f"It was given to {self.name} as one to ignore.")
