@@ -32,6 +32,10 @@ Referee = Callable[[Sequence[Any]], "list[Any] | None"]
 """Returns the outputs in float64, or None where they cannot be had."""
 
 
+SIZES = 2
+"""At how many sizes files are compared."""
+
+
 @dataclass(frozen=True)
 class ProofRun:
     """One run of both files. sizes: of the inputs. error, scale: the largest |difference| and |output|.
@@ -71,38 +75,49 @@ def prove(old: Path, new: Path, graph: Graph, samples: Sequence[Any] | None, ref
     """Run both files on the samples, and on the same at other sizes.
 
     graph: of the old file; its stored tensors are not looked at. samples: its inputs in order. referee: is asked only
-    where the difference is larger than rounding in the last places explains; a difference of 16 times the old file's
-    own error is fine, too.
+    where the difference is larger than rounding in the last places explains (16 times the old file's own error is
+    fine), or where only the old file runs: sizes that are none by the definitions of the operators don't count.
     """
     if samples is None:
         return Proof(reason="there are no inputs, and none could be made up; give them with --value")
     if any(map(draws_random, walk(graph))):
         return Proof(reason="the outputs depend on random numbers")
     names = [value.name for value in graph.inputs]
-    sets: list[Sequence[Any]] = []
-    wanted: list[list[Any]] = []
     try:
-        session = FileSession(old, optimization="off")
-        for inputs in (samples, *_others(graph, samples)):
-            try:
-                wanted.append(session.run(dict(zip(names, inputs))))
-            except GraphOptError:
-                if not sets:
-                    raise
-                continue  # sizes that the model does not take
-            sets.append(inputs)
-            if len(sets) == 2:
-                break
+        expected = _expected(old, names, [samples, *_others(graph, samples)])
     except GraphOptError as error:
         return Proof(reason=str(error))
-    del session  # one file in memory at a time
-    gc.collect()
+    gc.collect()  # one file in memory at a time
     session = FileSession(new, optimization="off")
-    found = []
-    for inputs, want in zip(sets, wanted):
-        got = session.run(dict(zip(names, inputs)))
+    found: list[ProofRun] = []
+    for inputs, want in expected:
+        try:
+            got = session.run(dict(zip(names, inputs)))
+        except GraphOptError as error:
+            if referee(inputs) is not None:
+                found.append(ProofRun(_sizes(names, inputs), problem=str(error)))
+            continue
         found.append(_compared(_sizes(names, inputs), got, want, partial(referee, inputs)))
+        if len(found) == SIZES:
+            break
     return Proof(found)
+
+
+def _expected(path: Path, names: Sequence[str], sets: Sequence[Sequence[Any]]) -> list[tuple[Sequence[Any], list[Any]]]:
+    """Each set of inputs that a file takes, with its outputs.
+
+    Raises:
+        GraphOptError: the file cannot be loaded, or does not run on the first set.
+    """
+    session = FileSession(path, optimization="off")
+    found: list[tuple[Sequence[Any], list[Any]]] = []
+    for inputs in sets:
+        try:
+            found.append((inputs, session.run(dict(zip(names, inputs)))))
+        except GraphOptError:  # sizes that the model does not take
+            if not found:
+                raise
+    return found
 
 
 def _others(graph: Graph, samples: Sequence[Any]) -> list[list[Any]]:

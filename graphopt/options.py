@@ -16,6 +16,9 @@ OnFailure = Literal["rollback", "raise"]
 OnError = Literal["bisect", "locate", "no"] | None
 
 DYNAMIC_WORDS = ("batch", "auto")
+NEWEST_OPERATORS = 23
+"""The ONNX opset of the newest operators that passes write for ONNX Runtime; with a lower one the passes are those for
+any runtime."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,10 @@ def make_options(
         raise GraphOptError(f"target {resolved.name!r} runs no engine; leave engines out, or use target='cpu'")
     chosen = (engines,) if isinstance(engines, str) else tuple(engines or resolved.engines)
     trains = resolved.trainable if trainable is None else trainable
+    low = (rest.get("opset") or NEWEST_OPERATORS) < NEWEST_OPERATORS
     return CompileOptions(
         target=resolved,
-        passes=resolve_passes(passes, resolved.name, trains),
+        passes=resolve_passes(passes, "onnx" if low and resolved.name == "onnxruntime" else resolved.name, trains),
         engines=chosen,
         trainable=trains,
         budget=_budget(budget),

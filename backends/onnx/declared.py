@@ -22,6 +22,16 @@ LOWEST_DECLARED = 11
 """Before that, axes and indices are not negative, which no schema tells."""
 
 
+OLD_WORDS = frozenset(
+    [
+        *("constant", "reflect", "edge", "NOTSET"),
+        *("nearest", "linear", "cubic", "half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"),
+        *("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"),
+        *("forward", "reverse", "bidirectional"),
+        *("none", "add", "mul"),
+    ]
+)
+"""Words that attributes have meant the same by since there are such attributes."""
 AXES_BY_INPUT = 18
 """Since this opset the operators below take their axes as an input."""
 _REDUCTIONS = frozenset(
@@ -90,8 +100,8 @@ def _means_the_same(operation: Operation, written: int, other: int) -> bool:
     nested = all(_unchanged(inner, written, other) for inner in _nested(operation))
     if operation.domain or not nested:
         return nested
-    # What a string may be differs between versions of an operator, and a sequence has no type that is compared here.
-    texts = any(map(_is_text, operation.attributes.values()))
+    # What a word may be differs between versions of an operator, and a sequence has no type that is compared here.
+    texts = any(word not in OLD_WORDS for value in operation.attributes.values() for word in _words(value))
     types: list[str] | None = ["" if t is None else _type_text(t.dtype) for t in operation.inputs]
     if texts or any(t is not None and t.type is not None for t in operation.inputs):
         types = None
@@ -104,8 +114,10 @@ def _means_the_same(operation: Operation, written: int, other: int) -> bool:
     return means_the_same(node, written, other, types)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, onnx.AttributeProto) and value.HasField("s"))
+def _words(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    return [value.s.decode(errors="replace")] if isinstance(value, onnx.AttributeProto) and value.HasField("s") else []
 
 
 def _nested(operation: Operation) -> list[onnx.NodeProto]:

@@ -301,6 +301,25 @@ def test_a_low_opset_is_kept_where_it_can_say_what_is_meant(opset: int) -> None:
     torch.testing.assert_close(in_onnxruntime(written, x=x)[0], in_onnxruntime(made, x=x)[0])
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        'p = Constant <value_ints = [0, 0, 1, 1, 0, 0, 1, 1]> () y = Pad <mode = "reflect"> (x, p)',
+        's = Constant <value_floats = [1.0, 1.0, 2.0, 2.0]> () y = Resize <mode = "linear"> (x, , s)',
+        's = Constant <value_floats = [1.0, 1.0, 1.5, 2.0]> () y = Resize <mode = "nearest"> (x, , s)',
+        "y = GlobalAveragePool (x)",
+        "y = LpNormalization <axis = 1> (x)",
+    ],
+)
+def test_opset_13_can_say_what_many_nodes_mean(node: str) -> None:
+    made = model(f'<ir_version: 7, opset_import: ["" : 13]> net (float[n,3,6,6] x) => (float[a,b,c,d] y) {{ {node} }}')
+    written = graphopt.compile(made, target="onnx").to_onnx()
+    onnx.checker.check_model(written, full_check=True)
+    assert written.opset_import[0].version == 13
+    x = torch.randn(2, 3, 6, 6)
+    torch.testing.assert_close(in_onnxruntime(written, x=x)[0], in_onnxruntime(made, x=x)[0])
+
+
 def test_an_opset_is_raised_where_it_must_be_and_the_report_says_so() -> None:
     text = REDUCTION.format(opset=11).replace("y = ReduceMax <axes = [2, 3]> (x)", "h = HardSigmoid (x) y = Mul (x, h)")
     text = text.replace("float[n,3,1,1] y", "float[n,3,6,6] y").replace("HardSigmoid", "HardSigmoid<alpha = 0.1666667>")
