@@ -28,16 +28,24 @@ UNROLLED = 10_000
 """How many nodes the unrolled loops of a file may add up to."""
 
 
+READ = 50_000
+"""How many nodes may be read in nested graphs, beside `AGAIN` times those that the file has: a loop is tried in two
+ways, and so is each loop in it."""
+
+AGAIN = 4
+
+
 class TooLong(Declined):
-    """A loop has too many rounds to be unrolled."""
+    """A loop has too many rounds to be unrolled, or nested graphs were tried too often."""
 
 
 @dataclass
 class Budget:
-    """What is left of the bound on unrolled nodes, how many branches were chosen on trial, and how deep the current
-    graph is nested."""
+    """What is left of the bounds on unrolled and nested nodes, how many branches were chosen on trial, and how deep the
+    current graph is nested."""
 
     unrolled: int = UNROLLED
+    nested: int = READ
     choices: int = 0
     depth: int = 0
 
@@ -51,14 +59,18 @@ class Budget:
             raise TooLong(f"unrolling the loops of this file would take more than {UNROLLED} nodes")
         self.unrolled -= nodes
 
-    def enter(self) -> None:
-        """Note that a nested graph is being read.
+    def enter(self, nodes: int) -> None:
+        """Note that a nested graph of so many nodes of its own is being read.
 
         Raises:
             CaptureError: graphs are nested too deep.
+            TooLong: too many were read.
         """
         if self.depth >= DEEPEST:
             raise CaptureError(f"graphs are nested more than {DEEPEST} deep")
+        self.nested -= nodes
+        if self.nested < 0:
+            raise TooLong("the nested graphs of this file were read too often")
         self.depth += 1
 
     def leave(self) -> None:
@@ -88,8 +100,8 @@ class InPlace:
         if len(inputs) != len(proto.input):
             raise CaptureError(f"graph {proto.name!r} takes {len(proto.input)} inputs, {len(inputs)} are given")
         outer, location = reader.names, reader.builder.location
+        reader.budget.enter(len(proto.node))
         reader.names = new_scope(outer)
-        reader.budget.enter()
         try:
             if self._stored is None:
                 reader.read_initializers(proto)
@@ -139,7 +151,7 @@ class Region(MutableMapping[str, Entry]):
         reader.read_initializers(self._proto)
         reader.declare(self._proto)
         self.graph.share_symbol_names(reader.symbol_names)
-        reader.budget.enter()
+        reader.budget.enter(len(self._proto.node))
         try:
             reader.nodes(self._proto.node)
             self.reader = reader

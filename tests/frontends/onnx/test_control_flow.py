@@ -271,6 +271,20 @@ def test_loops_in_loops_share_the_bound_on_unrolling() -> None:
     assert 0 < sum(1 for _ in walk(graph)) < 20_000
 
 
+def test_loops_in_loops_are_tried_in_bounded_time() -> None:
+    """Each could be unrolled but for its condition, which depends on data; so each is read twice."""
+    condition = [node("ReduceSum", "s2", "sum", keepdims=0), node("Less", "sum most", "again")]
+    step = summing(scan=False, condition=condition)
+    for _ in range(20):  # 2²⁰ readings
+        inputs = [info("i", (), INT), info("going", (), BOOL), info("s", ("N", 3))]
+        nodes = [node("Loop", "n _ s", "s2", body=step), *condition]
+        step = body(nodes, inputs, [info("again", (), BOOL), info("s2")])
+    loop = node("Loop", "n _ x", "s", body=step)
+    stores = [stored("n", 10, np.int64), stored("most", 40.0)]
+    source = model(body([loop], [info("x", ("N", 3))], [info("s", ("N", 3))], *stores))
+    assert len(read_onnx(source)) == 1
+
+
 def test_deep_nesting() -> None:
     graph = body([node("Neg", "x", "r")], [], [info("r")])
     for _ in range(25):
