@@ -89,4 +89,6 @@ torch.library.register_fake("graphopt::non_max_suppression", _fake, lib=_LIBRARY
 
 _overload = find_overload(NAME)
 assert _overload is not None
-registry.register(replace(op_from_torch(NAME, _overload, frozenset({Trait.PURE})), infer=infer_by_fake))
+registry.register(
+    replace(op_from_torch(NAME, _overload, frozenset({Trait.PURE, Trait.DATA_DEPENDENT})), infer=infer_by_fake)
+)
