@@ -11,20 +11,41 @@ from graphopt.ir import DType, Graph, Node, TensorType, Value
 
 @dataclass(frozen=True)
 class StoredProduct:
-    """y = x W + b. weight: the stored constant. transposed: it is stored as [N, K]. bias: added afterwards, or None."""
+    """y = x W + b. transposed: W is stored as [N, K]. left, right, added: the operands x, W and b; b may be none."""
 
     node: Node
-    x: Value
-    weight: Value
     transposed: bool
-    bias: Value | None
+    left: int
+    right: int
+    added: int | None
+
+    @property
+    def x(self) -> Value:
+        """The activation, as it is now."""
+        return self._operand(self.left)
+
+    @property
+    def weight(self) -> Value:
+        """The stored constant."""
+        return self._operand(self.right)
+
+    @property
+    def bias(self) -> Value | None:
+        """What is added, as it is now."""
+        return None if self.added is None else self.node.operands[self.added]
 
     @property
     def matrix(self) -> torch.Tensor:
         """W as [K, N]."""
-        assert self.weight.constant is not None
-        tensor = self.weight.constant.tensor.detach()
+        constant = self.weight.constant
+        assert constant is not None
+        tensor = constant.tensor.detach()
         return tensor.t() if self.transposed else tensor
+
+    def _operand(self, index: int) -> Value:
+        value = self.node.operands[index]
+        assert value is not None
+        return value
 
 
 def stored_products(graph: Graph) -> list[StoredProduct]:
@@ -34,26 +55,19 @@ def stored_products(graph: Graph) -> list[StoredProduct]:
 
 
 def _product(node: Node) -> StoredProduct | None:
-    operands = node.operands
     if node.name == "aten.linear":
-        return _made(node, operands[0], operands[1], True, operands[2])
+        return StoredProduct(node, True, 0, 1, 2)
     if node.name in ("aten.matmul", "aten.mm"):
-        return _made(node, operands[0], operands[1], False, None)
+        return StoredProduct(node, False, 0, 1, None)
     if node.name == "aten.addmm" and node.attr("alpha") == 1 and node.attr("beta") == 1:
-        return _made(node, operands[1], operands[2], False, operands[0])
+        return StoredProduct(node, False, 1, 2, 0)
     return None
 
 
-def _made(
-    node: Node, x: Value | None, weight: Value | None, transposed: bool, bias: Value | None
-) -> StoredProduct | None:
-    if x is None or weight is None or weight.constant is None or x.constant is not None:
-        return None
-    return StoredProduct(node, x, weight, transposed, bias)
-
-
 def _fits(product: StoredProduct) -> bool:
-    types = product.x.type, product.weight.type
-    if not all(isinstance(t, TensorType) and t.dtype is DType.F32 for t in types):
+    x, weight = product.x, product.weight
+    if weight.constant is None or x.constant is not None:
         return False
-    return len(product.weight.shape) == 2 and len(product.x.shape) >= 2
+    if not all(isinstance(t, TensorType) and t.dtype is DType.F32 for t in (x.type, weight.type)):
+        return False
+    return len(weight.shape) == 2 and len(x.shape) >= 2
