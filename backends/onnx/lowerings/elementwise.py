@@ -72,7 +72,22 @@ def add(e: Emitter, x: Any, y: Any, dtype: DType, alpha: Any = 1) -> Tensor:
 
 @lowers("aten.add.Tensor", "aten.add.Scalar")
 def _lower_add(e: Emitter, a: Call) -> Tensor:
+    if _is_normalized(a):
+        return e.op("Sum", a.self, a.other)
     return add(e, a.self, a.other, a.out.dtype, a.alpha)
+
+
+def _is_normalized(a: Call) -> bool:
+    """True for the sum of two computed values that a layer norm reads.
+
+    ONNX Runtime joins `Add` and `LayerNormalization` to an operator that takes three times as long as the two (measured
+    in 1.32 on one core: 117 µs against 24 for 64 × 384); not so `Sum`.
+    """
+    operands, result = a.node.operands, a.node.results[0]
+    if a.node.op.name != "aten.add.Tensor" or a.alpha != 1 or a.out.dtype is not DType.F32:
+        return False
+    alike = all(v is not None and not v.is_constant and v.type == result.type for v in operands)
+    return alike and any(use.node.op.name == "aten.layer_norm" and use.index == 0 for use in result.uses)
 
 
 def subtract(e: Emitter, x: Any, y: Any, dtype: DType, alpha: Any) -> Tensor:

@@ -53,3 +53,16 @@ def test_hard_sigmoids_of_other_numbers() -> None:
     joined(LINE.format(1, "%y"), ["HardSigmoid"])
     joined(LINE.format(2, "%y"), ["Mul", "Add", "Clip"])
     joined(LINE.format(1, "%y, %a"), ["Mul", "Add", "Clip"])
+
+
+RESIDUAL = """input %x: f32[N, 4]
+parameter %b: f32[4]
+%y = aten.relu(%x)
+%a = aten.add.Tensor(%x, {0})
+%n = aten.layer_norm(%a) {{normalized_shape=(4,)}}
+return %n, %a"""
+
+
+def test_a_residual_before_a_layer_norm_is_a_sum() -> None:
+    joined(RESIDUAL.format("%y"), ["Relu", "Sum", "LayerNormalization"])
+    joined(RESIDUAL.format("%b"), ["Add", "LayerNormalization"])
