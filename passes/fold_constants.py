@@ -16,6 +16,7 @@ import torch
 
 from graphopt.ir import Expr, Graph, Node, TensorType, Trait, Value
 from graphopt.ops.effects import is_pure
+from graphopt.passes.rules.permutes import permutation
 from graphopt.passes.rules.regroup import RULES
 from graphopt.passes.support.evaluation import evaluate, stored_tensor, type_bytes
 from graphopt.passes.support.lossless import LosslessRules
@@ -123,8 +124,15 @@ class _Folder:
             return None
         if len(results) != len(node.results) or not all(map(_fits, node.results, results)):
             return None
+        if _transposes(node):
+            return [t.detach() for t in results]
         # A view of a weight would keep the whole weight alive, and an expansion is not yet as large as it will be.
         return [t.detach().clone(memory_format=torch.contiguous_format) for t in results]
+
+
+def _transposes(node: Node) -> bool:
+    """True for the transpose of a matrix: kernels take either layout, so a view of the stored one does."""
+    return permutation(node) == (1, 0)
 
 
 def _input(value: Value | None) -> torch.Tensor | None:
@@ -141,7 +149,11 @@ def _fits(result: Value, tensor: object) -> bool:
 
 def _store(result: Value, tensor: torch.Tensor, rewriter: Rewriter) -> Value:
     assert isinstance(result.type, TensorType)
-    return rewriter.constant(tensor, result.name or "folded", device=result.type.device, dtype=result.type.dtype)
+    name = result.name or "folded"
+    node = result.producer
+    if not result.name and node is not None and _transposes(node) and node.operands[0] is not None:
+        name = f"{node.operands[0].name}_t"
+    return rewriter.constant(tensor, name, device=result.type.device, dtype=result.type.dtype)
 
 
 def _is_symbolic(attribute: object) -> bool:

@@ -60,8 +60,7 @@ def _append(graph: Graph, derived: Sequence[Derived]) -> None:
         if not any(v is not None and (v in made or _is_parameter(v.constant)) for v in one.operands):
             continue
         operands = [made.get(v, v) if v is not None else None for v in one.operands]
-        types, names = [v.type for v in one.results], [v.name for v in one.results]
-        node = Node(one.op, operands, one.attributes, types, location=one.location, names=names)
+        node = Node(one.op, operands, one.attributes, [v.type for v in one.results], location=one.location)
         graph.insert_before(node, first)
         for old, new in zip(one.results, node.results):
             old.replace_all_uses_with(new)
