@@ -120,3 +120,29 @@ def test_graphs_with_opaque_nodes_keep_their_function(name: str) -> None:
     graph = parse("\n".join([*lines, "return %r, %nz, %q, %gelu"]), {"w": torch.eye(4), "k": torch.rand(4, 4, 3, 3)})
     run_pass(name, graph, samples=[(torch.rand(3, 4) - 0.5,)])
     assert sum(map(is_opaque, graph)) == 6
+
+
+def test_opaque_nodes_are_functions_of_their_operands_unless_random() -> None:
+    """Like nodes are one, unused ones go; not those that draw numbers, or bind a size of their own."""
+    text = """
+        input %x: f32[N]
+        %a: f32[N] = onnx.Sin(%x) {onnx.opset=20}
+        %b: f32[N] = onnx.Sin(%x) {onnx.opset=20}
+        %r: f32[4] = onnx.RandomNormal() {onnx.opset=20, shape=(4,)}
+        %s: f32[4] = onnx.RandomNormal() {onnx.opset=20, shape=(4,)}
+        %unused: f32[N] = onnx.Cos(%x) {onnx.opset=20}
+        %drawn: f32[4] = onnx.RandomNormal() {onnx.opset=20, shape=(4,)}
+        %m: i64[1, u0] = onnx.NonZero(%x) {onnx.opset=20}
+        %n: i64[1, u1] = onnx.NonZero(%x) {onnx.opset=20}
+        %c = aten.add.Tensor(%a, %b)
+        return %c, %r, %s, %m, %n"""
+    graph = parse(text)
+    for name in ("common-subexpressions", "dead-code"):
+        run_pass(name, graph)
+    assert [node.op.name for node in graph if is_opaque(node)] == [
+        "onnx.Sin",
+        "onnx.RandomNormal",
+        "onnx.RandomNormal",
+        "onnx.NonZero",
+        "onnx.NonZero",
+    ]
