@@ -47,12 +47,28 @@ def whole(
 ) -> Tensor:
     """The operator. Of a mask it wants every row and column; a row without a key gives 0, as in PyTorch."""
     if mask is not None:
+        mask = _above_lowest(e, mask)
         rows, columns = q.dims[-2] if q.rank == 4 else q.dims[1], k.dims[-2] if k.rank == 4 else k.dims[1]
         full = (*mask.dims[:-2], rows, columns)
         mask = mask if shapes_known_equal(mask.dims, full) else _spread(e, mask, full)
     options["is_causal"] = int(options["is_causal"]) or None
     options["scale"] = float(options["scale"]) if options["scale"] is not None else None
     return e.op("Attention", q, k, v, mask, shape=shape, **options)
+
+
+def _above_lowest(e: Emitter, mask: Tensor) -> Tensor:
+    """ONNX Runtime takes the lowest number for minus infinity. But a row of it, as transformers mask where no key is to
+    be seen, gives the mean of all values: the scores vanish beside it. So masks shrink by half a unit in the last place.
+    """
+    if mask.dtype is DType.BOOL:
+        return mask
+    info = torch.finfo(mask.dtype.torch)
+    factor = 1 - info.eps / 2
+    if mask.data is None:
+        return e.once(("above lowest", mask), lambda: e.op("Mul", mask, factor, shape=mask.dims))
+    if not bool((mask.data == info.min).any()):
+        return mask
+    return e.derived(mask, "above_lowest", lambda data: torch.where(data == info.min, data * factor, data))
 
 
 def _spread(e: Emitter, mask: Tensor, shape: tuple[Dim, ...]) -> Tensor:

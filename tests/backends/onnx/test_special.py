@@ -213,3 +213,24 @@ def test_grouped_products_in_bf16() -> None:
     expected = torch.cat([x[:2] @ w[0], x[2:5] @ w[1], x[5:] @ w[2]])
     (result,) = OnnxRuntimeEngine(threads=1).load(graph).run(inputs)
     torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("masked", [float("-inf"), torch.finfo(torch.float32).min, -1e30])
+def test_rows_of_attention_without_a_key(masked: float, stored: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 2, 5, 8, generator=generator) for _ in range(3))
+    mask = torch.zeros(2, 1, 5, 5)
+    mask[1, :, 2] = masked
+    mask[0, :, 3, 2:] = masked
+    given = "constant %m: f32[2, 1, 5, 5]" if stored else "input %m: f32[2, 1, 5, 5]"
+    graph = parse(
+        "input %q: f32[2, 2, 5, 8]\ninput %k: f32[2, 2, 5, 8]\ninput %v: f32[2, 2, 5, 8]\n"
+        f"{given}\n%y = scaled_dot_product_attention(%q, %k, %v, %m)\nreturn %y",
+        {"m": mask} if stored else None,
+    )
+    inputs = (q, k, v) if stored else (q, k, v, mask)
+    (want,) = run_graph(graph, *inputs)
+    engine = OnnxRuntimeEngine(threads=1, optimization="off", opset=23)
+    (got,) = engine.load(graph).run(inputs)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
