@@ -58,7 +58,7 @@ def whole(
 
 def _above_lowest(e: Emitter, mask: Tensor) -> Tensor:
     """ONNX Runtime takes the lowest number for minus infinity. But a row of it, as transformers mask where no key is to
-    be seen, gives the mean of all values: the scores vanish beside it. So masks shrink by half a unit in the last place.
+    be seen, gives the mean of all values: the scores vanish beside it. So a mask shrinks by half an ulp.
     """
     if mask.dtype is DType.BOOL:
         return mask
