@@ -68,4 +68,5 @@ def _certain(differences: torch.Tensor) -> torch.Tensor:
 
 def _means(node: Node, results: list[list[Any]]) -> Means:
     axis = channel_axis(node)
-    return torch.stack([y.double().movedim(axis, 0).flatten(1).mean(1) for (y,) in results])
+    by_channel = [y.double().movedim(axis, 0).reshape(y.shape[axis], -1) for (y,) in results]
+    return torch.stack([y.mean(1) if y.numel() else y.new_zeros(len(y)) for y in by_channel])

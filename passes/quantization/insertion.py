@@ -74,11 +74,18 @@ class Inserter:
         self.profile = profile
         self.format_ = format_
         self.name = name
+        self._own: set[tuple[Node, int]] = set()
         self._stored: dict[tuple[float, int], tuple[Value, Value]] = {}
         self._weights: dict[tuple[Value, int | None], tuple[torch.Tensor, Value, Value]] = {}
 
     def pairs(self, plan: Placement, parameters: Mapping[Value, Parameters]) -> None:
         """Put a pair behind each value of the plan; all its readers read the dequantized one."""
+        self._own = {
+            (node, operand_index(node, name))
+            for node, fusion in plan.layers.items()
+            for name in (fusion.weight, fusion.bias)
+            if name
+        }
         following = dict(zip(self.graph, [*list(self.graph)[1:], self.graph.terminator]))
         first = next(iter(self.graph), self.graph.terminator)
         for value in plan.pairs:
@@ -94,8 +101,17 @@ class Inserter:
         dq = self.rewriter.create(
             "graphopt.dequantize", q.result, scale, zero, self.format_.name, name=f"{value.name}_dequantized"
         )
-        self.rewriter.replace_value(value, dq.result)
-        self.rewriter.set_operand(q, 0, value)
+        self._redirect(value, q, dq.result)
+
+    def _redirect(self, value: Value, made: Node, new: Value) -> None:
+        """Let what reads a value read `new`, but for `made`, and for layers of which it is the weight or bias."""
+        if value.constant is None:
+            self.rewriter.replace_value(value, new)
+            self.rewriter.set_operand(made, 0, value)
+            return
+        for use in value.uses:
+            if use.node is not made and (use.node, use.index) not in self._own:
+                self.rewriter.set_operand(use.node, use.index, new)
 
     def _parameters(self, given: Parameters) -> tuple[Value, Value]:
         key = (given.scale, given.zero_point)

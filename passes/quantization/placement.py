@@ -63,7 +63,7 @@ def place(graph: Graph, profile: Profile, ignored: Callable[[Node], str | None])
         is_layer = bool(fusion.weight) and weight_of(node, fusion) is not None
         if not is_layer and not _between_integers(fusion, result, needed):
             continue
-        reason = ignored(node) or _unfit(node, fusion)
+        reason = ignored(node) or _unfit(node, fusion, is_layer, graph)
         if reason is not None:
             plan.reasons[node] = reason
             continue
@@ -111,7 +111,14 @@ def activations_of(node: Node, fusion: Fusion, is_layer: bool) -> list[Value]:
     return found
 
 
-def _unfit(node: Node, fusion: Fusion) -> str | None:
+def _unfit(node: Node, fusion: Fusion, is_layer: bool, graph: Graph) -> str | None:
+    if is_layer and activations_of(node, fusion, True)[0].constant is not None:
+        return "what it reads is stored"
+    if any(value.name in graph.mutations for value in node.inputs if value.constant is not None):
+        return "it reads a buffer that the model updates"
+    bias = node.arguments().get(fusion.bias)
+    if is_layer and isinstance(bias, Value) and len(bias.shape) != 1:
+        return "its bias is not one number for each output"
     types = [value.type for value in (*node.inputs, node.results[0])]
     if not all(isinstance(t, TensorType) and t.dtype is DType.F32 for t in types):
         return "it does not compute in single precision"

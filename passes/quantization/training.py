@@ -23,8 +23,7 @@ class TrainableInserter(Inserter):
         node = self.rewriter.create(
             "graphopt.fake_quantize", value, scale, zero, self.format_.name, name=f"{value.name}_rounded"
         )
-        self.rewriter.replace_value(value, node.result)
-        self.rewriter.set_operand(node, 0, value)
+        self._redirect(value, node, node.result)
 
     def _scale(self, scale: torch.Tensor, name: str) -> Value:
         return self.rewriter.constant(scale, name, ConstantKind.PARAMETER, names=(name,), requires_grad=True)
