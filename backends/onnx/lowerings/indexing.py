@@ -27,10 +27,10 @@ from graphopt.ir.dims import Dim, known_equal, product
 
 @lowers("aten.embedding")
 def _lower_embedding(e: Emitter, a: Call) -> Tensor:
-    return e.op("Gather", a.weight, _signed(e, a, 1, a.weight.dims[0]), axis=0)
+    return e.op("Gather", a.weight, signed_index(e, a, 1, a.weight.dims[0]), axis=0)
 
 
-def _signed(e: Emitter, a: Call, operand: int, size: Dim) -> Tensor:
+def signed_index(e: Emitter, a: Call, operand: int, size: Dim) -> Tensor:
     """An index for an operator that itself counts negative ones from the end: in the place of where(i < 0, i + size, i)
     it takes i."""
     value = a.node.operands[operand]
@@ -64,7 +64,7 @@ def index_tensor(e: Emitter, index: Tensor) -> Tensor:
 @lowers("aten.index_select")
 def _lower_index_select(e: Emitter, a: Call) -> Tensor:
     size = a.self.dims[normal_axis(a.dim, a.self.rank)] if a.self.rank else 1
-    index = reshape(e, _signed(e, a, 1, size), (product(a.index.dims),))
+    index = reshape(e, signed_index(e, a, 1, size), (product(a.index.dims),))
     if a.self.rank == 0:
         return reshape(e, e.op("Gather", reshape(e, a.self, (1,)), index, axis=0), ())
     return e.op("Gather", a.self, index, axis=normal_axis(a.dim, a.self.rank))
@@ -74,7 +74,7 @@ def _lower_index_select(e: Emitter, a: Call) -> Tensor:
 def _lower_gather(e: Emitter, a: Call) -> Tensor:
     if a.self.rank == 0:
         return expand(e, a.self, a.out.shape)
-    index = _signed(e, a, 1, a.self.dims[normal_axis(a.dim, a.self.rank)])
+    index = signed_index(e, a, 1, a.self.dims[normal_axis(a.dim, a.self.rank)])
     if a.index.rank == 0:
         index = reshape(e, index, (1,))
     y = e.op("GatherElements", a.self, index, axis=normal_axis(a.dim, a.self.rank), shape=index.dims)

@@ -7,7 +7,7 @@ from typing import Any
 
 from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.lowerings.common import as_tensor
-from graphopt.backends.onnx.lowerings.indexing import Selection, index_tensor
+from graphopt.backends.onnx.lowerings.indexing import Selection, index_tensor, signed_index
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, Declined, lowers
 from graphopt.backends.onnx.shaping import (
@@ -44,7 +44,11 @@ def scatter(e: Emitter, x: Tensor, dim: int, index: Tensor, source: Tensor, redu
 @lowers("aten.scatter.src", "aten.scatter_add", "aten.scatter.reduce")
 def _lower_scatter(e: Emitter, a: Call) -> Tensor:
     reduction = "add" if a.node.op.name == "aten.scatter_add" else _REDUCTIONS.get(getattr(a, "reduce", ""))
-    return scatter(e, a.self, a.dim, a.index, a.src, reduction)
+    return scatter(e, a.self, a.dim, _index(e, a), a.src, reduction)
+
+
+def _index(e: Emitter, a: Call) -> Tensor:
+    return signed_index(e, a, 1, a.self.dims[normal_axis(a.dim, a.self.rank)]) if a.self.rank else a.index
 
 
 @lowers("aten.scatter.value", "aten.scatter.value_reduce")
@@ -60,11 +64,11 @@ def _lower_scatter_reduce(e: Emitter, a: Call) -> Tensor:
     """Without the old values, the places written to start from the reduction's neutral element."""
     if a.reduce == "mean":
         return _scatter_mean(e, a)
-    x = a.self
+    x, index = a.self, _index(e, a)
     if not a.include_self:
         neutral = full(e, a.index.dims, _neutral(a.reduce, x.dtype), x.dtype)
-        x = scatter(e, x, a.dim, a.index, expand(e, neutral, a.index.dims))
-    return scatter(e, x, a.dim, a.index, a.src, _REDUCTIONS[a.reduce])
+        x = scatter(e, x, a.dim, index, expand(e, neutral, a.index.dims))
+    return scatter(e, x, a.dim, index, a.src, _REDUCTIONS[a.reduce])
 
 
 def _neutral(reduction: str, dtype: DType) -> Any:

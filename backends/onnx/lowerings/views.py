@@ -56,7 +56,19 @@ def _lower_unsqueeze(e: Emitter, a: Call) -> Tensor:
 
 @lowers("aten.permute")
 def _lower_permute(e: Emitter, a: Call) -> Tensor:
-    return transpose(e, a.self, a.dims)
+    return _permuted(e, a, a.dims)
+
+
+def _permuted(e: Emitter, a: Call, order: Sequence[int]) -> Tensor:
+    """ONNX's `NonZero` is the transpose of PyTorch's."""
+    value = a.node.operands[0]
+    found = value.producer if value is not None else None
+    if value is not None and found is not None and found.op.name == "aten.nonzero" and value.num_uses == 1:
+        (source,) = found.inputs
+        mask = e.tensor(source)
+        if mask.rank and [d % 2 for d in order] == [1, 0]:
+            return e.op("NonZero", e.cast(mask, DType.BOOL), dtype=DType.I64, shape=a.out.shape)
+    return transpose(e, a.self, order)
 
 
 @lowers("aten.transpose.int", "aten.swapaxes", "aten.swapdims")
@@ -65,7 +77,7 @@ def _lower_transpose(e: Emitter, a: Call) -> Tensor:
     order = list(range(a.self.rank))
     if order:
         order[first], order[second] = order[second], order[first]
-    return transpose(e, a.self, order)
+    return _permuted(e, a, order)
 
 
 @lowers("aten.t", "aten.numpy_T", "aten.mT", "aten.adjoint")

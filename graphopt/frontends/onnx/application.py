@@ -40,6 +40,10 @@ class Declined(CaptureError):
     """A rule does not cover the node; it stays as it is. The message says why."""
 
 
+class OneOperator(Declined):
+    """A node is best left to an engine that has its operator."""
+
+
 class NeedsValue(Declined):
     """A rule needs the contents of an operand, which are not known before the model runs.
 
@@ -89,10 +93,10 @@ class Application:
         """Say that the node becomes several operators that together do the same.
 
         Raises:
-            Declined: what is read will run in an engine for ONNX, which has the operator itself.
+            OneOperator: what is read will run in an engine for ONNX, which has the operator itself.
         """
         if self.nested is not None and self.nested.native:
-            raise Declined(f"{self.name} is one operator of ONNX, and several of PyTorch")
+            raise OneOperator(f"{self.name} is one operator of ONNX, and several of PyTorch")
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ import torch
 
 from graphopt.errors import CaptureError, GraphOptError
 from graphopt.frontends.builder import Builder
-from graphopt.frontends.onnx.application import TRANSLATIONS, Application, Declined, NeedsValue
+from graphopt.frontends.onnx.application import TRANSLATIONS, Application, Declined, NeedsValue, OneOperator
 from graphopt.frontends.onnx.attributes import attributes_of
 from graphopt.frontends.onnx.choice import RanksDiffer, key, only_valid_branch
 from graphopt.frontends.onnx.entries import Entry, Known, Sequence_
@@ -21,7 +21,7 @@ from graphopt.frontends.onnx.interface import input_type, signature
 from graphopt.frontends.onnx.legacy import MODERN, modernized
 from graphopt.frontends.onnx.opaque import freeze_operands, keep, optional, sequence, string_constant
 from graphopt.frontends.onnx.opsets import Opsets
-from graphopt.frontends.onnx.scopes import Budget
+from graphopt.frontends.onnx.scopes import AGAIN, Budget, count_nodes
 from graphopt.frontends.onnx.shape_rules import known_results
 from graphopt.frontends.onnx.sparse import dense
 from graphopt.frontends.onnx.tensors import Folder, dtype_of, to_torch
@@ -82,6 +82,7 @@ class Reader:
             CaptureError: names the node that cannot be read.
         """
         self.declare(proto)
+        self.budget.nested += AGAIN * count_nodes(proto)
         with collection_paused():
             stored = self.read_initializers(proto)
             self._inputs(proto, stored)
@@ -242,9 +243,24 @@ class Reader:
             self.undo(mark)
             branch = only_valid_branch(self, protos[index:]) if isinstance(reason, RanksDiffer) else None
             if branch is None:
-                return self._kept(node, reason)
+                return self._kept_or_composed(node, version, inputs, reason)
             self.guesses[key(node)] = branch
             return self._by_rules(node, version, inputs)
+
+    def _kept_or_composed(
+        self, node: onnx.NodeProto, version: int, inputs: tuple[Entry, ...], reason: GraphOptError
+    ) -> Sequence[Entry]:
+        """Keep a node. One that was to be left to an engine is read by its rule after all, if its types are unknown."""
+        try:
+            return self._kept(node, reason)
+        except GraphOptError:
+            if not isinstance(reason, OneOperator):
+                raise
+        self.native = False
+        try:
+            return self._by_rules(node, version, inputs)
+        finally:
+            self.native = True
 
     def _kept(self, node: onnx.NodeProto, reason: GraphOptError) -> Sequence[Entry]:
         """Keep a node as it is, if its types can be known.
@@ -288,7 +304,8 @@ class Reader:
             return result if isinstance(result, Sequence) else [result]
         except GraphOptError as reason:
             self.undo(mark)
-            body = schema_function(application, self.opsets)
+            left = isinstance(reason, OneOperator) or (self.native and rule is not None)
+            body = None if left else schema_function(application, self.opsets)
             if body is None:
                 raise
             return self._called_whole(node, body, reason if rule is not None else None)

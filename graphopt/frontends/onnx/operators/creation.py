@@ -90,8 +90,9 @@ def eye_like(a: Application) -> Value:
 @translates("OneHot")
 def one_hot(a: Application) -> Value:
     """`values[1]` at the index, `values[0]` elsewhere, along a new dim. Negative indices count from the end."""
+    a.compose()
     floating, axis = a.type(1).dtype.is_floating, a.attr("axis", -1)
-    depth = int(a.numbers(1)[0]) if floating else a.dims(1)[0]
+    depth = int(a.numbers(1)[0]) if floating else a.sizes(1)[0]
     indices = a.cast(a[0], DType.I64)
     rank = tensor_type(indices).rank
     axis = axis % (rank + 1)

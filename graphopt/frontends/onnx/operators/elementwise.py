@@ -91,6 +91,7 @@ def sign(a: Application) -> Value:
         return a.cast(a.emit("aten.ne.Scalar", as_signed(a, x), 0), dtype)
     if dtype.is_integer:
         return a.emit("aten.sign", x)
+    a.compose()
     return a.emit("aten.where.self", a.emit("aten.isnan", x), x, a.emit("aten.sign", x))
 
 
@@ -166,8 +167,10 @@ def _single(value: Value) -> Any:
 @translates("BitShift")
 def bit_shift(a: Application) -> Value:
     """Shifts to the right carry in zeros into unsigned integers, the sign into signed ones."""
-    x, y = as_signed(a, a[0]), as_signed(a, a[1])
     dtype, left = a.type(0).dtype, a.attr("direction") == "LEFT"
+    if dtype in (DType.U8, DType.U32, DType.U64):  # ONNX Runtime shifts these alone
+        a.compose()
+    x, y = as_signed(a, a[0]), as_signed(a, a[1])
     if dtype is DType.U64 and not left:
         return a.cast(shifted_right(a, x, y), dtype)
     return from_signed(a, a.emit(f"aten.bitwise_{'left' if left else 'right'}_shift.Tensor", x, y), dtype)
@@ -245,8 +248,13 @@ def leaky_relu(a: Application) -> Value:
 
 @translates("PRelu")
 def prelu(a: Application) -> Value:
-    """x, or slope·x where negative; the slope broadcasts to x."""
-    x = a[0]
+    """x, or slope·x where negative; the slope broadcasts to x. PyTorch knows one slope, or one a channel."""
+    x, dims = a[0], list(a.type(1).shape)
+    rank, others = tensor_type(x).rank, [d for d in dims if d != 1]
+    dims = [*[1] * (rank - len(dims)), *dims]
+    by_channel = rank > 1 and len(others) == 1 and dims[1] == others[0] == tensor_type(x).shape[1]
+    if tensor_type(x).dtype.is_floating and (not others or by_channel):
+        return a.emit("aten.prelu", x, a.reshape(a[1], tuple(others) or (1,)))
     return a.emit("aten.where.self", a.emit("aten.lt.Scalar", x, 0), a.emit("aten.mul.Tensor", x, a[1]), x)
 
 
@@ -256,10 +264,16 @@ def elu(a: Application) -> Value:
     return a.emit("aten.elu", a[0], a.attr("alpha", 1.0))
 
 
+SELU = (1.6732632423543772, 1.0507009873554805)
+"""PyTorch's α and γ, which are ONNX's defaults."""
+
+
 @translates("Selu")
 def selu(a: Application) -> Value:
     """γ·x, or γ·α·(exp(x) − 1) where negative."""
-    alpha, gamma = a.attr("alpha", 1.6732632423543772), a.attr("gamma", 1.0507009873554805)
+    alpha, gamma = a.attr("alpha", SELU[0]), a.attr("gamma", SELU[1])
+    if math.isclose(alpha, SELU[0], rel_tol=1e-7) and math.isclose(gamma, SELU[1], rel_tol=1e-7):
+        return a.emit("aten.selu", a[0])
     return a.emit("aten.elu", a[0], alpha, gamma)
 
 
@@ -309,6 +323,7 @@ def hard_sigmoid(a: Application) -> Value:
 @translates("ThresholdedRelu")
 def thresholded_relu(a: Application) -> Value:
     """x where it is above α, else 0, also where it is no number, other than in PyTorch."""
+    a.compose()
     x = a[0]
     return a.emit("aten.where.self", a.emit("aten.gt.Scalar", x, a.attr("alpha", 1.0)), x, a.scalar(0, x))
 
@@ -316,6 +331,7 @@ def thresholded_relu(a: Application) -> Value:
 @translates("Shrink")
 def shrink(a: Application) -> Value:
     """x + bias below −λ, x − bias above λ, else 0."""
+    a.compose()
     x, lambd, bias = as_signed(a, a[0]), a.attr("lambd", 0.5), a.attr("bias", 0.0)
     zero = a.emit("aten.zeros_like", x)
     low = a.emit("aten.where.self", a.emit("aten.lt.Scalar", x, -lambd), _shifted(a, x, bias), zero)
@@ -346,6 +362,7 @@ def _softmax(a: Application, x: Value, axis: int) -> Value:
         return a.emit("aten.softmax.int", x, axis)
     if a.name == "LogSoftmax":
         return a.emit("aten.log_softmax.int", x, axis)
+    a.compose()
     chosen = a.emit("aten.argmax", x, axis, True)
     zero, one = a.emit("aten.zeros_like", x), a.scalar(1, x)
     return a.emit("aten.scatter.src", zero, axis, chosen, a.emit("aten.expand", one, tensor_type(chosen).shape))

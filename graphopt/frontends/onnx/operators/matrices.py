@@ -18,11 +18,15 @@ def gemm(a: Application) -> Value:
     x = a.emit("aten.t", a[0]) if a.attr("transA", 0) else a[0]
     alpha, beta = a.attr("alpha", 1.0), a.attr("beta", 1.0)
     bias = a.get(2)
-    if alpha == 1 and a.attr("transB", 0) and (bias is None or (beta == 1 and tensor_type(bias).rank == 1)):
-        rows = tensor_type(a[1]).shape[0]
-        if bias is None or tensor_type(bias).shape == (rows,):
-            return a.emit("aten.linear", x, a[1], bias)
+    columns = tensor_type(a[1]).shape[0 if a.attr("transB", 0) else 1]
+    floating = tensor_type(x).dtype.is_floating
+    if alpha == 1 and bias is None and a.attr("transB", 0):
+        return a.emit("aten.linear", x, a[1], None)
+    if alpha == beta == 1 and floating and bias is not None and tensor_type(bias).shape == (columns,):
+        return a.emit("aten.linear", x, a[1] if a.attr("transB", 0) else a.emit("aten.t", a[1]), bias)
     weight = a.emit("aten.t", a[1]) if a.attr("transB", 0) else a[1]
+    if bias is not None and floating and (alpha != 1 or beta != 1):
+        return a.emit("aten.addmm", bias, x, weight, beta=beta, alpha=alpha)
     product = _scaled(a, a.emit("aten.matmul", x, weight), alpha)
     return product if bias is None else a.emit("aten.add.Tensor", product, _scaled(a, bias, beta))
 

@@ -20,6 +20,7 @@ def term_frequencies(a: Application) -> Value:
     """
     if a.attr("pool_int64s") is None:
         raise Declined("PyTorch has no tensors of strings")
+    a.compose()
     x = a.cast(a[0], DType.I64)
     if tensor_type(x).rank not in (1, 2):
         raise Declined("n-grams of other tensors than vectors and matrices")

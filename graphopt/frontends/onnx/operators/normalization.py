@@ -81,6 +81,7 @@ def layer_normalization(a: Application) -> Any:
     whole = all(v is None or tensor_type(v).shape == dims for v in (weight, bias))
     if not a.uses(1) and not a.uses(2) and whole:
         return a.emit("aten.layer_norm", x, dims, weight, bias, epsilon)
+    a.compose()
     wide = a.cast(x, DType.F32)
     over = list(range(axis, rank))
     mean = a.emit("aten.mean.dim", wide, over, True)
@@ -109,6 +110,7 @@ def rms_normalization(a: Application) -> Value:
 @translates("LpNormalization")
 def lp_normalization(a: Application) -> Value:
     """x/‖x‖ along a dim; zero where the norm is zero."""
+    a.compose()
     x = a[0]
     norm = a.emit("aten.linalg_vector_norm", x, a.attr("p", 2), [a.attr("axis", -1)], True)
     zero = a.emit("aten.zeros_like", x)
@@ -118,6 +120,7 @@ def lp_normalization(a: Application) -> Value:
 @translates("MeanVarianceNormalization")
 def mean_variance_normalization(a: Application) -> Value:
     """(x − mean)/(√var + 1e-9) over the given dims."""
+    a.compose()
     x, axes = a[0], a.attr("axes", [0, 2, 3])
     centred = a.emit("aten.sub.Tensor", x, a.emit("aten.mean.dim", x, axes, True))
     variance = a.emit("aten.mean.dim", a.emit("aten.mul.Tensor", centred, centred), axes, True)
@@ -127,6 +130,7 @@ def mean_variance_normalization(a: Application) -> Value:
 @translates("LRN")
 def lrn(a: Application) -> Value:
     """x/(bias + α/size·Σ x²)^β over neighbouring channels: `size` of them, the extra one after."""
+    a.compose()
     x, size = a[0], a.attr("size")
     n, c, *spatial = tensor_type(x).shape
     squares = a.emit("aten.reshape", a.emit("aten.mul.Tensor", x, x), (n, 1, c, product(spatial)))

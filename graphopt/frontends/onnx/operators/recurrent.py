@@ -60,6 +60,8 @@ class Layer:
 @translates("LSTM", "GRU", "RNN")
 def recurrent(a: Application) -> Sequence[Entry]:
     """One layer over a sequence, in one direction or both."""
+    if (a[1].constant is None or a[2].constant is None) and not a.attr("layout", 0):
+        a.compose()
     layer = _layer(a)
     whole = _whole_reason(a, layer)
     if whole is None and layer.lengths is None and layer.directions != ("reverse",):

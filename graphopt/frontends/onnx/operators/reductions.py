@@ -40,7 +40,9 @@ def reduce_sum_square(a: Application) -> Value:
 @translates("ReduceL1")
 def reduce_l1(a: Application) -> Value:
     """Σ |x|."""
-    dtype = a.type(0).dtype
+    dtype, axes = a.type(0).dtype, _axes(a)
+    if dtype.is_floating and axes:
+        return a.emit("aten.linalg_vector_norm", a[0], 1, axes, bool(a.attr("keepdims", 1)))
     x = as_signed(a, a[0]) if is_unsigned(dtype) else a.emit("aten.abs", a[0])
     return from_signed(a, _reduced(a, x, "ReduceSum"), dtype)
 
@@ -49,6 +51,9 @@ def reduce_l1(a: Application) -> Value:
 def reduce_l2(a: Application) -> Value:
     """√Σ x²."""
     x, dtype = _real(a), a.type(0).dtype
+    axes = _axes(a)
+    if dtype.is_floating and axes:
+        return a.emit("aten.linalg_vector_norm", x, 2, axes, bool(a.attr("keepdims", 1)))
     return a.cast(a.emit("aten.sqrt", _reduced(a, a.emit("aten.mul.Tensor", x, x), "ReduceSum")), dtype)
 
 
@@ -114,6 +119,7 @@ def arg_extremum(a: Application) -> Value:
     name = "aten.argmax" if a.name == "ArgMax" else "aten.argmin"
     if not a.attr("select_last_index", 0):
         return a.emit(name, x, axis, keep)
+    a.compose()
     index = a.emit(name, a.emit("aten.flip", x, [axis]), axis, keep)
     last = tensor_type(x).shape[axis] - 1
     return a.emit("aten.add.Scalar", a.emit("aten.neg", index), last)

@@ -15,6 +15,8 @@ def running(a: Application) -> Value:
     x, reverse = a[0], bool(a.attr("reverse", 0))
     axis = int(a.numbers(1)[0]) % tensor_type(x).rank
     name, neutral = FUNCTIONS[a.name]
+    if a.name == "CumSum" and (reverse or a.attr("exclusive", 0)):
+        a.compose()
     if reverse:
         x = a.emit("aten.flip", x, [axis])
     total = a.emit(name, x, axis, dtype=tensor_type(x).dtype)

@@ -18,6 +18,7 @@ def non_zero(a: Application) -> Value:
 @translates("Compress")
 def compress(a: Application) -> Value:
     """The slices along an axis, or the elements in row-major order, where a condition holds."""
+    a.compose()
     x, axis = a[0], a.attr("axis")
     if axis is None:
         x, axis = a.reshape(x, (tensor_type(x).numel,)), 0
@@ -31,6 +32,7 @@ def unique(a: Application) -> Any:
 
     Sorted, or in the order in which they come first.
     """
+    a.compose()
     x, axis = a[0], a.attr("axis")
     if axis is None:
         x = a.reshape(x, (tensor_type(x).numel,))

@@ -180,6 +180,7 @@ def depth_to_space(a: Application) -> Value:
     block, x = a.attr("blocksize"), a[0]
     if a.attr("mode", "DCR") == "CRD":
         return a.emit("aten.pixel_shuffle", x, block)
+    a.compose()
     n, c, h, w = tensor_type(x).shape
     depth = floordiv(c, block * block)
     parts = a.emit("aten.reshape", x, (n, block, block, depth, h, w))
@@ -193,6 +194,7 @@ def space_to_depth(a: Application) -> Value:
     block, x = a.attr("blocksize"), a[0]
     if a.attr("mode", "DCR") == "CRD":
         return a.emit("aten.pixel_unshuffle", x, block)
+    a.compose()
     n, c, h, w = tensor_type(x).shape
     rows, columns = floordiv(h, block), floordiv(w, block)
     parts = a.emit("aten.reshape", x, (n, c, rows, block, columns, block))
@@ -210,6 +212,7 @@ def trilu(a: Application) -> Value:
 @translates("ReverseSequence")
 def reverse_sequence(a: Application) -> Value:
     """The first `lengths[b]` elements along the time dim of each batch entry, reversed."""
+    a.compose()
     x, batch, time = a[0], a.attr("batch_axis", 1), a.attr("time_axis", 0)
     dims = tensor_type(x).shape
     steps = a.emit("aten.arange", dims[time], dtype=DType.I64)
