@@ -56,9 +56,9 @@ def _padding_before(node: Node, rank: int) -> tuple[Value, list[int]] | None:
     if pad is None or pad.op.name != "aten.constant_pad_nd" or pad.attr("value") != 0:
         return None
     source, amounts = pad.operands[0], list(pad.attr("pad"))
-    if source is None or len(amounts) > 2 * rank or not all(isinstance(n, int) and n >= 0 for n in amounts):
+    if source is None or any(amounts[2 * rank :]) or not all(isinstance(n, int) and n >= 0 for n in amounts):
         return None
-    amounts += [0] * (2 * rank - len(amounts))
+    amounts = [*amounts, *[0] * (2 * rank - len(amounts))][: 2 * rank]
     return source, amounts[-2::-2] + amounts[::-2]
 
 

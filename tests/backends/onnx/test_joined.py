@@ -26,7 +26,7 @@ parameter %w: f32[3, 2, 3, 3]
 return {2}"""
 
 
-@pytest.mark.parametrize("pad", ["(1, 2, 0, 3)", "(0, 1)", "(2, 2, 1, 1)"])
+@pytest.mark.parametrize("pad", ["(1, 2, 0, 3)", "(0, 1)", "(2, 2, 1, 1)", "(0, 1, 0, 1, 0, 0, 0, 0)"])
 def test_padding_of_its_own_on_each_side(pad: str) -> None:
     joined(CONV.format(pad, "", "%y"), ["Conv"])
 
