@@ -1,7 +1,8 @@
 """The opset that a file says: the lowest that was wanted in which its operations can say what they mean.
 
 Most operators are the same in many opsets. Reductions name their axes by an attribute before opset 18 and by an input
-since; they are turned into the older form where that is all that a lower opset takes.
+since; what `Resize` does without is an empty tensor before opset 13. They are turned into the older form where that is
+all that a lower opset takes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import onnx
+import torch
 
 from graphopt.backends.onnx.records import Body, Operation, Tensor
 from graphopt.backends.onnx.versions import means_the_same
@@ -34,6 +36,8 @@ OLD_WORDS = frozenset(
 """Words that attributes have meant the same by since there are such attributes."""
 AXES_BY_INPUT = 18
 """Since this opset the operators below take their axes as an input."""
+OPTIONAL_SCALES = 13
+"""Since this opset `Resize` does not need both a region and scales."""
 _REDUCTIONS = frozenset(
     f"Reduce{kind}" for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 )
@@ -50,10 +54,17 @@ def declared_opset(body: Body, written: int, wanted: int) -> tuple[int, str]:
     for operation in operations if found < AXES_BY_INPUT else ():
         if _has_fixed_axes(operation):
             operation.inputs, operation.attributes = _with_axes_attribute(operation)
+        elif found < OPTIONAL_SCALES and _is_resize(operation):
+            operation.inputs = _with_empty_tensors(operation)
     return found, reason
 
 
 def _can_be_said(operation: Operation, written: int, other: int) -> bool:
+    if other < OPTIONAL_SCALES and _is_resize(operation):
+        inputs = _with_empty_tensors(operation)
+        return _means_the_same(
+            Operation(operation.op_type, inputs, operation.outputs, operation.attributes), written, other
+        )
     if other < AXES_BY_INPUT <= written and _has_fixed_axes(operation):
         inputs, attributes = _with_axes_attribute(operation)
         older = Operation(operation.op_type, inputs, operation.outputs, attributes)
@@ -94,6 +105,17 @@ def _with_axes_attribute(operation: Operation) -> tuple[list[Tensor | None], dic
     source, axes = operation.inputs
     assert axes is not None and axes.data is not None
     return [source], {"axes": axes.data.tolist(), **operation.attributes}
+
+
+def _is_resize(operation: Operation) -> bool:
+    return operation.op_type == "Resize" and not operation.domain
+
+
+def _with_empty_tensors(operation: Operation) -> list[Tensor | None]:
+    """The inputs of a `Resize`, with empty tensors in the place of those that are left out."""
+    nothing = Tensor(DType.F32, (0,), "unused", torch.empty(0))
+    image, *others = operation.inputs
+    return [image, *(nothing if tensor is None else tensor for tensor in others)]
 
 
 def _means_the_same(operation: Operation, written: int, other: int) -> bool:

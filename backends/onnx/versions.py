@@ -90,7 +90,12 @@ def _fits(node: onnx.NodeProto, schema: OpSchema, types: Sequence[str] | None) -
     """True if a node uses nothing but what an earlier version has."""
     if types is None or any(attribute.name not in schema.attributes for attribute in node.attribute):
         return False
-    if len(node.input) > schema.max_input or len(node.output) > schema.max_output:
+    if not schema.min_input <= len(node.input) <= schema.max_input or len(node.output) > schema.max_output:
         return False
     last = len(schema.inputs) - 1
-    return all(not t or t in schema.inputs[min(i, last)].types for i, t in enumerate(types))
+    return all(_takes(schema.inputs[min(i, last)], type_) for i, type_ in enumerate(types))
+
+
+def _takes(parameter: Any, type_: str) -> bool:
+    """True if a parameter may be of a type; "" is that of an operand which is left out."""
+    return type_ in parameter.types if type_ else parameter.option.name != "Single"

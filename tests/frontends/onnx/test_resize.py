@@ -11,9 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
+import graphopt
 from graphopt.analysis import Interpreter
 from graphopt.frontends.onnx import read_onnx
-from tests.frontends.onnx.oracle import agrees, is_translated, one_node
+from graphopt.testing.onnx_backend import session_of
+from tests.frontends.onnx.oracle import agrees, expected_of, is_translated, one_node
 
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric")
 ROUNDINGS = ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
@@ -183,3 +185,21 @@ def test_half_precision_and_other_types() -> None:
     result = half.run(torch.from_numpy(x).half())[0]
     assert result.dtype == torch.float16
     torch.testing.assert_close(result.float(), wanted, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18])
+@pytest.mark.parametrize("target", [{"scales": [1, 1, 2, 2]}, {"sizes": [1, 2, 7, 9]}])
+def test_it_is_written_in_the_opset_that_it_came_in(opset: int, target: Any) -> None:
+    """Before opset 13, what is left out is an empty tensor."""
+    x = image([1, 2, 5, 6])
+    names, constants = ["x", "roi", "scales", "sizes"], {"roi": [], "scales": [], "sizes": [], **target}
+    if opset >= 13:
+        names = [name if name == "x" or constants[name] else "" for name in names]
+    names = names[: 4 if "sizes" in target else 3]
+    stored = {n: np.array(constants[n], dtype=np.int64 if n == "sizes" else np.float32) for n in names[1:] if n}
+    model = one_node("Resize", {"x": x}, {"mode": "linear"}, opset, stored, names=names)
+    written = graphopt.compile(model, [torch.from_numpy(x)], target="fx").to_onnx()
+    assert written.opset_import[0].version == opset
+    assert [node.op_type for node in written.graph.node] == ["Resize"]
+    wanted = expected_of(model, {"x": x})[0]
+    np.testing.assert_allclose(session_of(written).run(None, {"x": x})[0], wanted, rtol=1e-5, atol=1e-6)
