@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from graphopt.errors import CaptureError
@@ -58,16 +59,20 @@ class Opsets:
 
     def since(self, domain: str, operator: str) -> int:
         """The version of the domain in which the operator, as the model means it, appeared; 0 if none is known."""
-        from onnx import defs
-
         domain = "" if domain == "ai.onnx" else domain
-        version = self.versions.get(domain)
-        if version is None or not defs.has(operator, domain):
-            return version or 0
-        try:
-            return int(defs.get_schema(operator, version, domain).since_version)
-        except defs.SchemaError:
-            raise CaptureError(f"operator {operator} does not exist in opset {version}") from None
+        return _since(domain, operator, self.versions.get(domain))
+
+
+@lru_cache(maxsize=4096)
+def _since(domain: str, operator: str, version: int | None) -> int:
+    from onnx import defs
+
+    if version is None or not defs.has(operator, domain):
+        return version or 0
+    try:
+        return int(defs.get_schema(operator, version, domain).since_version)
+    except defs.SchemaError:
+        raise CaptureError(f"operator {operator} does not exist in opset {version}") from None
 
 
 def _versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
