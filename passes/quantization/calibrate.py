@@ -13,7 +13,8 @@ import torch
 
 from graphopt.analysis import Interpreter
 from graphopt.errors import InputError
-from graphopt.ir import Graph, Node, TensorType, Value
+from graphopt.ir import Expr, Graph, Node, TensorType, Value
+from graphopt.ir.dims import symbols_of
 from graphopt.passes.pruning.criteria.batches import Batch, read_batches, single_samples
 from graphopt.passes.quantization.spread import Spread
 
@@ -81,5 +82,8 @@ def _has_samples(graph: Graph, batch: Batch) -> bool:
     types = [value.type for value in graph.inputs if isinstance(value.type, TensorType)]
     if not types or any(not t.shape for t in types) or len({t.shape[0] for t in types}) != 1:
         return False
+    first = symbols_of(types[0].shape[0]) if isinstance(types[0].shape[0], Expr) else ()
+    if any(s in first for t in types for d in t.shape[1:] if isinstance(d, Expr) for s in symbols_of(d)):
+        return False  # the size of a batch is that of another dim, too
     sizes = {x.shape[0] for x in batch.inputs if isinstance(x, torch.Tensor) and x.dim()}
     return len(sizes) == 1

@@ -21,12 +21,17 @@ from torch import nn
 
 import graphopt
 from graphopt.analysis import run_graph
+from graphopt.backends.onnx import emit_onnx
 from graphopt.errors import GraphOptError, InputError, UnknownNameError
+from graphopt.ir import verify
 from graphopt.ops.quantization import find_format
 from graphopt.passes.quantization.clipping import METHODS, Grid, affine, choose_range
 from graphopt.passes.quantization.spread import Spread
 from graphopt.passes.quantize import Quantize
 from graphopt.passmanager import PassContext, PassManager
+from graphopt.testing.generate import random_graph
+from graphopt.testing.inputs import sample_inputs
+from tests.backends.onnx.oracle import run_session
 from tests.zoo import trained
 
 SMALL = """
@@ -435,3 +440,41 @@ def test_what_is_no_faster_is_reverted_on_request() -> None:
     compiled = emitted(module, x, "default,quantize{only_if_faster=true}")
     stays = any(node.name == "graphopt.quantize" for node in compiled.graph)
     assert stays or "no faster" in str(compiled.report)
+
+
+OPERATORS = (
+    "conv2d conv1d conv2d.padding linear matmul mm addmm bmm relu relu6 hardtanh clamp add.Tensor mul.Tensor "
+    "max_pool2d avg_pool2d adaptive_avg_pool2d mean.dim cat reshape flatten.using_ints permute transpose.int leaky_relu call-again"
+)
+
+
+@pytest.mark.parametrize("optimized", [False, True])
+def test_random_graphs_run_alike_in_onnx_runtime(optimized: bool) -> None:
+    """Sound graphs, and but for numbers that fall to the next step the same outputs, fused or not."""
+    fired = 0
+    for seed in range(40, 70) if optimized else range(30):
+        graph = random_graph(seed, operators=OPERATORS.split(), max_nodes=14)
+        if graph.mutations:
+            continue
+        inputs = sample_inputs(graph, seed=seed)
+        made = graph.clone()
+        context = PassContext(target="onnxruntime", samples=[inputs, sample_inputs(graph, seed=seed + 1)])
+        try:
+            Quantize().run(made, context)
+        except InputError:  # sizes of 0, and numbers that are not finite
+            continue
+        verify(made)
+        if not any(node.name == "graphopt.quantize" for node in made):
+            continue
+        fired += 1
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        if not optimized:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = onnxruntime.InferenceSession(emit_onnx(made).SerializeToString(), options)
+        for wanted, found in zip(run_graph(made, *inputs), run_session(session, inputs)):
+            assert found.shape == wanted.shape
+            if wanted.numel():
+                far = (wanted - found).abs() > 0.02 * wanted.abs().max() + 1e-6
+                assert far.double().mean() <= 0.02
+    assert fired > 8

@@ -23,7 +23,8 @@ from graphopt.ops.quantization import find_format
 from graphopt.passes.quantization.blocks import block_parameters
 from graphopt.passes.quantize_dynamic import QuantizeDynamic
 from graphopt.passes.quantize_weights import QuantizeWeights
-from graphopt.passmanager import PassContext
+from graphopt.passmanager import Pass, PassContext
+from graphopt.testing import check_pass
 
 TEXT = """
 input %x: f32[N, 5, 64]
@@ -210,3 +211,9 @@ def test_a_table_that_is_a_head_too_stays() -> None:
     names = set(found.constants)
     assert "p_packed" in names and "w_quantized" in names
     assert any(node.name == "aten.embedding" and node.operands[0].name == "w" for node in found)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("pass_", [QuantizeDynamic(smallest=0), QuantizeWeights(smallest=0, block_size=2)])
+def test_random_graphs(pass_: Pass) -> None:
+    operators = "linear matmul mm addmm relu add.Tensor reshape permute embedding cat call-again"
+    check_pass(pass_, examples=15, operators=operators.split(), max_nodes=10)
