@@ -24,6 +24,12 @@ def reshape(e: Emitter, x: Tensor, shape: Sequence[Dim]) -> Tensor:
     if x.shape is not None and shapes_known_equal(x.shape, target):
         return x
     literal = _literal_target(x.shape, target)
+    if literal is None and x.shape is not None:
+        added, removed = _inserted(x.shape, target), _inserted(target, x.shape)
+        if added is not None:
+            return unsqueeze(e, x, added)
+        if removed is not None:
+            return squeeze(e, x, removed)
     if literal is None:
         return e.op("Reshape", x, e.sizes.vector(target), allowzero=1, shape=target)
     return e.op("Reshape", x, list(literal), shape=target, allowzero=1 if 0 in target else None)
@@ -52,6 +58,19 @@ def _literal_target(source: tuple[Dim, ...] | None, target: tuple[Dim, ...]) -> 
     if literal.count(None) == 1 and all(_nonzero(dim) for dim in others):
         return tuple(-1 if item is None else item for item in literal)
     return None
+
+
+def _inserted(short: tuple[Dim, ...], long: tuple[Dim, ...]) -> list[int] | None:
+    """Where dims of size 1 are inserted into `short` to give `long`; None if that is not all."""
+    axes, position = [], 0
+    for axis, dim in enumerate(long):
+        if position < len(short) and known_equal(dim, short[position]):
+            position += 1
+        elif dim == 1:
+            axes.append(axis)
+        else:
+            return None
+    return axes if position == len(short) else None
 
 
 def _nonzero(dim: Dim) -> bool:

@@ -66,3 +66,10 @@ return %n, %a"""
 def test_a_residual_before_a_layer_norm_is_a_sum() -> None:
     joined(RESIDUAL.format("%y"), ["Relu", "Sum", "LayerNormalization"])
     joined(RESIDUAL.format("%b"), ["Add", "LayerNormalization"])
+
+
+@pytest.mark.parametrize(("shape", "operator"), [("(N, 1, M + 3)", "Unsqueeze"), ("(1, N, M + 3)", "Unsqueeze")])
+def test_dims_of_size_one_among_dynamic_ones(shape: str, operator: str) -> None:
+    joined(f"input %x: f32[N, M + 3]\n%y = aten.reshape(%x) {{shape={shape}}}\nreturn %y", [operator])
+    back = f"input %x: f32{shape.replace('(', '[').replace(')', ']')}\n%y = aten.reshape(%x) {{shape=(N, M + 3)}}"
+    joined(f"{back}\nreturn %y", ["Squeeze"])
