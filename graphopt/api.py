@@ -16,7 +16,7 @@ from torch import nn
 from graphopt.ambient import autocast_inside
 from graphopt.compiled import CompiledModel
 from graphopt.engine_choice import require_available
-from graphopt.errors import CaptureError, GraphOptError, unknown_name
+from graphopt.errors import CaptureError, GraphOptError, SerializationError, unknown_name
 from graphopt.ir import Graph
 from graphopt.lazy import CaptureCache
 from graphopt.onnx_models import compile_onnx, is_onnx, trace_onnx
@@ -189,6 +189,8 @@ def load(source: str | os.PathLike[str] | IO[bytes], *, target: str | Target | N
         SerializationError: not a saved model, damaged, or of an incompatible version.
         TargetError: no engine of the target runs on this machine.
     """
+    if isinstance(source, str | os.PathLike) and is_onnx(source):
+        raise SerializationError(f"{os.fspath(source)} is an ONNX file; give it to graphopt.compile")
     graph, manifest = load_graph(source)
     options = saved_options(manifest) if target is None else make_options(target, opset=manifest.get("opset"))
     require_available(options.target.name, options.engines)

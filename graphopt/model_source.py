@@ -105,6 +105,8 @@ def resolve_model(text: str, values: Sequence[str] = ()) -> ModelSource:
         GraphOptError: no such file or function, the function returns something else, or the module fails.
     """
     path = Path(text)
+    if values and path.suffix != SUFFIX:
+        raise GraphOptError(f"--value gives the inputs of an ONNX file, and {text} is none")
     if path.suffix in FILES:
         if not path.exists():
             raise GraphOptError(f"no such file: {path}")

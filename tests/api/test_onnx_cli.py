@@ -115,6 +115,12 @@ def test_a_wrong_value_is_one_clear_error(text: str, message: str) -> None:
         run("show", "reshape.onnx", "--value", text)
 
 
+def test_values_are_for_onnx_files(folder: Path) -> None:
+    (folder / "net.py").write_text("def build(): return None")
+    with pytest.raises(GraphOptError, match=r"--value gives the inputs of an ONNX file, and net.py:build is none"):
+        run("show", "net.py:build", "--value", "x=1")
+
+
 def test_every_command_takes_a_file() -> None:
     assert 'aten.matmul(%x, %"fc1/kernel")' in run("show", "mlp.onnx").output
     assert "aten.linear" in run("show", "mlp.onnx", "-p", "default").output

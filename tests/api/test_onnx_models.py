@@ -90,6 +90,8 @@ def test_what_is_no_model_is_one_clear_error(tmp_path: Path) -> None:
         graphopt.compile(b"no model")
     with pytest.raises(CaptureError, match=r"cannot read .*missing.onnx"):
         graphopt.compile(tmp_path / "missing.onnx")
+    with pytest.raises(GraphOptError, match=r"is an ONNX file; give it to graphopt.compile"):
+        graphopt.load(tmp_path / "missing.onnx")
     with pytest.raises(GraphOptError, match="says itself which dims are dynamic"):
         graphopt.compile(mlp(), dynamic_shapes="batch")
 
