@@ -120,7 +120,11 @@ def _lower_prelu(e: Emitter, a: Call) -> Tensor:
     """One slope a channel: the weight is brought to `[C, 1, …]` so that it broadcasts over dim 1."""
     weight = a.weight
     if weight.rank == 1 and a.self.rank != 1:
-        weight = reshape(e, weight, (weight.dims[0], *(1,) * max(a.self.rank - 2, 0)))
+        shape = (weight.dims[0], *(1,) * max(a.self.rank - 2, 0))
+        if weight.data is None:
+            weight = reshape(e, weight, shape)
+        elif len(shape) > 1:
+            weight = e.derived(weight, f"slope{len(shape)}", lambda data: data.reshape(shape))
     return e.op("PRelu", a.self, weight)
 
 
