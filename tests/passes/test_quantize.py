@@ -444,8 +444,8 @@ def test_what_is_no_faster_is_reverted_on_request() -> None:
 
 OPERATORS = (
     "conv2d conv1d conv2d.padding linear matmul mm addmm bmm relu relu6 hardtanh clamp add.Tensor mul.Tensor "
-    "max_pool2d avg_pool2d adaptive_avg_pool2d mean.dim cat reshape flatten.using_ints permute transpose.int leaky_relu "
-    "call-again"
+    "max_pool2d avg_pool2d adaptive_avg_pool2d mean.dim cat reshape flatten.using_ints permute transpose.int "
+    "leaky_relu call-again"
 )
 
 
