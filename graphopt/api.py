@@ -19,7 +19,7 @@ from graphopt.engine_choice import require_available
 from graphopt.errors import CaptureError, GraphOptError, SerializationError, unknown_name
 from graphopt.ir import Graph
 from graphopt.lazy import CaptureCache
-from graphopt.onnx_models import compile_onnx, is_onnx, trace_onnx
+from graphopt.onnx_models import SUFFIX, compile_onnx, is_onnx, trace_onnx
 from graphopt.options import CompileOptions, OnError, OnFailure, Validate, check_arguments, check_dynamic, make_options
 from graphopt.passmanager import Budget, Pass, Progress
 from graphopt.passmanager.progress import stage
@@ -189,7 +189,7 @@ def load(source: str | os.PathLike[str] | IO[bytes], *, target: str | Target | N
         SerializationError: not a saved model, damaged, or of an incompatible version.
         TargetError: no engine of the target runs on this machine.
     """
-    if isinstance(source, str | os.PathLike) and is_onnx(source):
+    if isinstance(source, str | os.PathLike) and os.fspath(source).endswith(SUFFIX):
         raise SerializationError(f"{os.fspath(source)} is an ONNX file; give it to graphopt.compile")
     graph, manifest = load_graph(source)
     options = saved_options(manifest) if target is None else make_options(target, opset=manifest.get("opset"))
