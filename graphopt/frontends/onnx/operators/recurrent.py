@@ -14,7 +14,7 @@ from graphopt.frontends.onnx.application import Application, tensor_type, transl
 from graphopt.frontends.onnx.entries import Entry
 from graphopt.frontends.onnx.operators.recurrent_steps import Activation, activations, run_steps
 from graphopt.frontends.onnx.operators.recurrent_weights import weights
-from graphopt.ir import DType, Value
+from graphopt.ir import DType, Trait, Value
 from graphopt.ir.dims import Dim, equal
 
 STATES = {"LSTM": 2, "GRU": 1, "RNN": 1}
@@ -27,6 +27,10 @@ LAYERS = {
     "tanh": "aten.rnn_tanh.input",
     "relu": "aten.rnn_relu.input",
 }
+
+
+MOST = 64
+"""How many values a weight may be computed from and count as stored."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Layer:
 @translates("LSTM", "GRU", "RNN")
 def recurrent(a: Application) -> Sequence[Entry]:
     """One layer over a sequence, in one direction or both."""
-    if (a[1].constant is None or a[2].constant is None) and not a.attr("layout", 0):
+    if not (_is_stored(a[1]) and _is_stored(a[2])) and not a.attr("layout", 0):
         a.compose()
     layer = _layer(a)
     whole = _whole_reason(a, layer)
@@ -85,6 +89,21 @@ def recurrent(a: Application) -> Sequence[Entry]:
     y = outputs[0] if len(outputs) == 1 else a.emit("aten.cat", outputs, -1)
     joined = [v[0] if len(v) == 1 else a.emit("aten.cat", list(v), 0) for v in zip(*finals_of)]
     return _results(a, layer, a.emit("aten.permute", y, [1, 0, 2]) if layer.batch_first else y, joined)
+
+
+def _is_stored(value: Value) -> bool:
+    """True if a value is computed from stored tensors alone, by few operators, so that folding leaves a stored one."""
+    waiting, seen = [value], {value}
+    while waiting:
+        found = waiting.pop()
+        if found.constant is not None:
+            continue
+        if found.producer is None or not found.producer.op.has(Trait.PURE) or len(seen) > MOST:
+            return False
+        new = [v for v in found.producer.operands if v is not None and v not in seen]
+        seen.update(new)
+        waiting.extend(new)
+    return True
 
 
 def _layer(a: Application) -> Layer:
