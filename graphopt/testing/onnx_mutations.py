@@ -211,7 +211,7 @@ def point_elsewhere(model: onnx.ModelProto, generator: random.Random) -> None:
     """A stored tensor is said to lie in another file."""
     tensor = _some_tensor(model, generator)
     if tensor is not None:
-        tensor.data_location = 1
+        tensor.data_location = type(tensor).EXTERNAL
         for key, value in (("location", generator.choice(ODD_PATHS)), ("offset", str(_odd(generator)))):
             entry = tensor.external_data.add()
             entry.key, entry.value = key, value
