@@ -79,3 +79,10 @@ class Sequence_:
 
 Entry: TypeAlias = "Value | Known | Sequence_ | None"
 """None is an absent optional."""
+
+
+def holds_strings(entry: Entry) -> bool:
+    """True for a tensor of strings, and for a sequence with one."""
+    if isinstance(entry, Sequence_):
+        return any(map(holds_strings, entry.items))
+    return isinstance(entry, Value) and getattr(entry.type, "dtype", None) is DType.STRING

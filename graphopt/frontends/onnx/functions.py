@@ -292,6 +292,13 @@ def _type(entry: Entry) -> bytes | None:
     return proto.SerializeToString()
 
 
+def is_standard(node: onnx.NodeProto) -> bool:
+    """True if the standard knows the operator, whatever functions the model has."""
+    from onnx import defs
+
+    return node.domain in ("", "ai.onnx") and bool(defs.has(node.op_type))
+
+
 def _domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 

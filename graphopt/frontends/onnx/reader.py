@@ -15,8 +15,8 @@ from graphopt.frontends.builder import Builder
 from graphopt.frontends.onnx.application import TRANSLATIONS, Application, Declined, NeedsValue, OneOperator
 from graphopt.frontends.onnx.attributes import attributes_of
 from graphopt.frontends.onnx.choice import RanksDiffer, key, only_valid_branch
-from graphopt.frontends.onnx.entries import Entry, Known, Sequence_
-from graphopt.frontends.onnx.functions import Functions, inlined, schema_function, without_calls
+from graphopt.frontends.onnx.entries import Entry, Known, Sequence_, holds_strings
+from graphopt.frontends.onnx.functions import Functions, inlined, is_standard, schema_function, without_calls
 from graphopt.frontends.onnx.interface import input_type, signature
 from graphopt.frontends.onnx.legacy import MODERN, modernized
 from graphopt.frontends.onnx.opaque import freeze_operands, keep, optional, sequence, string_constant
@@ -28,7 +28,6 @@ from graphopt.frontends.onnx.tensors import Folder, dtype_of, to_torch
 from graphopt.ir import (
     Constant,
     ConstantKind,
-    DType,
     Graph,
     Location,
     OptionalType,
@@ -282,7 +281,7 @@ class Reader:
         return reason is not None and reason.name in self.undecided
 
     def _by_rules(self, node: onnx.NodeProto, version: int, inputs: tuple[Entry, ...]) -> Sequence[Entry]:
-        if any(map(_holds_strings, inputs)) and node.op_type not in _OF_ANY_KIND:
+        if any(map(holds_strings, inputs)) and node.op_type not in _OF_ANY_KIND:
             raise Declined("PyTorch has no tensors of strings")
         application = Application(node, version, inputs, attributes_of(node, self.folder), self.builder, self)
         domain = "" if node.domain == "ai.onnx" else node.domain
@@ -294,7 +293,7 @@ class Reader:
                 return found
         rule = TRANSLATIONS.get((domain, node.op_type))
         function = self.functions.find(node)
-        if function is not None and rule is None and not _is_standard(node):
+        if function is not None and rule is None and not is_standard(node):
             return self._called(node, function)
         mark = self.mark()
         try:
@@ -394,18 +393,6 @@ MISTAKES = (ArithmeticError, AssertionError, AttributeError, LookupError, Runtim
 
 def _malformed(mistake: Exception) -> Declined:
     return Declined(f"the node is malformed, or its rule does not cover it ({type(mistake).__name__}: {mistake})")
-
-
-def _holds_strings(entry: Entry) -> bool:
-    if isinstance(entry, Sequence_):
-        return any(map(_holds_strings, entry.items))
-    return isinstance(entry, Value) and getattr(entry.type, "dtype", None) is DType.STRING
-
-
-def _is_standard(node: onnx.NodeProto) -> bool:
-    from onnx import defs
-
-    return node.domain in ("", "ai.onnx") and bool(defs.has(node.op_type))
 
 
 def _label(node: onnx.NodeProto) -> str:
