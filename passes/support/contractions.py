@@ -77,10 +77,10 @@ class Contraction:
         """The weight with input i times scale[i], rounded once; None if that is not finite."""
         return scaled(stored_tensor(self.weight), self._input_factors(scale))
 
-    def response(self, shift: torch.Tensor) -> torch.Tensor:
+    def response(self, shift: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
         """What the constant input x[i] = shift[i], without padding, gives at each output, in double precision. Not for
-        transposed ones."""
-        return row_sums(stored_tensor(self.weight), self._input_factors(shift))
+        transposed ones. weight: the numbers of a weight that is not stored as it is."""
+        return row_sums(stored_tensor(self.weight) if weight is None else weight, self._input_factors(shift))
 
     def _input_factors(self, scale: torch.Tensor) -> torch.Tensor:
         return _column(scale, self.spatial + 2) if self.transposed else self._by_second_axis(scale)

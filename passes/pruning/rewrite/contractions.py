@@ -17,7 +17,6 @@ from graphopt.passes.pruning.rewrite.dead import Dead, harmonized, unknown, wher
 from graphopt.passes.pruning.rewrite.scope import Refusal, Scope
 from graphopt.passes.pruning.rewrite.table import Treatment, treats
 from graphopt.passes.support.contractions import Contraction
-from graphopt.passes.support.evaluation import stored_tensor
 
 if TYPE_CHECKING:
     from graphopt.passes.pruning.rewrite.editor import Editor
@@ -60,8 +59,10 @@ class Layer(Treatment):
         yield from refused
         if layer.transposed:
             yield from nonzero(node, value, axis, numbers, VARIES)
-        elif layer.weight.constant is None:
+        elif scope.stored(layer.weight) is None:
             yield from nonzero(node, value, axis, numbers, COMPUTED)
+        elif len(layer.weight.shape) < 2:
+            yield from nonzero(node, value, axis, numbers, "there is no bias to fold its constant into")
         elif layer.pads and not scope.border:
             yield from nonzero(node, value, axis, numbers, BORDER)
 
@@ -127,7 +128,7 @@ def _heard(layer: Contraction, scope: Scope) -> tuple[torch.Tensor, list[Refusal
     value = first_operand(layer.node)
     axis = layer.channel_axis(value)
     numbers, refused = scope.entering(layer.node, value, axis)
-    if layer.groups != 1 or not (refused or bool(numbers.any())):
+    if layer.groups != 1 or len(layer.weight.shape) < 2 or not (refused or bool(numbers.any())):
         return numbers, refused
     column = 0 if layer.transposed else 1
     weight = scope.dead(layer.weight)
@@ -143,7 +144,9 @@ def _response(layer: Contraction, scope: Scope) -> torch.Tensor | None:
     numbers, _ = _heard(layer, scope)
     if not bool(numbers.any()) or scope.is_zeroed(layer.weight, 1):
         return None
-    sums = layer.response(numbers.to(stored_tensor(layer.weight).device))
+    stored = scope.stored(layer.weight)
+    assert stored is not None
+    sums = layer.response(numbers.to(stored.device), stored.contiguous())
     kept = scope.kept(layer.weight, 0)
     return sums if kept is None else sums[torch.from_numpy(kept)]
 
@@ -175,19 +178,19 @@ class Product(Treatment):
         """A slot may go if it is zero on one side, or a constant on one and stored on the other."""
         a, b = node.operands[-2:]
         assert a is not None and b is not None
+        bad: set[int] | None = None
         for value, other in ((a, b), (b, a)):
             axis = _summed(value, a)
-            removed = scope.removed(value, axis)
-            if not len(removed):
-                continue
+            if scope.kept(value, axis) is None:
+                return
             numbers, refused = scope.entering(node, value, axis)
-            bad = {int(s) for r in refused for s in r.slots}
-            if other.constant is None:
-                bad |= {int(s) for s in numbers.nonzero()}
-            bad -= _zeros(node, other, _summed(other, a), scope)
-            if bad:
-                reason = "it is neither zero nor a constant times a stored number"
-                yield Refusal(value, axis, np.array(sorted(bad)), node, reason)
+            varying = {int(s) for r in refused for s in r.slots}
+            stays = varying if scope.stored(other) is not None else varying | {int(s) for s in numbers.nonzero()}
+            bad = stays if bad is None else bad & stays
+        if bad:
+            value, axis = (a, _summed(a, a)) if scope.stored(a) is None else (b, _summed(b, a))
+            reason = "it is neither zero nor a constant times a stored number"
+            yield Refusal(value, axis, np.array(sorted(bad)), node, reason)
 
     def rebuild(self, node: Node, editor: Editor) -> Sequence[Value]:
         """What the constants contribute is added."""
@@ -216,13 +219,18 @@ def _product_of_constants(node: Node, scope: Scope) -> torch.Tensor | None:
     assert a is not None and b is not None
     for value, other in ((a, b), (b, a)):
         axis, across = _summed(value, a), _summed(other, a)
-        if other.constant is None or scope.is_zeroed(other, across):
+        stored = scope.stored(other)
+        if stored is None:
             continue
         numbers, _ = scope.entering(node, value, axis)
+        numbers[list(_zeros(node, other, across, scope))] = 0
         if bool(numbers.any()):
-            stored = scope.left_of(other, but=across).double()
+            stored = scope.left(other, stored, but=across).double()
             vector = numbers.to(stored.device)
-            shift = vector.unsqueeze(0) @ stored if value is a else stored @ vector.unsqueeze(1)
+            if stored.dim() == 1:
+                shift = vector @ stored
+            else:
+                shift = vector.unsqueeze(0) @ stored if value is a else stored @ vector.unsqueeze(1)
             return shift * float(node.attributes.get("alpha", 1))
     return None
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from graphopt.analysis.channels import Removal
-from graphopt.ir import Node, TensorType, Value
+from graphopt.ir import Node, TensorType, Trait, Value
 from graphopt.passes.pruning.rewrite.dead import Dead, filled, unknown, where_known, wide
+from graphopt.passes.support.evaluation import evaluate
 
 KNOWN_ELEMENTS = 1 << 12
 """Elements up to which a stored tensor that is no vector is looked at as a whole; of larger ones only what is zeroed is
@@ -80,10 +81,24 @@ class Scope:
         """True if the masked model has zeros in what goes along this axis of a stored tensor."""
         return (value, axis) in self.zeroed
 
-    def left_of(self, value: Value, but: int = -1) -> torch.Tensor:
-        """What is left of a stored tensor; `but` is an axis that keeps all its slots."""
+    def stored(self, value: Value) -> torch.Tensor | None:
+        """The numbers of a stored tensor, or of a view of one; None of anything else."""
+        if value.constant is not None:
+            return None if value in self.removal.analysis.tracker.written else value.constant.tensor.detach()
+        node = value.producer
+        if node is None or not node.op.has(Trait.VIEW) or node.attributes.symbols:
+            return None
+        first, *others = node.inputs
+        operand = self.stored(first) if not others else None
+        return None if operand is None else evaluate(node, [operand])[value.index]
+
+    def left_of(self, value: Value) -> torch.Tensor:
+        """What is left of a stored tensor."""
         assert value.constant is not None
-        tensor = value.constant.tensor.detach()
+        return self.left(value, value.constant.tensor.detach())
+
+    def left(self, value: Value, tensor: torch.Tensor, but: int = -1) -> torch.Tensor:
+        """What is left of the numbers of a value; `but` is an axis that keeps all its slots."""
         for axis in self.axes(value):
             if axis != but:
                 index = torch.from_numpy(self.kept(value, axis)).to(tensor.device)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -321,3 +321,40 @@ def test_provenance_and_ties_are_kept() -> None:
     (tied,) = [v for v in result.graph.constants.values() if len(v.constant.names) == 2]  # type: ignore[union-attr]
     assert tied.shape[1] < 6 and set(result.report.kept) >= {"table.weight", "head.weight"}
     assert all(node.location.file and node.location.rules[-1] == "prune-channels" for node in result.graph)
+
+
+class Multiplied(nn.Module):
+    """A constant that is not zero before a product with a stored matrix, or with a view of one."""
+
+    def __init__(self, product: Callable[[Tensor, nn.Parameter, nn.Parameter], Tensor]) -> None:
+        super().__init__()
+        self.a, self.w, self.b = nn.Linear(6, 16), nn.Parameter(torch.randn(16, 3)), nn.Parameter(torch.randn(3))
+        self.product = product
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(torch.sigmoid(self.a(x)), self.w, self.b)
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda x, w, b: x @ w,
+        lambda x, w, b: torch.addmm(b, x, w),
+        lambda x, w, b: w.t() @ x.t(),
+        lambda x, w, b: F.linear(x, w.t(), b),
+        lambda x, w, b: x @ w[:, 0],
+    ],
+    ids=["matmul", "addmm", "from the left", "linear by a view", "vector"],
+)
+def test_constants_fold_into_products_with_stored_matrices(product: Callable[..., Tensor]) -> None:
+    torch.manual_seed(0)
+    model, x = settle(Multiplied(product), 0), torch.randn(4, 6, dtype=torch.float64)
+    pruned = prune(model, (x,))
+    assert pruned.report.selection["a.weight"].any() and not pruned.report.refused
+    assert worst_error(pruned, (x,)) < 1e-12
+
+
+def test_a_vector_as_a_weight_has_no_bias() -> None:
+    torch.manual_seed(0)
+    model, x = settle(Multiplied(lambda x, w, b: F.linear(x, w[:, 0])), 0), torch.randn(4, 6, dtype=torch.float64)
+    assert "no bias" in prune(model, (x,)).report.refused[0].reason
