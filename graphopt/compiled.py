@@ -163,7 +163,11 @@ class CompiledModel(nn.Module):
         notes = program.report.passes.notes
         if emission.note and emission.note not in notes:
             notes.append(emission.note)
-        return emission.to_model() if path is None else save_emission(emission, path, external_data)
+        if path is None:
+            return emission.to_model()
+        # Whose tensors train may have written to the pages that they are mapped from; an engine's are as in the file.
+        mapped = program.folder is not None and not self._trains
+        return save_emission(emission, path, external_data, program.release if mapped else None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
         rebuild, arguments = self.__reduce__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from threading import Lock
 from typing import Any
 
 from graphopt.errors import GraphOptError, TargetError
@@ -41,6 +42,29 @@ class EngineChoice:
     executable: Executable
     trials: list[EngineTrial]
     graph: Graph
+
+
+class AtFirstRun:
+    """An executable that is loaded at its first run.
+
+    choose: loads it.
+    """
+
+    def __init__(self, choose: Callable[[], EngineChoice]) -> None:
+        self._choose = choose
+        self._loaded: Executable | None = None
+        self._lock = Lock()
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """Run on flat inputs in graph order; return the flat outputs.
+
+        Raises:
+            TargetError: the engine cannot run the graph; the message says why.
+        """
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._choose().executable
+        return self._loaded.run(inputs)
 
 
 Prepare = Callable[[str, Graph], Graph]

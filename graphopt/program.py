@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ import torch
 from graphopt.ambient import without_autocast
 from graphopt.analysis import bind_sizes
 from graphopt.calling import Arguments, CallingConvention
-from graphopt.engine_choice import Prepare, Sample, choose_engine
+from graphopt.engine_choice import AtFirstRun, Prepare, Sample, choose_engine
 from graphopt.errors import GraphOptError, GraphOptWarning, InputError, SerializationError
 from graphopt.html_report import skeleton
 from graphopt.ir import ConstantKind, Graph, TensorType
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from graphopt.frontends.onnx.tensors import Folder
 
 FX = "fx"
+ONNX = "onnx"
 INNER = ("graphopt", "torch", "contextlib")
 """Whose frames a warning is not about."""
 
@@ -85,6 +87,11 @@ class Program:
 
             self._emitted = emit_fx(self.graph)
         return self._emitted
+
+    def release(self) -> None:
+        """Give back the memory of pages that tensors are mapped from; they are read again where they are used."""
+        if self.folder is not None:
+            self.folder.release()
 
     def current_graph(self) -> Graph:
         """The graph, with the FX module's tensors as they are now: the module may have been trained.
@@ -148,6 +155,8 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None, l
     if not options.engines:
         with _stage(seconds, "emission"):
             return _fx_program(optimized, options, report)
+    if options.target.name == ONNX and options.validate is False and not context.samples:
+        return _written_first(optimized, options, report, source)
     with _stage(seconds, "engines"), stage(options.instruments, "engines"):
         engines = [_engine(name, options.share_weights) for name in options.engines]
         # What a lossy pass changed on purpose is no fault of an engine.
@@ -157,6 +166,15 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None, l
         )
     report.engines, report.after, report.engine = choice.trials, choice.graph, choice.engine.name
     return Program(choice.graph, report, choice.engine.name, choice.executable, source=source)
+
+
+def _written_first(graph: Graph, options: CompileOptions, report: CompileReport, source: Watch) -> Program:
+    """A program of which a file is wanted rather than a call: its engine, which may hold the weights once more, is
+    loaded at the first call."""
+    (name,) = options.engines
+    report.after, report.engine = graph, name
+    engine = _engine(name, options.share_weights)
+    return Program(graph, report, name, AtFirstRun(partial(choose_engine, graph, [engine])), source=source)
 
 
 def _engine(name: str, share_weights: bool) -> Engine:

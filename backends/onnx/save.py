@@ -23,6 +23,8 @@ EXTERNAL_ABOVE = 3 << 29
 """Weights of more bytes in all (1.5 GiB) go to a file of their own: a protocol buffer ends at 2 GiB."""
 INLINE_BELOW = 1024
 """Initializers of fewer bytes stay in the model."""
+RELEASE_AFTER = 1 << 26
+"""After how many bytes the memory of what was written is given back."""
 _ALIGNMENT = 4096
 
 
@@ -51,14 +53,17 @@ def save_onnx(
 
 
 def save_emission(
-    emission: Emission, path: str | os.PathLike[str], external_data: bool | None = None
+    emission: Emission,
+    path: str | os.PathLike[str],
+    external_data: bool | None = None,
+    written: Callable[[], None] | None = None,
 ) -> onnx.ModelProto:
-    """Write a lowered graph; see `save_onnx`."""
+    """Write a lowered graph; see `save_onnx`. written: is called after every so many bytes of external data."""
     target = replaceable(path)
     if not _external(external_data, emission.sizes):
         return _write(target, emission.to_model(), None)
     with _replacing(_data_path(target)) as (file, finish_data):
-        sink = _Sink(file, _data_path(target).name)
+        sink = _Sink(file, _data_path(target).name, written)
 
         def write(proto: onnx.TensorProto, data: torch.Tensor) -> None:
             if data.numel() * data.element_size() < INLINE_BELOW:
@@ -94,12 +99,16 @@ def _data_path(target: Path) -> Path:
 
 class _Sink:
     """Appends the bytes of tensors to a file and writes the place of each into its proto. Tensors in the same memory
-    are written once."""
+    are written once.
 
-    def __init__(self, file: IO[bytes], location: str) -> None:
+    written: is called after every `RELEASE_AFTER` bytes.
+    """
+
+    def __init__(self, file: IO[bytes], location: str, written: Callable[[], None] | None = None) -> None:
         self.file = file
         self.location = location
         self.offset = 0
+        self._call, self._since = written, 0
         self._written: dict[tuple[int, int], int] = {}
 
     def append(self, proto: onnx.TensorProto, data: bytes | memoryview, memory: tuple[int, int] | None = None) -> None:
@@ -120,6 +129,10 @@ class _Sink:
         start = self.offset + padding
         self.file.write(data)
         self.offset = start + len(data)
+        self._since += len(data)
+        if self._call is not None and self._since >= RELEASE_AFTER:
+            self._call()
+            self._since = 0
         return start
 
 

@@ -59,8 +59,7 @@ def _prove(source: Path, made: Path, compiled: CompiledModel) -> Proof:
     program = compiled._require("a proof")
     before = compiled.report.before
     assert before is not None
-    if program.folder is not None:
-        program.folder.release()
+    program.release()
     return prove(source, made, before, program.samples, _referee(source, before))
 
 

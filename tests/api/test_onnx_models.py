@@ -12,7 +12,10 @@ import pytest
 import torch
 
 import graphopt
+from graphopt.backends.onnx import save
+from graphopt.backends.onnx.engine import OnnxRuntimeEngine
 from graphopt.errors import CaptureError, GraphOptError, InputError
+from graphopt.frontends.onnx.tensors import Folder
 from tests.api.onnx_models import embedding, in_onnxruntime, mlp, model, reshape
 
 ROWS = torch.tensor([2, 16])
@@ -357,3 +360,26 @@ def test_tensors_of_one_place_in_a_file_stay_one(tmp_path: Path) -> None:
     assert path.with_name("net.onnx.data").stat().st_size == 64 * 64 * 4
     x = torch.randn(2, 64)
     torch.testing.assert_close(in_onnxruntime(str(path), x=x)[0], in_onnxruntime(str(source), x=x)[0])
+
+
+def test_a_model_that_is_to_be_written_loads_its_engine_at_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads, load = [], OnnxRuntimeEngine.load
+    monkeypatch.setattr(OnnxRuntimeEngine, "load", lambda *given: loads.append(1) or load(*given))
+    compiled = graphopt.compile(mlp(), target="onnx", validate=False)
+    compiled.to_onnx()
+    assert not loads
+    x = torch.randn(2, 4)
+    for _ in range(2):
+        torch.testing.assert_close(compiled(x), in_onnxruntime(mlp(), x=x)[0])
+    assert len(loads) == 1
+
+
+def test_mapped_pages_are_given_back_while_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, released = mlp(), []
+    monkeypatch.setattr(save, "RELEASE_AFTER", 1)
+    monkeypatch.setattr(save, "INLINE_BELOW", 0)
+    monkeypatch.setattr(Folder, "release", lambda folder: released.append(folder))
+    source = tmp_path / "in.onnx"
+    onnx.save(made, source, save_as_external_data=True, location="in.data", size_threshold=0)
+    graphopt.compile(source, target="onnx", validate=False).to_onnx(tmp_path / "out.onnx", external_data=True)
+    assert len(released) == 4 and (tmp_path / "out.onnx.data").exists()
