@@ -218,7 +218,7 @@ def test_known_branch_is_inlined(check) -> None:
         input %x: f32[4]
         constant %p: bool[] = false
         constant %k: f32[] = 2.0
-        %u = aten.mul.Tensor(%x, %k)
+        %u = aten.mul.Scalar(%x) {other=2.0}
         return %u""",
-        applied={"cond-constant": 1},
+        applied={"cond-constant": 1, "number-operand": 1},
     )
