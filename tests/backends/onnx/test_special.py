@@ -234,3 +234,19 @@ def test_rows_of_attention_without_a_key(masked: float, stored: bool) -> None:
     engine = OnnxRuntimeEngine(threads=1, optimization="off", opset=23)
     (got,) = engine.load(graph).run(inputs)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+FOURIER = {
+    "rfft": "%z = fft_rfft(%x) {dim=1}\n%y = view_as_real(%z)",
+    "irfft": "%z = view_as_complex(%p)\n%y = fft_irfft(%z) {n=14, dim=1}",
+    "fft": "%z = complex(%x, %x)\n%w = fft_fft(%z) {dim=0}\n%y = view_as_real(%w)",
+    "ifft": "%z = view_as_complex(%p)\n%w = fft_ifft(%z) {dim=-1}\n%y = view_as_real(%w)",
+}
+
+
+@pytest.mark.parametrize("name", FOURIER)
+def test_fourier_transforms(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    graph = parse(f"input %x: f32[5, 8]\ninput %p: f32[5, 8, 2]\n{FOURIER[name]}\nreturn %y")
+    inputs = torch.randn(5, 8, generator=generator), torch.randn(5, 8, 2, generator=generator)
+    torch.testing.assert_close(run(graph, *inputs)[0], run_graph(graph, *inputs)[0], rtol=1e-4, atol=1e-5)
