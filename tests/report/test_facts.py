@@ -127,7 +127,7 @@ def test_measured_reports() -> None:
     facts = fast.report.to_dict()
     assert [row["name"] for row in facts["measured"]] == ["original", "eager"]
     assert {row["name"] for row in facts["attribution"]["nodes"]} >= {fast.graph.nodes[-1].result.name}
-    assert any("rule 'batch-norm-into-previous', application 1" in line for line in facts["histories"]["conv2d"])
+    assert any("rule 'batch-norm-into-previous', application 1" in line for line in facts["histories"]["batch_norm"])
     for graph in facts["graphs"].values():
         assert len(graph["seconds"]) == len(graph["op"]) and all(second >= 0 for second in graph["seconds"])
     text = _terminal(fast.report)
