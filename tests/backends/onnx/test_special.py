@@ -44,27 +44,6 @@ def test_random_numbers_have_the_moments_of_their_distribution(call: str) -> Non
     assert abs(float(got.double().var()) - variance) < 0.25 * max(variance, 0.1)
 
 
-FOURIER = {
-    "fft of complex parts": ("%c = complex(%x, %y)\n%f = fft_fft(%c)\n%r = view_as_real(%f)", ["complex", "fft_fft"]),
-    "ifft of pairs": (
-        "%s = stack(%x, %y) {dim=-1}\n%c = view_as_complex(%s)\n%f = fft_ifft(%c) {dim=0}\n%r = view_as_real(%f)",
-        ["view_as_complex", "fft_ifft", "view_as_real"],
-    ),
-    "rfft, padded": ("%f = fft_rfft(%x) {n=11}\n%r = view_as_real(%f)", ["fft_rfft"]),
-    "rfft and back": ("%f = fft_rfft(%x)\n%r = fft_irfft(%f) {n=8}", ["fft_rfft", "fft_irfft"]),
-}
-
-
-@pytest.mark.parametrize("name", FOURIER)
-def test_fourier_transforms(name: str) -> None:
-    body, operators = FOURIER[name]
-    graph = parse(f"input %x: f32[N, 8]\ninput %y: f32[N, 8]\n{body}\nreturn %r")
-    assert {f"aten.{operator}" for operator in operators} <= {node.op.name for node in graph.nodes}
-    for rows in (1, 3):
-        inputs = [torch.randn(rows, 8), torch.randn(rows, 8)]
-        assert_matches(graph, inputs, run(graph, *inputs))
-
-
 COND = """
 input %x: f32[N, 3]
 parameter %w: f32[3, 3]
