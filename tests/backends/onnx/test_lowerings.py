@@ -13,13 +13,6 @@ from tests.backends.onnx.oracle import assert_matches, checked, run_session, ses
 TABLES = sorted((Path(__file__).parent / "tables").glob("*.txt"))
 
 IN_TEST_SPECIAL = [
-    "aten.complex",
-    "aten.fft_fft",
-    "aten.fft_ifft",
-    "aten.fft_irfft",
-    "aten.fft_rfft",
-    "aten.view_as_complex",
-    "aten.view_as_real",
     "aten.randperm",
     "aten.complex",
     "aten.view_as_complex",
