@@ -18,6 +18,7 @@ from graphopt.errors import EmissionError
 from graphopt.ir import DType, Graph, Node, OptionalType, SequenceType, TensorType, Type, UnrankedType, walk
 from graphopt.ops.onnx_dialect import CAPTURED, OUTPUTS, imports_of, is_opaque, node_proto
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
+from graphopt.ops.onnx_inference import infer_shapes
 from graphopt.ops.onnx_nested import captured_names, graphs_of
 from graphopt.ops.onnx_runtime import make_model
 from graphopt.ops.onnx_values import type_to_proto
@@ -159,7 +160,7 @@ def _converted(
 def _convert(
     e: Emitter, node: Node, proto: onnx.NodeProto, operands: dict[str, Tensor | None], changed: str
 ) -> onnx.ModelProto:
-    from onnx import ValueInfoProto, shape_inference, version_converter
+    from onnx import ValueInfoProto, version_converter
 
     def info(name: str, type_: Type) -> onnx.ValueInfoProto:
         made = ValueInfoProto(name=name)
@@ -172,7 +173,7 @@ def _convert(
     try:
         if "Scan" in changed:  # the converter takes the Scan over batches of opset 8 for the later one
             raise ValueError("no conversion of Scan is known")
-        return shape_inference.infer_shapes(version_converter.convert_version(model, e.opset), strict_mode=True)
+        return infer_shapes(version_converter.convert_version(model, e.opset), data_prop=False)
     except Exception as error:  # the converter raises whatever its checks do
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise EmissionError(

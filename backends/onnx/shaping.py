@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 END = 2**63 - 1
 """The end of a slice that runs to the end."""
+STORED = 1 << 16
+"""How far numbers that are counted are stored; beyond, the model counts as it runs."""
 
 
 def reshape(e: Emitter, x: Tensor, shape: Sequence[Dim]) -> Tensor:
@@ -164,7 +166,7 @@ def full(e: Emitter, shape: Sequence[Dim], value: bool | int | float, dtype: DTy
 
 def counting(e: Emitter, count: Dim) -> Tensor:
     """0, 1, …, count - 1 as i64."""
-    if isinstance(count, int):
+    if isinstance(count, int) and count <= STORED:
         return e.constant(torch.arange(count), "range")
     return e.op("Range", e.scalar(0, DType.I64), e.scalar(count, DType.I64), e.scalar(1, DType.I64), shape=(count,))
 

@@ -15,8 +15,11 @@ def uniform_value(value: Value) -> float | int | None:
     tensor = value.constant.tensor
     if not 0 < tensor.numel() <= LIMIT or tensor.is_complex():
         return None
+    if tensor.numel() == 1:
+        number = tensor.item()
+        return number if number == number else None
     first = tensor.reshape(-1)[0]
-    if tensor.numel() > 1 and not bool((tensor == first).all()):
+    if not bool((tensor == first).all()):
         return None
     number = first.item()
     if number == 0 and tensor.is_floating_point() and bool(tensor.signbit().any() != first.signbit()):

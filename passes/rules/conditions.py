@@ -180,7 +180,10 @@ def is_unary(node: Node) -> bool:
         return False
     if first.type.shape != node.results[0].type.shape:
         return False
-    return all(o is None or (isinstance(o.type, TensorType) and not o.type.shape) for o in operands[1:])
+    for other in operands[1:]:
+        if other is not None and (not isinstance(other.type, TensorType) or other.type.shape):
+            return False
+    return True
 
 
 def _is_plain_cast(node: Node) -> bool:

@@ -172,7 +172,7 @@ class PermuteThroughUnary(Rule):
     def guard(self, match: Match) -> bool:
         """The walk ends at a permutation; one node fewer is left."""
         top, walked = through_unary(match["y"])
-        if top is None or all(map(is_exact, walked)) is not self.exact:
+        if top is None or top.op.base not in PERMUTES or all(map(is_exact, walked)) is not self.exact:
             return False
         inner, outer = permutation(top), permutation(match.root)
         if inner is None or outer is None:

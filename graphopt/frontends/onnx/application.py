@@ -11,7 +11,20 @@ import torch
 from graphopt.errors import CaptureError
 from graphopt.frontends.builder import Builder, Derived
 from graphopt.frontends.onnx.entries import Entry, Known, Sequence_, known
-from graphopt.ir import Constant, DType, Expr, Op, ScalarKind, ScalarType, TensorType, Trait, Value, from_torch
+from graphopt.ir import (
+    Constant,
+    DType,
+    Expr,
+    Op,
+    ScalarKind,
+    ScalarType,
+    TensorType,
+    Trait,
+    Type,
+    Value,
+    from_torch,
+    infer_types,
+)
 from graphopt.ir.bind import bind
 from graphopt.ir.dims import Dim
 from graphopt.ir.fresh import placeholder
@@ -230,7 +243,8 @@ class Application:
         """Append an application of an IR operator. If all its operands are small constants, so are its results."""
         operator = registry.get(op)
         operands, attributes = bind(operator, args, kwargs)
-        if self._is_small(operator, operands):
+        types = infer_types(operator, operands, attributes)
+        if self._is_small(operator, operands) and all(map(_is_small_type, types)):
             tensors = [None if v is None else v.constant.tensor for v in operands]
             evaluated = _evaluated(operator, tensors, attributes)
             if evaluated is not None:
@@ -240,7 +254,7 @@ class Application:
                     derived = Derived(operator, tuple(operands), attributes, self.builder.location, results)
                     self.builder.derived.append(derived)
                 return results
-        return self.builder.call(op, args, kwargs)
+        return self.builder.append(operator, operands, attributes, types)
 
     def constant(self, tensor: torch.Tensor, name: str = "") -> Value:
         """Store a tensor."""
@@ -295,6 +309,12 @@ def tensor_type(value: Value) -> TensorType:
     if not isinstance(value.type, TensorType):
         raise Declined(f"%{value.name} is no tensor, but {value.type!r}")
     return value.type
+
+
+def _is_small_type(type_: Type) -> bool:
+    """True unless values are known to be large: a few numbers may say that a result has many."""
+    count = type_.numel if isinstance(type_, TensorType) else 0
+    return not isinstance(count, int) or count <= SMALL
 
 
 def numbers_of(dims: Sequence[Dim], what: str) -> list[int]:

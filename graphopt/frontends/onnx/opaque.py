@@ -31,7 +31,7 @@ from graphopt.ir.fresh import placeholder
 from graphopt.ops import onnx_dialect as dialect
 from graphopt.ops import registry
 from graphopt.ops.onnx_attributes import attribute_from_proto
-from graphopt.ops.onnx_dtypes import ONNX_CODES
+from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE, ONNX_CODES
 from graphopt.ops.onnx_nested import captured_names, defined_names, domains_of, graphs_of, rename, unique
 from graphopt.ops.onnx_values import kind_text, to_numpy, told_by_value
 
@@ -170,9 +170,7 @@ def _check(node: onnx.NodeProto) -> None:
 def _make_self_contained(node: onnx.NodeProto, reader: Surroundings) -> dict[str, Value]:
     """Take large and external tensors out of the node, in place: they become constants, by the name under which the
     node's graphs use them."""
-    for attribute in node.attribute:
-        for tensor in (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors):
-            _embed(tensor, reader.folder)
+    _embed_tensors(node, reader.folder)
     names = list(defined_names(node))
     if not names:
         return {}
@@ -191,6 +189,7 @@ def _lift(graph: onnx.GraphProto, reader: Surroundings, lifted: dict[str, Value]
     for tensor in graph.initializer:
         is_string = tensor.data_type == tensor.STRING
         if is_string or tensor.name in defaults or (tensor.ByteSize() <= EMBEDDED and not tensor.external_data):
+            _embed(tensor, reader.folder)
             stay.append(tensor)
         else:
             lifted[tensor.name] = _constant(tensor, reader)
@@ -199,6 +198,7 @@ def _lift(graph: onnx.GraphProto, reader: Surroundings, lifted: dict[str, Value]
         del graph.initializer[:]
         graph.initializer.extend(copies)
     for node in graph.node:
+        _embed_tensors(node, reader.folder)
         for inner in graphs_of(node):
             _lift(inner, reader, lifted)
 
@@ -209,12 +209,25 @@ def _constant(tensor: onnx.TensorProto, reader: Surroundings) -> Value:
     return reader.graph.add_constant(tensor.name, type_, Constant(stored, names=(tensor.name,)))
 
 
+def _embed_tensors(node: onnx.NodeProto, folder: Folder | None) -> None:
+    for attribute in node.attribute:
+        for tensor in (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors):
+            _embed(tensor, folder)
+
+
 def _embed(tensor: onnx.TensorProto, folder: Folder | None) -> None:
-    """Read external data into an attribute."""
+    """Read external data into a tensor, and look whether a tensor is what it says: engines may crash if not.
+
+    Raises:
+        Damaged: it is not.
+    """
     from onnx import numpy_helper
 
+    if tensor.data_type == tensor.STRING or tensor.data_type not in FROM_ONNX_CODE:
+        return
+    found = to_torch(tensor, folder)
     if tensor.data_location == tensor.EXTERNAL:
-        tensor.CopyFrom(numpy_helper.from_array(to_numpy(to_torch(tensor, folder)), tensor.name))
+        tensor.CopyFrom(numpy_helper.from_array(to_numpy(found), tensor.name))
 
 
 def _attributes(

@@ -12,6 +12,7 @@ from graphopt.frontends.onnx.tensors import dtype_of
 from graphopt.ir import DType, Expr, OptionalType, SequenceType, Symbol, TensorType, Type, UnrankedType, Value
 from graphopt.ir.dims import Dim, symbols_of
 from graphopt.ir.fresh import placeholder
+from graphopt.ops.onnx_inference import infer_shapes
 from graphopt.ops.onnx_nested import graphs_of
 from graphopt.ops.onnx_runtime import load_session, make_model
 from graphopt.ops.onnx_values import to_numpy, type_to_proto
@@ -174,18 +175,7 @@ def _tell_contents(model: onnx.ModelProto, name: str, value: Value, entry: Entry
 
 def _inferred(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
     """The types of the outputs that inference finds."""
-    from onnx import shape_inference
-
-    try:
-        found = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except (shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        raise TypeInferenceError(f"ONNX refuses the node: {_reason(error)}") from error
-    return {value.name: value.type for value in found.graph.output}
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return {value.name: value.type for value in infer_shapes(model).graph.output}
 
 
 def _by_runtime(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:

@@ -24,7 +24,7 @@ from graphopt.frontends.onnx.opsets import Opsets
 from graphopt.frontends.onnx.scopes import AGAIN, Budget, count_nodes
 from graphopt.frontends.onnx.shape_rules import known_results
 from graphopt.frontends.onnx.sparse import dense
-from graphopt.frontends.onnx.tensors import Folder, dtype_of, to_torch
+from graphopt.frontends.onnx.tensors import Damaged, Folder, dtype_of, to_torch
 from graphopt.ir import (
     Constant,
     ConstantKind,
@@ -267,7 +267,13 @@ class Reader:
         reason: why it cannot be read otherwise.
         """
         invalid = self.on_trial and getattr(reason, "certain", False)
-        if self.atomic or invalid or self._decides(reason) or self.functions.find(node) is not None:
+        if (
+            isinstance(reason, Damaged)
+            or self.atomic
+            or invalid
+            or self._decides(reason)
+            or self.functions.find(node) is not None
+        ):
             raise reason from reason.__cause__
         try:
             return keep(without_calls(node, self.functions, self.opsets), self)

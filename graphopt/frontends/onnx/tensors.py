@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import onnx
 
 
+class Damaged(CaptureError):
+    """A tensor is not what the file says of it, so nothing that uses it can be read."""
+
+
 def dtype_of(code: int, what: str) -> DType:
     """Return the element type of an ONNX data type code.
 
@@ -50,13 +54,17 @@ class Folder:
         Raises:
             CaptureError: the file is missing, or lies outside of the folder.
         """
-        path = Path(os.path.realpath(self.root / location))
+        try:
+            path = Path(os.path.realpath(self.root / location))
+            is_file = path.is_file()
+        except (OSError, ValueError) as error:
+            raise Damaged(f"{what}: external data cannot be at {location[:200]!r}: {error.args[-1]}") from error
         if path not in self._mapped:
             if not location or not path.is_relative_to(self.root):
                 raise CaptureError(
                     f"{what}: external data {location!r} lies outside the model's folder, so it is not read"
                 )
-            if not path.is_file():
+            if not is_file:
                 raise CaptureError(f"{what}: external data {location!r} is missing from {self.root.name}/")
             empty = not path.stat().st_size
             self._mapped[path] = np.empty(0, np.uint8) if empty else np.memmap(path, dtype=np.uint8, mode="c")
@@ -76,7 +84,8 @@ def to_torch(proto: onnx.TensorProto, folder: Folder | None) -> torch.Tensor:
     folder: of the model; external data must lie in it. None allows no external data.
 
     Raises:
-        CaptureError: sizes that don't fit the data, a file outside the folder or too short, strings.
+        Damaged: sizes that don't fit the data, a file that is too short.
+        CaptureError: a file that is missing or outside of the folder; strings.
     """
     from onnx import TensorProto, numpy_helper
 
@@ -84,7 +93,7 @@ def to_torch(proto: onnx.TensorProto, folder: Folder | None) -> torch.Tensor:
     dtype = dtype_of(proto.data_type, what)
     shape = tuple(proto.dims)
     if any(d < 0 for d in shape):
-        raise CaptureError(f"{what} has shape {list(shape)}; a stored tensor has no negative size")
+        raise Damaged(f"{what} has shape {list(shape)}; a stored tensor has no negative size")
     if dtype is DType.STRING:
         raise CaptureError(f"{what} holds strings, which PyTorch has no tensors of")
     if proto.data_location == TensorProto.EXTERNAL:
@@ -98,7 +107,7 @@ def to_torch(proto: onnx.TensorProto, folder: Folder | None) -> torch.Tensor:
         len(getattr(proto, f)) for f in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
     )
     if stored != count * (2 if dtype.is_complex else 1):
-        raise CaptureError(f"{what} says that it has shape {list(shape)}, but holds {stored} elements")
+        raise Damaged(f"{what} says that it has shape {list(shape)}, but holds {stored} elements")
     array = numpy_helper.to_array(proto)
     return _from_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8), dtype, shape, what)
 
@@ -115,7 +124,7 @@ def _packed(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], what:
 def _unpacked(data: torch.Tensor, dtype: DType, shape: tuple[int, ...], what: str) -> torch.Tensor:
     count = int(np.prod(shape, dtype=np.float64))
     if data.numel() != packed_size(count, dtype):
-        raise CaptureError(
+        raise Damaged(
             f"{what} says that it is {dtype.value}{list(shape)}, {packed_size(count, dtype)} bytes, but holds "
             f"{data.numel()}"
         )
@@ -124,7 +133,7 @@ def _unpacked(data: torch.Tensor, dtype: DType, shape: tuple[int, ...], what: st
 
 def _of_count(elements: torch.Tensor, shape: tuple[int, ...], what: str) -> torch.Tensor:
     if elements.numel() != np.prod(shape, dtype=np.float64):
-        raise CaptureError(f"{what} says that it has shape {list(shape)}, but holds {elements.numel()} elements")
+        raise Damaged(f"{what} says that it has shape {list(shape)}, but holds {elements.numel()} elements")
     return elements.reshape(shape)
 
 
@@ -132,9 +141,7 @@ def _from_bytes(data: np.ndarray, dtype: DType, shape: tuple[int, ...], what: st
     size = dtype.torch.itemsize
     count = int(np.prod(shape, dtype=np.float64))
     if data.size != count * size:
-        raise CaptureError(
-            f"{what} says that it is {dtype.value}{list(shape)}, {count * size} bytes, but holds {data.size}"
-        )
+        raise Damaged(f"{what} says that it is {dtype.value}{list(shape)}, {count * size} bytes, but holds {data.size}")
     if not count:
         return torch.empty(shape, dtype=dtype.torch)
     if not data.flags.writeable:
@@ -154,15 +161,13 @@ def _external(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], fol
         offset = int(entries.get("offset", 0))
         length = int(entries["length"]) if "length" in entries else None
     except ValueError:
-        raise CaptureError(f"{what}: offset and length of external data must be integers") from None
+        raise Damaged(f"{what}: offset and length of external data must be integers") from None
     count = int(np.prod(shape, dtype=np.float64))
     size = packed_size(count, dtype) if is_packed(dtype) else count * dtype.torch.itemsize
     if length is not None and length != size:
-        raise CaptureError(f"{what} needs {size} bytes, but its external data has {length}")
+        raise Damaged(f"{what} needs {size} bytes, but its external data has {length}")
     if offset < 0 or offset + size > mapped.size:
-        raise CaptureError(
-            f"{what}: {location} has {mapped.size} bytes, but bytes {offset} to {offset + size} are needed"
-        )
+        raise Damaged(f"{what}: {location} has {mapped.size} bytes, but bytes {offset} to {offset + size} are needed")
     if not size:
         return torch.empty(shape, dtype=dtype.storage)
     key = (location, offset, dtype, shape)
