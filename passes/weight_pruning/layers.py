@@ -28,6 +28,7 @@ READING = frozenset({"aten.linear"}) | _CONVS | _TRANSPOSED
 """Operators that sum over the channels of their first operand by a stored weight."""
 _PRODUCTS = {"aten.mm": (0, 1), "aten.matmul": (0, 1), "aten.bmm": (0, 1), "aten.addmm": (1, 2)}
 _RECURRENT = frozenset({"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"})
+_CELLS = frozenset({"aten.lstm_cell", "aten.gru_cell", "aten.rnn_tanh_cell", "aten.rnn_relu_cell"})
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,8 @@ def _weights(node: Node) -> Iterator[tuple[str, int, Value, Value | None]]:
         for value in node.operand("params"):
             if len(value.shape) == 2:
                 yield "recurrent", 1, value, None
+    elif base in _CELLS:
+        yield from (("recurrent", 1, node.operand(name), None) for name in ("w_ih", "w_hh"))
 
 
 def _product(node: Node, left: int, right: int) -> Iterator[tuple[str, int, Value, Value | None]]:

@@ -17,11 +17,12 @@ from graphopt.passes.pruning.rewrite.scope import Refusal, Scope, size
 from graphopt.passes.pruning.rewrite.table import Treatment, treats
 
 INITIAL = "it does not start at zero"
+CELL_PARAMETERS = ("w_ih", "w_hh", "b_ih", "b_hh")
 
 
-@treats("lstm.input gru.input rnn_tanh.input rnn_relu.input")
+@treats("lstm.input gru.input rnn_tanh.input rnn_relu.input lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell")
 class Recurrent(Treatment):
-    """Results: the sequence of hidden states [T, N, D·H], and the last states [L·D, N, H]."""
+    """Results: the sequence of hidden states [T, N, D·H], and the last states [L·D, N, H]; of a cell, states [N, H]."""
 
     def dead(self, node: Node, operands: Sequence[Dead | None], scope: Scope) -> Sequence[Dead]:
         """Units that go stay zero; `refusals` sees to it that they are zero at the start."""
@@ -58,7 +59,9 @@ class Recurrent(Treatment):
 
 def parameters(node: Node) -> list[Value]:
     """The weights and biases of all layers and directions."""
-    return [v for v in node.arguments()["params"] if v is not None]
+    arguments = node.arguments()
+    given = arguments["params"] if "params" in arguments else [arguments[name] for name in CELL_PARAMETERS]
+    return [v for v in given if v is not None]
 
 
 def states(node: Node) -> list[Value]:

@@ -8,6 +8,7 @@ from graphopt.analysis.channels.tracker import Role, Tracker
 from graphopt.ir import Node, Value
 
 _GATES = {"aten.lstm": 4, "aten.gru": 3, "aten.rnn_tanh": 1, "aten.rnn_relu": 1}
+_CELL_GATES = {"aten.lstm_cell": 4, "aten.gru_cell": 3, "aten.rnn_tanh_cell": 1, "aten.rnn_relu_cell": 1}
 
 
 @rule("lstm.input gru.input rnn_tanh.input rnn_relu.input")
@@ -38,6 +39,22 @@ def recurrent(t: Tracker, node: Node) -> None:
     t.set([*lead, (*both, *hidden)])
     for index, state in enumerate(states, 1):
         t.set([*[t.opaque(d, "layers and batch") for d in state.shape[:-1]], hidden], index)
+
+
+@rule("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell")
+def cell(t: Tracker, node: Node) -> None:
+    """[N, I] and states [N, H], with weights (gates, H) x I and (gates, H) x H → [N, H] each."""
+    arguments = node.arguments()
+    states = arguments["hx"]
+    hidden = _hidden(t, states if isinstance(states, tuple) else (states,))
+    *batch, inputs = t.axes(arguments["input"])
+    for axis in batch:
+        t.freeze(axis, "batch of a recurrent layer")
+    gates = t.opaque(_CELL_GATES[node.op.base], "gates")
+    params = tuple(v for v in (arguments[name] for name in ("w_ih", "w_hh", "b_ih", "b_hh")) if v is not None)
+    hidden = _cell(t, params, inputs, hidden, gates)
+    for index, result in enumerate(node.results):
+        t.set([*[t.opaque(d, "batch of a recurrent layer") for d in result.shape[:-1]], hidden], index)
 
 
 def _hidden(t: Tracker, states: tuple[Value, ...]) -> Axis:
