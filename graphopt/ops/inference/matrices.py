@@ -72,6 +72,23 @@ def dot(a: TensorType, b: TensorType) -> Result:
     return a.with_shape(()) if _same_dtype(a, b) else None
 
 
+@rule("bilinear")
+def bilinear(a: TensorType, b: TensorType, weight: TensorType, bias: TensorType | None = None) -> Result:
+    """[…, i] · [o, i, j] · […, j]."""
+    require_rank(weight, 3, what="weight")
+    if not _same_dtype(a, b, weight, bias) or not a.shape or len(a.shape) != len(b.shape):
+        return None
+    for left, right in zip(a.shape[:-1], b.shape[:-1]):
+        require_equal(left, right, "the batch sizes differ")
+    require_equal(a.shape[-1], weight.shape[1], _INNER)
+    require_equal(b.shape[-1], weight.shape[2], _INNER)
+    if bias is not None and len(bias.shape) == 1:
+        require_equal(bias.shape[0], weight.shape[0], "the bias has another size")
+    elif bias is not None:
+        return None
+    return a.with_shape((*a.shape[:-1], weight.shape[0]))
+
+
 @rule("mv")
 def mv(a: TensorType, b: TensorType) -> Result:
     """[n, k] · [k]."""

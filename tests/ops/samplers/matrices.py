@@ -48,6 +48,13 @@ def mv(d: Draw) -> Drawn:
     return [TensorType(dtype, (n, k)), TensorType(dtype, (k,))], {}
 
 
+@sampler("bilinear")
+def bilinear(d: Draw) -> Drawn:
+    i, j, o, dtype, lead = d.dim(), d.dim(), d.dim(), d.dtype(FEW), d.shape(0, 2)
+    bias = TensorType(dtype, (o,)) if d.flag() else None
+    return [TensorType(dtype, (*lead, i)), TensorType(dtype, (*lead, j)), TensorType(dtype, (o, i, j)), bias], {}
+
+
 @sampler("outer ger")
 def outer(d: Draw) -> Drawn:
     dtype = d.dtype(FEW)
