@@ -19,6 +19,7 @@ from graphopt.frontends.onnx.opsets import Opsets
 from graphopt.frontends.onnx.parameters import follow_parameters, set_kinds
 from graphopt.frontends.onnx.reader import Reader
 from graphopt.frontends.onnx.tensors import Folder
+from graphopt.frontends.onnx.text import check_text
 from graphopt.ir import Fixed, Graph, verify
 from graphopt.ops.onnx_metadata import OnnxMetadata
 
@@ -81,6 +82,7 @@ def open_onnx(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> OnnxF
             model.ParseFromString(source)
         except DecodeError as error:
             raise CaptureError(f"this is no ONNX model: {error}") from error
+        check_text(model)
     if not model.graph.output:
         raise CaptureError("the model has no outputs; the file is damaged or is no ONNX model")
     return OnnxFile(model, folder)

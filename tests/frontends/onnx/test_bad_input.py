@@ -61,6 +61,12 @@ def test_bytes_that_are_no_model_are_refused(data: bytes) -> None:
     refused(data, "no ONNX model|no outputs")
 
 
+def test_names_that_are_no_text_are_refused() -> None:
+    data = model([node("Relu", "x", "name1"), node("Neg", "name1", "y", name="name2")]).SerializeToString()
+    for word in (b"Relu", b"name1", b"name2"):
+        refused(data.replace(word, word[:-1] + b"\x91"), "no UTF-8 text")
+
+
 def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.onnx").mkdir()
     refused(tmp_path / "folder.onnx", "cannot read")
