@@ -208,12 +208,14 @@ class Emitter:
 
     def once(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
         """What `make` builds, made once and visible in this body and those inside it."""
-        for body in self.body.chain():
-            if key in body.made:
-                return body.made[key]
-        found = make()
-        self.body.made[key] = found
+        found = self.made(key)
+        if found is None:
+            found = self.body.made[key] = make()
         return found
+
+    def made(self, key: Any) -> Tensor | None:
+        """What was made under a key, if it is visible here."""
+        return next((body.made[key] for body in self.body.chain() if key in body.made), None)
 
     # Values and bodies
 

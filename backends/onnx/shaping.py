@@ -25,6 +25,8 @@ def reshape(e: Emitter, x: Tensor, shape: Sequence[Dim]) -> Tensor:
     target = tuple(shape)
     if x.shape is not None and shapes_known_equal(x.shape, target):
         return x
+    if source := _viewed(e, x, target):
+        return source
     literal = _literal_target(x.shape, target)
     if literal is None and x.shape is not None:
         added, removed = _inserted(x.shape, target), _inserted(target, x.shape)
@@ -33,8 +35,21 @@ def reshape(e: Emitter, x: Tensor, shape: Sequence[Dim]) -> Tensor:
         if removed is not None:
             return squeeze(e, x, removed)
     if literal is None:
-        return e.op("Reshape", x, e.sizes.vector(target), allowzero=1, shape=target)
-    return e.op("Reshape", x, list(literal), shape=target, allowzero=1 if 0 in target else None)
+        return _view(e, x, e.op("Reshape", x, e.sizes.vector(target), allowzero=1, shape=target))
+    return _view(e, x, e.op("Reshape", x, list(literal), shape=target, allowzero=1 if 0 in target else None))
+
+
+def _view(e: Emitter, x: Tensor, y: Tensor) -> Tensor:
+    """Remember that `y` holds the elements of `x`, so that the way back is no operation."""
+    if x.shape is not None:
+        e.body.made["view", y] = x
+    return y
+
+
+def _viewed(e: Emitter, x: Tensor, shape: tuple[Dim, ...]) -> Tensor | None:
+    """What `x` was made of by a change of shape alone, if it has this shape."""
+    source = e.made(("view", x))
+    return source if source is not None and shapes_known_equal(source.dims, shape) else None
 
 
 def _literal_target(source: tuple[Dim, ...] | None, target: tuple[Dim, ...]) -> tuple[int, ...] | None:
@@ -85,7 +100,11 @@ def transpose(e: Emitter, x: Tensor, perm: Sequence[int]) -> Tensor:
     order = [p % len(perm) for p in perm] if perm else []
     if order == sorted(order):
         return x
-    return e.op("Transpose", x, perm=order, shape=[x.dims[p] for p in order])
+    if source := e.made(("transposed", x, tuple(order))):
+        return source
+    y = e.op("Transpose", x, perm=order, shape=[x.dims[p] for p in order])
+    e.body.made["transposed", y, tuple(order.index(d) for d in range(len(order)))] = x
+    return y
 
 
 def swap(e: Emitter, x: Tensor, a: int, b: int) -> Tensor:
@@ -103,14 +122,19 @@ def unsqueeze(e: Emitter, x: Tensor, axes: Sequence[int]) -> Tensor:
     shape = list(x.dims)
     for axis in sorted(axes):
         shape.insert(axis, 1)
-    return e.op("Unsqueeze", x, list(axes), shape=shape)
+    if source := _viewed(e, x, tuple(shape)):
+        return source
+    return _view(e, x, e.op("Unsqueeze", x, list(axes), shape=shape))
 
 
 def squeeze(e: Emitter, x: Tensor, axes: Sequence[int]) -> Tensor:
     """Remove the dims `axes` (non-negative) of size 1."""
     if not axes:
         return x
-    return e.op("Squeeze", x, list(axes), shape=[d for i, d in enumerate(x.dims) if i not in axes])
+    shape = tuple(d for i, d in enumerate(x.dims) if i not in axes)
+    if source := _viewed(e, x, shape):
+        return source
+    return _view(e, x, e.op("Squeeze", x, list(axes), shape=shape))
 
 
 def expand(e: Emitter, x: Tensor, shape: Sequence[Dim]) -> Tensor:

@@ -11,6 +11,7 @@ from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, Declined, lowers
 from graphopt.backends.onnx.shaping import concat, reshape, slice_, squeeze, transpose, unsqueeze
+from graphopt.ir import Value
 from graphopt.ir.dims import Dim
 
 # ONNX gate i is PyTorch's gate _ORDER[i].
@@ -44,16 +45,25 @@ def run_layers(e: Emitter, a: Call, op_type: str, states: Sequence[Tensor], **at
     if per_layer != (4 if a.has_biases else 2):
         raise Declined("an LSTM with a projection")
     x = transpose(e, a.input, [1, 0, 2]) if a.batch_first else a.input
+    given = [None if _is_zeros(v) else s for s, v in zip(states, a.node.operands[1:])]
     lasts: list[list[Tensor]] = [[] for _ in states]
     for layer in range(a.num_layers):
         start = layer * directions * per_layer
         weights = a.params[start : start + directions * per_layer]
-        initial = [_layer_state(e, s, layer, directions, a.num_layers) for s in states]
+        initial = [None if s is None else _layer_state(e, s, layer, directions, a.num_layers) for s in given]
         x, final = _layer(e, op_type, x, weights, initial, directions, attributes)
         for last, state in zip(lasts, final):
             last.append(state)
     x = transpose(e, x, [1, 0, 2]) if a.batch_first else x
     return [x, *(concat(e, last, 0) for last in lasts)]
+
+
+def _is_zeros(state: Value | None) -> bool:
+    """True for zeros that are made, not stored: what a layer starts from if nothing is given."""
+    made = None if state is None else state.producer
+    if made is None:
+        return False
+    return made.op.name == "aten.zeros" or (made.op.name == "aten.full" and made.attributes["fill_value"] == 0)
 
 
 def _layer_state(e: Emitter, state: Tensor, layer: int, directions: int, layers: int) -> Tensor:
@@ -67,7 +77,7 @@ def _layer(
     op_type: str,
     x: Tensor,
     weights: Sequence[Tensor],
-    initial: Sequence[Tensor],
+    initial: Sequence[Tensor | None],
     directions: int,
     attributes: dict[str, Any],
 ) -> tuple[Tensor, list[Tensor]]:

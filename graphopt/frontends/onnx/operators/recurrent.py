@@ -71,6 +71,8 @@ def recurrent(a: Application) -> Sequence[Entry]:
     if whole is None and layer.lengths is None and layer.directions != ("reverse",):
         y, finals = _run_whole(a, layer, layer.x, range(len(layer.directions)), layer.batch_first)
         return _results(a, layer, y, finals)
+    if not layer.batch_first:  # which ONNX Runtime lacks
+        a.compose()
     x = a.emit("aten.permute", layer.x, [1, 0, 2]) if layer.batch_first else layer.x
     order = _Order(a, x, layer.lengths)
     outputs: list[Value] = []

@@ -85,8 +85,6 @@ def run_steps(a: Application, x: Value, direction: int, layer: Layer, reason: st
 
     reason: why PyTorch's layer does not do.
     """
-    if not layer.batch_first:  # which ONNX Runtime lacks
-        a.compose()
     if not isinstance(layer.time, int) or layer.time > MOST_STEPS:
         raise Declined(f"{reason}: PyTorch's layer lacks it, and {layer.time} steps are not written out")
     cell = _Cell(a, direction, layer)
