@@ -232,8 +232,10 @@ class CompiledModel(nn.Module):
     def slice_state_dict(self, old: Mapping[str, torch.Tensor], *, strict: bool = True) -> dict[str, torch.Tensor]:
         """Cut a checkpoint of the original model down to this one, for `load_state_dict`.
 
-        Masks stay as they are here. strict: refuse if a parameter of this model is not in the checkpoint; otherwise it
-        stays as it is.
+        Masks stay as they are here, and so do constants that pruning folded into biases: they are made of the weights
+        that were pruned. For other weights, prune again, with `channels=` those that this model's report names.
+
+        strict: refuse if a parameter of this model is not in the checkpoint; otherwise it stays as it is.
 
         Raises:
             GraphOptError: the checkpoint is of another model, or lacks a parameter.
