@@ -144,8 +144,8 @@ def torch_arguments(
     kwargs: dict[str, Any] = {}
     for param in op.params:
         value = named.get(param.name, param.default)
-        is_default = value == param.default and type(value) is type(param.default)
         if param.kind is ParamKind.ATTRIBUTE:
+            is_default = value == param.default and type(value) is type(param.default)
             converted = attribute_to_torch(param, value, dim)
         else:
             converted = list(value) if isinstance(value, tuple) else value

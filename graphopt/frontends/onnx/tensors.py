@@ -108,7 +108,10 @@ def to_torch(proto: onnx.TensorProto, folder: Folder | None) -> torch.Tensor:
     )
     if stored != count * (2 if dtype.is_complex else 1):
         raise Damaged(f"{what} says that it has shape {list(shape)}, but holds {stored} elements")
-    array = numpy_helper.to_array(proto)
+    try:
+        array = numpy_helper.to_array(proto)
+    except (ValueError, TypeError) as error:  # the elements are in the field of another type
+        raise Damaged(f"{what} holds no elements of its type, {dtype.value}: {error}") from error
     return _from_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8), dtype, shape, what)
 
 

@@ -120,6 +120,10 @@ def test_sizes_that_lie_are_refused(dims: tuple[int, ...], raw: bool) -> None:
     refused(model([constant, node("Add", "x w", "y")]), "'c'|'w'")
 
 
+def test_elements_in_the_field_of_another_type_are_refused() -> None:
+    refused(model([node("Add", "x w", "y")], TensorProto(name="w", data_type=FLOAT, dims=[1], int32_data=[1])), "'w'")
+
+
 def test_unknown_element_types_are_refused() -> None:
     refused(model([node("Add", "x w", "y")], TensorProto(name="w", data_type=999, dims=[2], raw_data=b"\0" * 8)), "999")
     refused(model([node("Cast", "x", "y", to=999)]), "Cast")
