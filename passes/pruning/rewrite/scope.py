@@ -160,8 +160,12 @@ class Scope:
         dead = dead.expanded(axis, size(value, axis))
         values, known = dead.values.flatten(), dead.known.flatten()
         slots = torch.from_numpy(removed)
-        fine = known[slots] & values[slots].double().isfinite()
-        vector[slots[fine]] = values[slots[fine]].double()
+        numbers = values[slots]
+        fine = known[slots] & numbers.isfinite()
+        if numbers.is_complex():  # what folds into biases is summed in real numbers
+            fine &= numbers == 0
+            numbers = numbers.real
+        vector[slots[fine]] = numbers[fine].double()
         if bool(fine.all()):
             return vector, []
         reason = f"what the masked model has there is no constant{self._lost(value)}"

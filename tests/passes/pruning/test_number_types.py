@@ -1,4 +1,4 @@
-"""Models in half precision: what is folded is rounded to it, which is no error of the pass."""
+"""Half precision, to which what is folded is rounded, and complex numbers, of which only zero folds."""
 
 from __future__ import annotations
 
@@ -36,3 +36,23 @@ def test_constants_fold_within_rounding(dtype: torch.dtype) -> None:
             tensor[gone] = 0
         want = masked(x.double())
     assert (small(x) - want).abs().max() <= 8 * torch.finfo(dtype).eps * want.abs().max()
+
+
+class Shifted(nn.Module):
+    """Two complex layers, with a number added between them."""
+
+    def __init__(self, shift: complex) -> None:
+        super().__init__()
+        self.first, self.last = (nn.Linear(*sizes, dtype=torch.complex64) for sizes in ((3, 8), (8, 2)))
+        self.shift = shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x) + self.shift)
+
+
+@pytest.mark.parametrize(("shift", "width"), [(0, 4), (1, 8), (1j, 8)])
+def test_complex_constants_stay_unless_they_are_zero(shift: complex, width: int) -> None:
+    net, x = Shifted(shift), torch.randn(2, 3, dtype=torch.complex64)
+    small = graphopt.prune(net, (x,), ratio=0.5)
+    assert small.state_map.shapes["first.weight"] == (width, 3)
+    assert small.report.pruning.masked_error < 1e-5
