@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -20,9 +21,13 @@ Preference = Callable[[int, int], Iterator[int]]
 FIRST_SIZES = (4, 5, 6, 7, 8, 9, 10, 11)
 """Sizes for symbols when inputs are made up: small, distinct, and away from 0 and 1."""
 
+LARGEST = 1 << 28
+"""Inputs of more elements are not made up: a damaged file may say any size."""
+
 
 def synthesize(graph: Graph) -> list[Any] | None:
-    """Make inputs from types alone: standard normal numbers. None unless every input is a floating-point tensor.
+    """Make inputs from types alone: standard normal numbers. None unless every input is a floating-point tensor of at
+    most `LARGEST` elements.
 
     An integer input may be an index, a mask or a length; a made-up value would not be a fair sample.
     """
@@ -30,10 +35,14 @@ def synthesize(graph: Graph) -> list[Any] | None:
         return None
     sizes = first_sizes(graph.symbols())
     generator = torch.Generator().manual_seed(SEED)
+    types = [v.type for v in graph.inputs if isinstance(v.type, TensorType)]
     try:
-        return [_normal(value.type, sizes, generator) for value in graph.inputs]  # type: ignore[arg-type]
+        shapes = [[evaluate(d, sizes) for d in type_.shape] for type_ in types]
     except UnboundSymbolError:
         return None
+    if any(prod(shape) > LARGEST for shape in shapes):
+        return None
+    return [_normal(type_, shape, generator) for type_, shape in zip(types, shapes)]
 
 
 def first_sizes(symbols: Sequence[Symbol]) -> dict[str, int]:
@@ -45,8 +54,7 @@ def first_sizes(symbols: Sequence[Symbol]) -> dict[str, int]:
     return found
 
 
-def _normal(type_: TensorType, sizes: Mapping[str, int], generator: torch.Generator) -> torch.Tensor:
-    shape = [evaluate(d, sizes) for d in type_.shape]
+def _normal(type_: TensorType, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
     made = torch.randn(shape, generator=generator, dtype=torch.float64).to(type_.dtype.storage)
     return made if type_.device == "cpu" else made.to(type_.device)
 

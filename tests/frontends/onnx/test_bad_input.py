@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
 from graphopt.errors import GraphOptError
+from graphopt.frontends.onnx import functions
 from tests.frontends.onnx.models import BOOL, FLOAT, INT, info, node
 
 TERA = 10**12
@@ -189,6 +191,12 @@ def test_a_slice_of_a_negative_size_in_an_opaque_node_does_not_end_the_process()
     refused(made, "cannot read node y")
 
 
+def test_inputs_of_any_size_are_not_made_up() -> None:
+    graphopt.compile(model(RELU, shape=(TERA,)), target="onnx", validate=False)
+    with pytest.raises(GraphOptError):
+        graphopt.compile(model(RELU, shape=(TERA,)), target="onnx", passes="legalize", validate="each")(torch.ones(2))
+
+
 # Nesting
 
 
@@ -201,10 +209,10 @@ def function(name: str, *calls: str) -> onnx.FunctionProto:
     return helper.make_function("own", name, ["a"], [body[-1].output[0]], body, imports)
 
 
-def calling(*functions: onnx.FunctionProto) -> onnx.ModelProto:
+def calling(*defined: onnx.FunctionProto) -> onnx.ModelProto:
     made = model([helper.make_node("f0", ["x"], ["y"], domain="own")])
     made.opset_import.append(helper.make_opsetid("own", 1))
-    made.functions.extend(functions)
+    made.functions.extend(defined)
     return made
 
 
@@ -213,7 +221,8 @@ def test_a_function_that_calls_itself_is_refused() -> None:
     refused(calling(function("f0", "f1"), function("f1", "f0")), "f0|f1")
 
 
-def test_functions_that_double_again_and_again_are_refused() -> None:
+def test_functions_that_double_again_and_again_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functions, "SPARE", 2_000)
     count = 40
     bomb = [function(f"f{i}", f"f{i + 1}", f"f{i + 1}") for i in range(count)]
     refused(calling(*bomb, function(f"f{count}")), "function")
