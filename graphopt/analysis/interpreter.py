@@ -136,10 +136,10 @@ class Interpreter:
         kernel = WIDE_KERNELS.get(node.op.name) if self.float64 else None
         try:
             result = (kernel or node.op.evaluate)(*args, **kwargs)
+            results = tuple(result) if isinstance(result, list | tuple) else (result,)
+            return tuple([self.widened(r) for r in results]) if self.contiguous or self.float64 else results
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
             raise GraphOptError(f"{node.op.name} failed: {error} (from {node.location})") from error
-        results = tuple(result) if isinstance(result, list | tuple) else (result,)
-        return tuple([self.widened(r) for r in results]) if self.contiguous or self.float64 else results
 
     def _attributes(self, node: Node) -> Mapping[str, Any]:
         if not self.float64:

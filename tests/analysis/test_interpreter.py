@@ -221,6 +221,13 @@ def test_failures_name_the_node_and_its_origin() -> None:
         run_graph(graph, torch.zeros(4), torch.tensor([9]))
 
 
+def test_results_too_large_to_be_made_contiguous_name_the_node() -> None:
+    graph = parse(f"input %x: f32[1]\n%wide = expand(%x) {{size=({10**9}, {10**9})}}\nreturn %wide\n")
+    assert run_graph(graph, torch.ones(1))[0].shape == (10**9, 10**9)
+    with pytest.raises(GraphOptError, match="expand failed"):
+        Interpreter(graph, contiguous=True).run(torch.ones(1))
+
+
 def test_products_of_symbols_are_checked_once_they_are_known() -> None:
     graph = parse("input %x: f32[n*m]\ninput %y: f32[n, m]\n%a = relu(%x)\nreturn %a")
     run_graph(graph, torch.zeros(6), torch.zeros(2, 3))
