@@ -25,16 +25,7 @@ from graphopt.frontends.onnx.scopes import AGAIN, Budget, count_nodes
 from graphopt.frontends.onnx.shape_rules import known_results
 from graphopt.frontends.onnx.sparse import dense
 from graphopt.frontends.onnx.tensors import Damaged, Folder, dtype_of, to_torch
-from graphopt.ir import (
-    Constant,
-    ConstantKind,
-    Graph,
-    Location,
-    OptionalType,
-    TensorType,
-    Value,
-    from_torch,
-)
+from graphopt.ir import Constant, ConstantKind, Graph, Location, OptionalType, TensorType, Value, from_torch
 from graphopt.ir.memory import collection_paused
 
 if TYPE_CHECKING:
