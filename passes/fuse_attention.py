@@ -46,6 +46,9 @@ class RaiseAttention(Rule):
         """Read the scores, and prove that the fused operator means the same."""
         weights = find_weights(match["weights"], match.surroundings)
         assert weights is not None
+        if weights.other_uses:
+            times = "use" if weights.other_uses == 1 else "uses"
+            return f"%{match['weights'].name} has {weights.other_uses} other {times}, the rule wants a single one"
         scores = find_scores(weights.softmax, match.surroundings)
         if isinstance(scores, str):
             return scores

@@ -126,7 +126,8 @@ class PruneWeights(Pass):
         for layer, (weight, kept) in pruned.items():
             if _differs(layer, weight, kept, apart):
                 _store(layer, weight, kept, apart, rewriter)
-                notes.append(f"{layer.name} {list(layer.shape)}: {share(kept):.1%} zeros ({self._title})")
+                gone = "" if kept.any() else "; nothing of it is left: ask for less, or name it in `ignore`"
+                notes.append(f"{layer.name} {list(layer.shape)}: {share(kept):.1%} zeros ({self._title}){gone}")
         return PassResult(rewriter.changed, notes=notes)
 
     @property

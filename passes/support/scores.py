@@ -37,10 +37,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class Weights:
-    """softmax(…) as the product with V takes it. guarded: rows of NaN are replaced by 0, as the fused operator does."""
+    """softmax(…) as the product with V takes it.
+
+    guarded: rows of NaN are replaced by 0, as the fused operator does. other_uses: how many other nodes read them.
+    """
 
     softmax: Node
     guarded: bool
+    other_uses: int
 
 
 def find_weights(value: Value, surroundings: Surroundings) -> Weights | None:
@@ -52,13 +56,12 @@ def find_weights(value: Value, surroundings: Surroundings) -> Weights | None:
     if node is None:
         return None
     inner, guarded = _unguarded(node, surroundings)
-    if inner.num_uses > (2 if guarded else 1):
-        return None
+    other_uses = inner.num_uses - (2 if guarded else 1)
     softmax = inner.producer
     if softmax is not None and cast_source(softmax) is not None and dtype_of(inner) in _HALVES:
         source = softmax._operands[0]
         softmax = source.producer if source is not None and source.num_uses == 1 else None
-    return Weights(softmax, guarded) if softmax is not None and softmax.op.base in SOFTMAX else None
+    return Weights(softmax, guarded, other_uses) if softmax is not None and softmax.op.base in SOFTMAX else None
 
 
 def _unguarded(node: Node, surroundings: Surroundings) -> tuple[Value, bool]:

@@ -374,3 +374,10 @@ def test_what_is_asked_in_vain_is_raised(text: str) -> None:
 def test_options_without_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(GraphOptError, match=r"between 1 and all|0 or more|without effect"):
         PruneWeights(**options)
+
+
+def test_a_layer_of_which_nothing_is_left_is_named() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)).eval()
+    fast = graphopt.compile(model, (torch.randn(2, 4),), target="fx", passes="prune-weights{sparsity=0.99}")
+    notes = [note for record in fast.report.passes.records for note in record.notes]
+    assert any("nothing of it is left" in note and note.startswith("0.weight") for note in notes)

