@@ -218,7 +218,7 @@ def test_refusals(line: str, reason: str) -> None:
 
 
 def test_norms_that_are_buffers_are_no_zeros() -> None:
-    """Frozen statistics leave a constant in removed slots; a layer norm what varies, which the next layer must not see."""
+    """Frozen statistics leave a constant in removed slots; a layer norm what varies, which no next layer may see."""
     text = """input %x: f32[3, 16]
         parameter %w: f32[8, 16]
         buffer %s: f32[8]

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+import graphopt
 from graphopt.analysis import Interpreter
 from graphopt.frontends.onnx import read_onnx
 from graphopt.ir import ConstantKind, Graph
@@ -210,3 +211,22 @@ def test_steps_without_number_are_not_written_out() -> None:
     results = Interpreter(graph).run(*map(torch.from_numpy, inputs.values()))
     for got, array in zip(results, wanted(model, inputs), strict=True):
         torch.testing.assert_close(got, torch.from_numpy(array), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", ["LSTM", "RNN"])
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_layers_that_start_from_nothing_are_pruned(op: str, direction: str) -> None:
+    asked = Asked(op, direction, states=False)
+    model, inputs = asked.model()
+    last = helper.make_node("MatMul", [model.graph.node[0].output[0], "D"], ["narrow"])
+    model.graph.node.append(last)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((HIDDEN, 2), dtype=np.float32), "D"))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("narrow", TensorProto.FLOAT, None))
+    arguments = tuple(map(torch.from_numpy, inputs.values()))
+    pruned = graphopt.prune(model, arguments, ratio=0.34, target="fx")
+    assert pruned.state_dict()["R_l0"].shape == (GATES[op] * (HIDDEN - 1), HIDDEN - 1)
+    got = pruned(*arguments)
+    written = onnxruntime.InferenceSession(pruned.to_onnx().SerializeToString())
+    (wanted_,) = written.run(None, inputs)
+    torch.testing.assert_close(got.detach(), torch.from_numpy(wanted_), rtol=1e-4, atol=1e-5)

@@ -19,7 +19,8 @@ def create(t: Tracker, node: Node) -> None:
     name = node.op.base.removeprefix("aten.").removeprefix("new_")
     result = node.result
     assert isinstance(result.type, TensorType)
-    state = State.ZERO if name == "zeros" else State.CONSTANT
+    is_zero = name == "zeros" or (name == "full" and node.attributes.get("fill_value") == 0)
+    state = State.ZERO if is_zero else State.CONSTANT
     if node.op.has(Trait.RANDOM) or name == "eye":
         state = State.VARYING
     t.set(t.copies(size, state) for size in result.type.shape)
