@@ -110,6 +110,9 @@ def col2im(x: TensorType, output_size: Any, kernel_size: Any, dilation: Any, pad
     options = (output_size, kernel_size, dilation, padding, stride)
     if len(x.shape) not in (2, 3) or any(len(option) != 2 for option in options):
         return None
+    positive = (*output_size, *kernel_size, *dilation, *stride)
+    if any(less(d, 1) is True for d in positive) or any(less(p, 0) is True for p in padding):
+        return None
     counts = [floordiv(o + 2 * p - d * (k - 1) - 1, s) + 1 for o, k, d, p, s in zip(*options)]
     channels = exact_div(x.shape[-2], product(kernel_size))
     if channels is None or equal(x.shape[-1], product(counts)) is False or any(less(d, 1) is True for d in x.shape):
