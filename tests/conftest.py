@@ -5,11 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 
 pytest_plugins = ["graphopt.testing.plugin"]
 
 MACHINERY = Path(__file__).parent / "passmanager"
 """Tests of what does the checking: their passes are wrong on purpose, and they count what is run and copied."""
+
+# The same examples in every run, so that a change alone decides whether the suite passes. Other examples are searched
+# with --hypothesis-profile=search, and by benchmarks/properties.py for as long as one likes.
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+settings.register_profile("search", deadline=None)
+settings.load_profile("repeatable")
+# Hypothesis also draws constants that it finds in the modules imported so far, which differ from worker to worker.
+providers._get_local_constants = Constants
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

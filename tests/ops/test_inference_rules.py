@@ -54,7 +54,8 @@ def eager(call: Call) -> Sequence[Type] | None:
 
 UNCHECKED = {"scaled_dot_product_attention", "lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input"}
 """Operators whose CPU kernel reads past the end of an operand instead of refusing it: a value shorter than its key, a
-state of another batch than the input's."""
+state of another batch or of fewer layers. Nothing is asked of PyTorch about a call of theirs that the rule refuses; it
+may crash, with fake tensors, too."""
 
 
 def test_every_rule_has_a_sampler() -> None:
@@ -68,10 +69,12 @@ def test_every_rule_has_a_sampler() -> None:
 def test_rule_agrees_with_fake_tensors(name: str, data: st.DataObject) -> None:
     call = data.draw(calls(name))
     concrete = at_sizes(call)
-    expected = outcome(infer_by_fake, concrete)
     found = outcome(concrete.op.infer, concrete)
-    if found != expected:  # a few fakes are laxer than the operator, or wrong: then the operator decides
-        expected = None if found is None and name in UNCHECKED else eager(concrete)
+    expected = None
+    if found is not None or name not in UNCHECKED:
+        expected = outcome(infer_by_fake, concrete)
+        if found != expected:  # a few fakes are laxer than the operator, or wrong: then the operator decides
+            expected = eager(concrete)
     assert found == expected
     said = rule_says(call)
     if said == "invalid":

@@ -21,21 +21,33 @@ def _recurrent(
     batch_first: bool,
 ) -> Result:
     """The output sequence, directions·width wide, and the last states; None for what only fakes decide
-    (projections, odd weights, mixed dtypes)."""
+    (projections, mixed dtypes). Shapes are checked first: PyTorch, with fake tensors too, reads past the end of states
+    and weights that are too small."""
     directions = 2 if bidirectional else 1
-    if len(x.shape) != 3 or len(params) < 2 or any(len(s.shape) != 3 for s in states):
+    if len(x.shape) != 3 or any(len(s.shape) != 3 for s in states):
         return None
+    layers = num_layers * directions
+    each = 4 if has_biases else 2
+    if len(params) not in (layers * each, layers * (each + 1)):
+        raise Mismatch(f"there are {len(params)} weights for {layers} layers")
+    for state in states:
+        if state.shape[0] != layers:
+            raise Mismatch(f"the state has {state.shape[0]} layers, the weights have {layers}")
+        require_equal(state.shape[1], x.shape[0 if batch_first else 1], "the state's batch is not the input's")
+    if len(params) != layers * each:
+        return None
+    if any(len(p.shape) != (2 if i % each < 2 else 1) for i, p in enumerate(params)):
+        raise Mismatch("input and hidden weights are matrices, biases are vectors")
     width = params[1].shape[-1]
-    if [p.shape for p in params] != _weight_shapes(gates, x.shape[2], width, has_biases, num_layers, directions):
-        return None
+    expected = _weight_shapes(gates, x.shape[2], width, has_biases, num_layers, directions)
+    for weight, shape in zip(params, expected, strict=True):
+        for found, wanted in zip(weight.shape, shape, strict=True):
+            require_equal(found, wanted, "a weight does not fit the input and the gates")
     if any(d == 0 for d in x.shape):
         return None
     if not x.dtype.is_floating or any(t.dtype is not x.dtype for t in (*states, *params)):
         return None
     for state in states:
-        if state.shape[0] != num_layers * directions:
-            raise Mismatch(f"the state has {state.shape[0]} layers, the weights have {num_layers * directions}")
-        require_equal(state.shape[1], x.shape[0 if batch_first else 1], "the state's batch is not the input's")
         require_equal(state.shape[2], width, "the state's width is not the weights'")
     return (x.with_shape((*x.shape[:2], directions * width)), *states)
 
