@@ -16,10 +16,14 @@ class GraphOptError(Exception):
 
     finding: what is known of a pass that failed (`passmanager.explanation.Finding`), where that is what went wrong.
     requested: what the caller asked of a pass cannot be had; such an error is raised, and never rolled back.
+    located: the message already names the node. certain: what cannot be read would run, whatever the
+    inputs are.
     """
 
     finding: Any = None
     requested: bool = False
+    located: bool = False
+    certain: bool = False
 
 
 class GraphOptWarning(UserWarning):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from graphopt.errors import GraphOptError, InputError, TargetError
@@ -51,11 +50,9 @@ def _session(path: Path, optimization: str) -> Any:
     except ImportError as error:
         raise TargetError("running ONNX files needs onnxruntime; run `pip install graphopt[onnx]`") from error
     from graphopt.backends.onnx.engine import LEVELS
+    from graphopt.ops.onnx_runtime import session_options
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[optimization])
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what goes wrong is raised
+    options = session_options(LEVELS[optimization])
     if optimization == "off":
         options.add_session_config_entry("session.disable_prepacking", "1")  # weights are not copied
     try:

@@ -25,7 +25,7 @@ from graphopt.passes.rules.reshapes import RESHAPES
 from graphopt.passes.support.lossless import LosslessRules
 from graphopt.passes.support.scores import Scores, find_scores, find_weights, is_causal, shows_every_row
 from graphopt.rewrite import Contract, Match, Rewriter, Rule, aten, var
-from graphopt.rewrite.pattern import Surroundings
+from graphopt.rewrite.pattern import Surroundings, wants_single_use
 from graphopt.rewrite.rule import Replacement
 
 _ATTENTION = "aten.scaled_dot_product_attention"
@@ -47,8 +47,7 @@ class RaiseAttention(Rule):
         weights = find_weights(match["weights"], match.surroundings)
         assert weights is not None
         if weights.other_uses:
-            times = "use" if weights.other_uses == 1 else "uses"
-            return f"%{match['weights'].name} has {weights.other_uses} other {times}, the rule wants a single one"
+            return wants_single_use(weights.value, weights.other_uses)
         scores = find_scores(weights.softmax, match.surroundings)
         if isinstance(scores, str):
             return scores

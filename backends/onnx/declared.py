@@ -18,7 +18,7 @@ from graphopt.backends.onnx.records import Body, Operation, Tensor
 from graphopt.backends.onnx.versions import means_the_same
 from graphopt.ir import DType
 from graphopt.ops.onnx_dtypes import ONNX_CODES
-from graphopt.ops.onnx_nested import graphs_of
+from graphopt.ops.onnx_nested import graphs_of, short_domain
 
 LOWEST_DECLARED = 11
 """Before that, axes and indices are not negative, which no schema tells."""
@@ -155,7 +155,7 @@ def _nested(operation: Operation) -> list[onnx.NodeProto]:
 
 
 def _unchanged(node: onnx.NodeProto, written: int, other: int) -> bool:
-    return node.domain not in ("", "ai.onnx") or means_the_same(node, written, other)
+    return bool(short_domain(node.domain)) or means_the_same(node, written, other)
 
 
 @cache

@@ -19,7 +19,7 @@ from graphopt.ir import DType, Graph, Node, OptionalType, SequenceType, TensorTy
 from graphopt.ops.onnx_dialect import CAPTURED, OUTPUTS, imports_of, is_opaque, node_proto
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
 from graphopt.ops.onnx_inference import infer_shapes
-from graphopt.ops.onnx_nested import captured_names, graphs_of
+from graphopt.ops.onnx_nested import captured_names, graphs_of, short_domain
 from graphopt.ops.onnx_runtime import make_model
 from graphopt.ops.onnx_values import type_to_proto
 
@@ -102,7 +102,7 @@ def _proto(node: Node) -> onnx.NodeProto:
 
 def _standard_nodes(proto: onnx.NodeProto, imports: dict[str, int]) -> Iterator[tuple[onnx.NodeProto, int]]:
     """The nodes of the standard domain in a node, itself included, with the opset that each means."""
-    if proto.domain in ("", "ai.onnx"):
+    if not short_domain(proto.domain):
         yield proto, imports[""]
     for graph in graphs_of(proto):
         for inner in graph.node:

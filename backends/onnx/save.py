@@ -13,7 +13,7 @@ import onnx
 import torch
 
 from graphopt.backends.onnx.emission import Emission
-from graphopt.backends.onnx.serialize import write_raw
+from graphopt.backends.onnx.serialize import point_to, write_raw
 from graphopt.errors import SerializationError
 from graphopt.ir import Graph
 from graphopt.ir.files import replaceable
@@ -118,10 +118,7 @@ class _Sink:
             offset = self._append(data)
             if memory is not None:
                 self._written[memory] = offset
-        proto.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in (("location", self.location), ("offset", offset), ("length", len(data))):
-            entry = proto.external_data.add()
-            entry.key, entry.value = key, str(value)
+        point_to(proto, self.location, offset, len(data))
 
     def _append(self, data: bytes | memoryview) -> int:
         padding = -self.offset % _ALIGNMENT

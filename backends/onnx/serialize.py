@@ -13,6 +13,7 @@ from graphopt.backends.onnx.labels import label
 from graphopt.backends.onnx.names import assign_names
 from graphopt.backends.onnx.records import Body, Operation, Tensor
 from graphopt.ir import from_torch
+from graphopt.ops.onnx_attributes import fill_attribute
 from graphopt.ops.onnx_dtypes import ONNX_CODES, raw_bytes
 from graphopt.ops.onnx_metadata import OWN_PRODUCER, Note, OnnxMetadata
 from graphopt.ops.onnx_nested import Rename, rename, unique
@@ -199,13 +200,7 @@ def _write_operation(proto: onnx.NodeProto, operation: Operation) -> None:
 def write_attribute(proto: onnx.AttributeProto, name: str, value: Any) -> None:
     """Write an attribute of any kind that lowerings use."""
     proto.name = name
-    if isinstance(value, bool | int):
-        proto.type, proto.i = _Kind.INT, int(value)
-    elif isinstance(value, float):
-        proto.type, proto.f = _Kind.FLOAT, value
-    elif isinstance(value, str):
-        proto.type, proto.s = _Kind.STRING, value.encode()
-    elif isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor):
         proto.type = _Kind.TENSOR
         write_initializer(proto.t, Tensor(from_torch(value.dtype), tuple(value.shape), "", value), write_raw)
     elif isinstance(value, Body):
@@ -218,19 +213,7 @@ def write_attribute(proto: onnx.AttributeProto, name: str, value: Any) -> None:
         proto.type = _Kind.TENSOR
         proto.t.CopyFrom(value)
     else:
-        _write_list(proto, list(value))
-
-
-def _write_list(proto: onnx.AttributeProto, values: list[Any]) -> None:
-    if values and isinstance(values[0], float):
-        proto.type = _Kind.FLOATS
-        proto.floats.extend(values)
-    elif values and isinstance(values[0], str):
-        proto.type = _Kind.STRINGS
-        proto.strings.extend(v.encode() for v in values)
-    else:
-        proto.type = _Kind.INTS
-        proto.ints.extend(values)
+        fill_attribute(proto, value)
 
 
 def write_initializer(proto: onnx.TensorProto, tensor: Tensor, write_data: WriteData) -> None:
@@ -241,6 +224,13 @@ def write_initializer(proto: onnx.TensorProto, tensor: Tensor, write_data: Write
     proto.data_type = ONNX_CODES[tensor.dtype]
     proto.dims.extend(tensor.data.shape)
     write_data(proto, pack(tensor.data, tensor.dtype) if is_packed(tensor.dtype) else tensor.data)
+
+
+def point_to(proto: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    """Say that the elements lie outside of the model: `length` bytes from `offset` on."""
+    proto.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        proto.external_data.add(key=key, value=str(value))
 
 
 def write_raw(proto: onnx.TensorProto, data: torch.Tensor) -> None:

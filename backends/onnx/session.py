@@ -14,11 +14,11 @@ from graphopt.backends.onnx.emitter import Emitter
 from graphopt.backends.onnx.engine import LEVELS
 from graphopt.backends.onnx.model import build, mutated_constants
 from graphopt.backends.onnx.opaque import opset_for
-from graphopt.backends.onnx.serialize import to_model, write_raw
+from graphopt.backends.onnx.serialize import point_to, to_model, write_raw
 from graphopt.errors import EmissionError, InputError
 from graphopt.ir import DType, Graph, ScalarKind, ScalarType, TensorType, Type
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
-from graphopt.ops.onnx_runtime import Run, session_run
+from graphopt.ops.onnx_runtime import Run, session_options, session_run
 from graphopt.ops.onnx_values import from_numpy, to_numpy
 from graphopt.ops.quantization import is_packed
 
@@ -49,10 +49,7 @@ def load(graph: Graph, engine: OnnxRuntimeEngine) -> OnnxRuntimeExecutable:
             return
         held = _held(data, engine.share_weights)
         weights[proto.name] = held
-        proto.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in (("location", "memory"), ("offset", 0), ("length", held.numel() * held.element_size())):
-            entry = proto.external_data.add()
-            entry.key, entry.value = key, str(value)
+        point_to(proto, "memory", 0, held.numel() * held.element_size())
 
     model = to_model(body, opset, graph.name, write)
     session = _session(model, weights, engine)
@@ -68,10 +65,7 @@ def _held(data: torch.Tensor, share: bool) -> torch.Tensor:
 def _session(
     model: onnx.ModelProto, weights: dict[str, torch.Tensor], engine: OnnxRuntimeEngine
 ) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[engine.optimization])
-    options.intra_op_num_threads = engine.threads or torch.get_num_threads()
-    options.log_severity_level = 4  # what goes wrong is raised
+    options = session_options(LEVELS[engine.optimization], engine.threads)
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # 4 would round activations to int8
     if weights:
         options.add_external_initializers(list(weights), [_value(t) for t in weights.values()])

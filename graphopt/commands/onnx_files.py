@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from graphopt.compiled import CompiledModel
 from graphopt.errors import GraphOptError, SerializationError, ValidationError
 from graphopt.ir import Graph
 from graphopt.onnx_models import trace_onnx
+from graphopt.ops.onnx_nested import graphs_of, short_domain
 from graphopt.rewrite import Contract
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _summary(source: Path, output: Path, model: onnx.ModelProto, compiled: Compi
     changes = sorted({*before, *after}, key=lambda op: (-abs(before[op] - after[op]), op))
     changed = [f"{op} {before[op]} → {after[op]}" for op in changes if before[op] != after[op]]
     opset = next((entry.version for entry in model.opset_import if not entry.domain), 0)
-    was = next((entry.version for entry in old.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    was = next((entry.version for entry in old.opset_import if not short_domain(entry.domain)), 0)
     rows = [
         ("nodes", f"{sum(before.values())} → {sum(after.values())}"),
         ("changed", ", ".join(changed[:SHOWN]) + (f" and {len(changed) - SHOWN} more" if changed[SHOWN:] else "")),
@@ -109,12 +110,8 @@ def operators(model: onnx.ModelProto) -> Counter[str]:
     while graphs:
         for node in graphs.pop().node:
             found[node.op_type] += node.op_type != "Constant"
-            graphs += _graphs(node.attribute)
+            graphs += graphs_of(node)
     return +found
-
-
-def _graphs(attributes: Iterable[Any]) -> list[Any]:
-    return [graph for a in attributes for graph in (*([a.g] if a.HasField("g") else ()), *a.graphs)]
 
 
 def _megabytes(path: Path, model: onnx.ModelProto) -> str:

@@ -9,15 +9,11 @@ transposed copy of any operand, which costs more than the attention itself where
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from graphopt.ir import TensorType, Trait
-from graphopt.ops.inference import Mismatch, RuleInference
-from graphopt.ops.registry import registry
-from graphopt.ops.schema import op_from_torch
-from graphopt.ops.torch_dialects import find_overload
+from graphopt.ops.inference import Mismatch
+from graphopt.ops.torch_dialects import register_torch_op
 
 NAME = "graphopt.attention"
 _LIBRARY = torch.library.Library("graphopt", "FRAGMENT")
@@ -69,11 +65,4 @@ def _infer(
     return query.with_shape((*query.shape[:2], width // kv_heads * q_heads))
 
 
-def _register() -> None:
-    overload = find_overload(NAME)
-    assert overload is not None
-    op = op_from_torch(NAME, overload, frozenset({Trait.PURE}))
-    registry.register(replace(op, infer=RuleInference(op.params, _infer)))
-
-
-_register()
+register_torch_op(NAME, (Trait.PURE,), _infer)

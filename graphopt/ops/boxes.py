@@ -10,15 +10,11 @@ comes first. What it means is what `NonMaxSuppression` of ONNX does.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 
 from graphopt.ir import Trait
-from graphopt.ops.fake import infer_by_fake
-from graphopt.ops.registry import registry
-from graphopt.ops.schema import op_from_torch
-from graphopt.ops.torch_dialects import find_overload
+from graphopt.ops.torch_dialects import register_torch_op
 
 NAME = "graphopt.non_max_suppression"
 _LIBRARY = torch.library.Library("graphopt", "FRAGMENT")
@@ -86,9 +82,4 @@ def _fake(boxes: torch.Tensor, scores: torch.Tensor, *_: object, **__: object) -
 
 _LIBRARY.impl("non_max_suppression", _non_max_suppression, "CompositeExplicitAutograd")
 torch.library.register_fake("graphopt::non_max_suppression", _fake, lib=_LIBRARY)
-
-_overload = find_overload(NAME)
-assert _overload is not None
-registry.register(
-    replace(op_from_torch(NAME, _overload, frozenset({Trait.PURE, Trait.DATA_DEPENDENT})), infer=infer_by_fake)
-)
+register_torch_op(NAME, (Trait.PURE, Trait.DATA_DEPENDENT))

@@ -42,23 +42,29 @@ def attribute_to_proto(name: str, value: Any) -> onnx.AttributeProto:
     proto = AttributeProto()
     if isinstance(value, bytes):
         proto.ParseFromString(value)
-    elif isinstance(value, bool | int):
+    else:
+        fill_attribute(proto, value)
+    proto.name = name
+    return proto
+
+
+def fill_attribute(proto: onnx.AttributeProto, value: Any) -> None:
+    """Write a number, a string or a sequence of either into an attribute. An empty sequence is one of integers."""
+    if isinstance(value, bool | int):
         proto.type, proto.i = proto.INT, int(value)
     elif isinstance(value, float):
         proto.type, proto.f = proto.FLOAT, value
     elif isinstance(value, str):
         proto.type, proto.s = proto.STRING, value.encode()
-    elif isinstance(value[0], str):
+    elif len(value) and isinstance(value[0], str):
         proto.type = proto.STRINGS
         proto.strings.extend([item.encode() for item in value])
-    elif isinstance(value[0], float):
+    elif len(value) and isinstance(value[0], float):
         proto.type = proto.FLOATS
         proto.floats.extend(value)
     else:
         proto.type = proto.INTS
         proto.ints.extend(value)
-    proto.name = name
-    return proto
 
 
 def _serialized(proto: onnx.AttributeProto) -> bytes:

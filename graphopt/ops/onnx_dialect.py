@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphopt.ir import Node, Op, Param, ParamKind, Trait
 from graphopt.ops.onnx_attributes import attribute_to_proto
+from graphopt.ops.onnx_nested import STANDARD, short_domain
 from graphopt.ops.registry import registry
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 DIALECT = "onnx"
 OPSET, OUTPUTS, CAPTURED = "onnx.opset", "onnx.outputs", "onnx.captured"
 KINDS, IMPORTS = "onnx.kinds", "onnx.imports"
-STANDARD = "ai.onnx"
-"""The long name of the standard domain, which files call "" as a rule."""
 
 _PARAMS = (
     Param("inputs", ParamKind.VARIADIC, "Tensor?[]"),
@@ -57,7 +56,8 @@ def op_name(domain: str, op_type: str) -> str:
     ('onnx.Det', 'onnx.com.microsoft.FastGelu')
     """
     last = op_type.replace("%", "%25").replace(".", "%2E")
-    return f"{DIALECT}.{domain}.{last}" if domain and domain != STANDARD else f"{DIALECT}.{last}"
+    domain = short_domain(domain)
+    return f"{DIALECT}.{domain}.{last}" if domain else f"{DIALECT}.{last}"
 
 
 def domain_and_type(name: str) -> tuple[str, str]:

@@ -10,6 +10,14 @@ if TYPE_CHECKING:
 
 Rename = Callable[[str], str]
 
+STANDARD = "ai.onnx"
+"""The long name of the standard domain."""
+
+
+def short_domain(domain: str) -> str:
+    """A domain as files name it as a rule: "" for the standard one."""
+    return "" if domain == STANDARD else domain
+
 
 def graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The graphs among a node's attributes."""
@@ -17,6 +25,11 @@ def graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
+
+
+def count_nodes(graph: onnx.GraphProto) -> int:
+    """The number of nodes of a graph, those of the graphs in it included."""
+    return sum(1 + sum(map(count_nodes, graphs_of(node))) for node in graph.node)
 
 
 def captured_names(node: onnx.NodeProto) -> list[str]:
@@ -96,5 +109,5 @@ def domains_of(node: onnx.NodeProto) -> Iterator[str]:
     """The domains of the nodes in the graphs of a node, "" for the standard one."""
     for graph in graphs_of(node):
         for inner in graph.node:
-            yield "" if inner.domain == "ai.onnx" else inner.domain
+            yield short_domain(inner.domain)
             yield from domains_of(inner)

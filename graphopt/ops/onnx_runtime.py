@@ -25,6 +25,8 @@ Run = Callable[[list[Any]], list[Any]]
 
 _IR_VERSION = 10
 """With which models are made for one run: every runtime of interest reads it."""
+_STANDARD_VERSION = 20
+"""Of the standard domain, in a model that uses other domains alone."""
 
 
 class OnnxProgram:
@@ -134,7 +136,7 @@ def make_model(
 
     model = ModelProto()
     model.ir_version = _IR_VERSION
-    for domain, version in {**imports, "": imports.get("", _newest(model))}.items():
+    for domain, version in {**imports, "": imports.get("", _STANDARD_VERSION)}.items():
         entry = model.opset_import.add()
         entry.domain, entry.version = domain, version
     model.graph.name = "opaque"
@@ -142,11 +144,6 @@ def make_model(
     model.graph.input.extend(inputs)
     model.graph.output.extend(outputs)
     return model
-
-
-def _newest(model: onnx.ModelProto) -> int:
-    """A version of the standard domain for a model that uses other domains alone."""
-    return 20
 
 
 def _info(name: str, array: Any, kind: Type | None) -> onnx.ValueInfoProto:
@@ -196,11 +193,21 @@ def load_session(model: bytes) -> Any:
         raise GraphOptError("not installed; run `pip install graphopt[onnx]`")
     import onnxruntime
 
+    return onnxruntime.InferenceSession(model, session_options(), providers=["CPUExecutionProvider"])
+
+
+def session_options(level: str = "ORT_DISABLE_ALL", threads: int | None = None) -> Any:
+    """Options of an ONNX Runtime session that prints nothing, since what goes wrong is raised.
+
+    level: a name of `onnxruntime.GraphOptimizationLevel`. threads: of one operator; None: as many as PyTorch uses.
+    """
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what goes wrong is raised
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.log_severity_level = 4
+    return options
 
 
 def _by_session(model: bytes) -> Run:

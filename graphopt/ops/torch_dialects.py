@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -28,6 +30,17 @@ def resolve_torch_op(name: str) -> Op | None:
     rule = find_rule(name)
     infer = infer_by_fake if rule is None else RuleInference(op.params, rule)
     return replace(op, infer=infer, traits=op.traits - _denied(name, op.traits))
+
+
+def register_torch_op(name: str, traits: Iterable[Trait], rule: Callable[..., Any] | None = None) -> None:
+    """Enter an operator that is registered with PyTorch, with traits that its schema does not tell.
+
+    rule: infers its types; without one, PyTorch's fake kernel does.
+    """
+    overload = find_overload(name)
+    assert overload is not None, f"{name} is not registered with PyTorch"
+    op = op_from_torch(name, overload, frozenset(traits))
+    registry.register(replace(op, infer=infer_by_fake if rule is None else RuleInference(op.params, rule)))
 
 
 def _denied(name: str, traits: frozenset[Trait]) -> set[Trait]:

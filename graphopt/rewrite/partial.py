@@ -13,7 +13,19 @@ from typing import Any
 
 from graphopt.ir import MISSING, Node, ParamKind, Value
 from graphopt.ir.attributes import attribute_key
-from graphopt.rewrite.pattern import Either, Literal, Match, Number, OpPattern, Optional, Pattern, Produced, Stored, Var
+from graphopt.rewrite.pattern import (
+    Either,
+    Literal,
+    Match,
+    Number,
+    OpPattern,
+    Optional,
+    Pattern,
+    Produced,
+    Stored,
+    Var,
+    wants_single_use,
+)
 from graphopt.rewrite.plan import Plan, Step
 from graphopt.rewrite.uniform import uniform_value
 
@@ -243,8 +255,7 @@ def _not_default(plan: Plan, node: Node, suffix: str) -> list[str]:
 
 def _single_use(found: Finding, value: Value) -> None:
     uses = value.num_uses
-    others = f"{uses - 1} other use{'s' if uses != 2 else ''}"
-    found.part(uses == 1, f"%{value.name or '?'} has {others}, the rule wants a single one")
+    found.part(uses == 1, wants_single_use(value, uses - 1))
 
 
 def _differs(where: str, value: Any, pattern: Pattern) -> str:

@@ -377,3 +377,8 @@ def optional(op: Callable[..., OpPattern], inner: Any, *args: Any, **kwargs: Any
 def either(*choices: Any) -> Either:
     """The first that matches."""
     return Either(tuple(map(to_pattern, choices)))
+
+
+def wants_single_use(value: Value, others: int) -> str:
+    """Why a rule declines a value that `others` uses read besides what it replaces."""
+    return f"%{value.name or '?'} has {others} other use{'s' if others != 1 else ''}, the rule wants a single one"

@@ -39,12 +39,17 @@ class Scores:
 class Weights:
     """softmax(…) as the product with V takes it.
 
-    guarded: rows of NaN are replaced by 0, as the fused operator does. other_uses: how many other nodes read them.
+    value: the weights themselves. guarded: rows of NaN are replaced by 0, as the fused operator does.
     """
 
+    value: Value
     softmax: Node
     guarded: bool
-    other_uses: int
+
+    @property
+    def other_uses(self) -> int:
+        """How many uses of the weights are not the product's, or its guard's."""
+        return self.value.num_uses - (2 if self.guarded else 1)
 
 
 def find_weights(value: Value, surroundings: Surroundings) -> Weights | None:
@@ -56,12 +61,11 @@ def find_weights(value: Value, surroundings: Surroundings) -> Weights | None:
     if node is None:
         return None
     inner, guarded = _unguarded(node, surroundings)
-    other_uses = inner.num_uses - (2 if guarded else 1)
     softmax = inner.producer
     if softmax is not None and cast_source(softmax) is not None and dtype_of(inner) in _HALVES:
         source = softmax._operands[0]
         softmax = source.producer if source is not None and source.num_uses == 1 else None
-    return Weights(softmax, guarded, other_uses) if softmax is not None and softmax.op.base in SOFTMAX else None
+    return Weights(inner, softmax, guarded) if softmax is not None and softmax.op.base in SOFTMAX else None
 
 
 def _unguarded(node: Node, surroundings: Surroundings) -> tuple[Value, bool]:

@@ -19,6 +19,7 @@ from graphopt.frontends.onnx.entries import Entry, Known
 from graphopt.frontends.onnx.opsets import Opsets
 from graphopt.ir import TensorType, Value
 from graphopt.ops.onnx_dtypes import ONNX_CODES
+from graphopt.ops.onnx_nested import short_domain
 
 if TYPE_CHECKING:
     import onnx
@@ -51,7 +52,7 @@ class Functions:
         """
         local: dict[Key, onnx.FunctionProto] = {}
         for function in model.functions:
-            key = (_domain(function.domain), function.name, function.overload)
+            key = (short_domain(function.domain), function.name, function.overload)
             if key in local:
                 raise CaptureError(f"the model defines function {_named(key)} twice")
             local[key] = function
@@ -235,7 +236,7 @@ def schema_function(a: Application, opsets: Opsets) -> onnx.FunctionProto | None
     """
     from onnx import FunctionProto, defs
 
-    domain = _domain(a.node.domain)
+    domain = short_domain(a.node.domain)
     try:
         schema: Any = defs.get_schema(a.name, opsets.versions.get(domain, 0), domain)  # onnx's types lack functions
     except defs.SchemaError:
@@ -262,7 +263,7 @@ def schema_function(a: Application, opsets: Opsets) -> onnx.FunctionProto | None
 
 def _complete(function: onnx.FunctionProto, schema: onnx.defs.OpSchema, opsets: Opsets) -> None:
     """State what the standard leaves implicit: defaults of attributes, opsets of the model."""
-    imported = {_domain(o.domain) for o in function.opset_import}
+    imported = {short_domain(o.domain) for o in function.opset_import}
     for domain, version in opsets.versions.items():
         if domain not in imported:
             function.opset_import.add(domain=domain, version=version)
@@ -296,15 +297,11 @@ def is_standard(node: onnx.NodeProto) -> bool:
     """True if the standard knows the operator, whatever functions the model has."""
     from onnx import defs
 
-    return node.domain in ("", "ai.onnx") and bool(defs.has(node.op_type))
-
-
-def _domain(domain: str) -> str:
-    return "" if domain == "ai.onnx" else domain
+    return not short_domain(node.domain) and bool(defs.has(node.op_type))
 
 
 def _key(node: onnx.NodeProto) -> Key:
-    return (_domain(node.domain), node.op_type, node.overload)
+    return (short_domain(node.domain), node.op_type, node.overload)
 
 
 def _named(key: Key) -> str:

@@ -148,13 +148,12 @@ def _joined(types: Sequence[Type]) -> Type:
     first, *others = types
     if all(type_ == first for type_ in others):
         return first
-    if any(not isinstance(t, TensorType) or t.rank != getattr(first, "rank", None) for t in types):
-        return UnrankedType(first.dtype)  # type: ignore[union-attr]
-    sizes = zip(*[t.shape for t in types])  # type: ignore[union-attr]
-    return TensorType(
-        first.dtype,  # type: ignore[union-attr]
-        tuple([dims[0] if len(set(dims)) == 1 else placeholder(i) for i, dims in enumerate(sizes)]),
-    )
+    assert isinstance(first, TensorType | UnrankedType), "sequences hold tensors"
+    tensors = [t for t in types if isinstance(t, TensorType)]
+    if len(tensors) < len(types) or len({t.rank for t in tensors}) > 1:
+        return UnrankedType(first.dtype)
+    sizes = enumerate(zip(*[t.shape for t in tensors]))
+    return TensorType(first.dtype, tuple([dims[0] if len(set(dims)) == 1 else placeholder(i) for i, dims in sizes]))
 
 
 def _check(node: onnx.NodeProto) -> None:

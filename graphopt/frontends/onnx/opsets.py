@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from graphopt.errors import CaptureError
+from graphopt.ops.onnx_nested import short_domain
 
 if TYPE_CHECKING:
     import onnx
@@ -59,7 +60,7 @@ class Opsets:
 
     def since(self, domain: str, operator: str) -> int:
         """The version of the domain in which the operator, as the model means it, appeared; 0 if none is known."""
-        domain = "" if domain == "ai.onnx" else domain
+        domain = short_domain(domain)
         return _since(domain, operator, self.versions.get(domain))
 
 
@@ -76,4 +77,4 @@ def _since(domain: str, operator: str, version: int | None) -> int:
 
 
 def _versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
-    return {("" if o.domain == "ai.onnx" else o.domain): o.version for o in imports}
+    return {short_domain(o.domain): o.version for o in imports}

@@ -21,12 +21,13 @@ from graphopt.frontends.onnx.interface import input_type, signature
 from graphopt.frontends.onnx.legacy import MODERN, modernized
 from graphopt.frontends.onnx.opaque import freeze_operands, keep, optional, sequence, string_constant
 from graphopt.frontends.onnx.opsets import Opsets
-from graphopt.frontends.onnx.scopes import AGAIN, Budget, count_nodes
+from graphopt.frontends.onnx.scopes import AGAIN, Budget
 from graphopt.frontends.onnx.shape_rules import known_results
 from graphopt.frontends.onnx.sparse import dense
 from graphopt.frontends.onnx.tensors import Damaged, Folder, dtype_of, to_torch
 from graphopt.ir import Constant, ConstantKind, Graph, Location, OptionalType, TensorType, Value, from_torch
 from graphopt.ir.memory import collection_paused
+from graphopt.ops.onnx_nested import count_nodes, short_domain
 
 if TYPE_CHECKING:
     import onnx
@@ -104,10 +105,10 @@ class Reader:
                     if name:
                         self.define(name, entry)
             except GraphOptError as error:
-                if getattr(error, "located", False):
+                if error.located:
                     raise
                 located = CaptureError(f"cannot read node {_label(node)} ({node.op_type}): {error}")
-                located.located = True  # type: ignore[attr-defined]
+                located.located = True
                 raise located from error
 
     def lookup(self, name: str) -> Entry:
@@ -210,8 +211,7 @@ class Reader:
 
     def imports(self, domains: Iterable[str]) -> dict[str, int]:
         """The versions of some domains, in order."""
-        own = dict.fromkeys("" if domain == "ai.onnx" else domain for domain in domains)
-        return {domain: self.opsets.versions.get(domain, 1) for domain in own}
+        return {domain: self.opsets.versions.get(domain, 1) for domain in dict.fromkeys(map(short_domain, domains))}
 
     # Nodes
 
@@ -257,7 +257,7 @@ class Reader:
 
         reason: why it cannot be read otherwise.
         """
-        invalid = self.on_trial and getattr(reason, "certain", False)
+        invalid = self.on_trial and reason.certain
         if (
             isinstance(reason, Damaged)
             or self.atomic
@@ -281,7 +281,7 @@ class Reader:
         if any(map(holds_strings, inputs)) and node.op_type not in _OF_ANY_KIND:
             raise Declined("PyTorch has no tensors of strings")
         application = Application(node, version, inputs, attributes_of(node, self.folder), self.builder, self)
-        domain = "" if node.domain == "ai.onnx" else node.domain
+        domain = short_domain(node.domain)
         if not domain and 0 < version < MODERN:
             application = modernized(application)
         if not domain and any(isinstance(entry, Known) for entry in inputs):

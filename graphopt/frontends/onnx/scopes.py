@@ -15,6 +15,7 @@ from graphopt.errors import CaptureError, GraphOptError
 from graphopt.frontends.onnx.application import Declined
 from graphopt.frontends.onnx.entries import Entry, Sequence_
 from graphopt.ir import Graph, Type, Value
+from graphopt.ops.onnx_nested import count_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -114,7 +115,7 @@ class InPlace:
             reader.nodes(proto.node)
             return [reader.lookup(value.name) for value in proto.output]
         except GraphOptError as error:
-            error.certain = True  # type: ignore[attr-defined]  # a graph in place is run
+            error.certain = True  # a graph in place is run
             raise
         finally:
             reader.names, reader.builder.location = outer, location
@@ -137,6 +138,7 @@ class Region(MutableMapping[str, Entry]):
         self._proto = proto
         self._captures = captures
         self._own: dict[Value, Value] = {}
+        self._taken: set[str] = set()
 
     def read(self, inputs: Sequence[Type | Entry]) -> list[Entry]:
         """Read the graph. inputs: for each, the type of a new input of the region, or what it stands for.
@@ -187,12 +189,12 @@ class Region(MutableMapping[str, Entry]):
         return self._own[entry]
 
     def _free_name(self, name: str) -> str:
-        taken = {value.name for value in self.graph.inputs} | set(self.graph.constants)
         name = name or "captured"
         found, number = name, 0
-        while found in taken:
+        while found in self._taken or found in self.graph.constants:
             number += 1
             found = f"{name}_{number}"
+        self._taken.add(found)
         return found
 
     def __getitem__(self, name: str) -> Entry:
@@ -212,10 +214,3 @@ class Region(MutableMapping[str, Entry]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._outer.names
-
-
-def count_nodes(graph: onnx.GraphProto) -> int:
-    """The number of nodes of a graph, those of the graphs in it included."""
-    from graphopt.ops.onnx_nested import graphs_of
-
-    return sum(1 + sum(map(count_nodes, graphs_of(node))) for node in graph.node)

@@ -78,10 +78,10 @@ class Importer:
                 return self._higher_order(node, target.name())
             return self._function(node)
         except GraphOptError as error:
-            if getattr(error, "located", False):
+            if error.located:
                 raise
             located = CaptureError(f"cannot capture {node.format_node()}: {error} (from {self.builder.location})")
-            located.located = True  # type: ignore[attr-defined]
+            located.located = True
             raise located from error
 
     def _attribute(self, path: str) -> Any:

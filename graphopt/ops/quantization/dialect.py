@@ -6,19 +6,12 @@ A quantized value has the IR type of its format (`i4`, `u8`, `f8e4m3fn`), and in
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
-
 from graphopt.ir import DType, TensorType, Trait
 from graphopt.ir.dims import Dim
-from graphopt.ops.fake import infer_by_fake
-from graphopt.ops.inference import Mismatch, RuleInference
+from graphopt.ops.inference import Mismatch
 from graphopt.ops.quantization import integer, library  # noqa: F401  (they register with PyTorch)
 from graphopt.ops.quantization.formats import Format, find_format
-from graphopt.ops.registry import registry
-from graphopt.ops.schema import op_from_torch
-from graphopt.ops.torch_dialects import find_overload
+from graphopt.ops.torch_dialects import register_torch_op
 
 
 def infer_quantize(
@@ -114,17 +107,10 @@ def infer_requantize(x: TensorType, scale: TensorType, zero_point: TensorType | 
     return x.with_dtype(find_format(dtype).dtype)
 
 
-def _register(name: str, rule: Callable[..., Any] | None, *traits: Trait) -> None:
-    overload = find_overload(name)
-    assert overload is not None
-    op = op_from_torch(name, overload, frozenset({Trait.PURE, *traits}))
-    registry.register(replace(op, infer=infer_by_fake if rule is None else RuleInference(op.params, rule)))
-
-
-_register("graphopt.quantize", infer_quantize, Trait.STEPS)
-_register("graphopt.dequantize", infer_dequantize, Trait.DECODES)
-_register("graphopt.fake_quantize", infer_fake_quantize, Trait.DECODES, Trait.STEPS)
-_register("graphopt.requantize", infer_requantize, Trait.STEPS)
-_register("graphopt.matmul_integer", None)
-_register("graphopt.conv_integer", None)
-_register("graphopt.dynamic_quantize", None, Trait.STEPS)
+register_torch_op("graphopt.quantize", (Trait.PURE, Trait.STEPS), infer_quantize)
+register_torch_op("graphopt.dequantize", (Trait.PURE, Trait.DECODES), infer_dequantize)
+register_torch_op("graphopt.fake_quantize", (Trait.PURE, Trait.DECODES, Trait.STEPS), infer_fake_quantize)
+register_torch_op("graphopt.requantize", (Trait.PURE, Trait.STEPS), infer_requantize)
+register_torch_op("graphopt.matmul_integer", (Trait.PURE,))
+register_torch_op("graphopt.conv_integer", (Trait.PURE,))
+register_torch_op("graphopt.dynamic_quantize", (Trait.PURE, Trait.STEPS))

@@ -17,7 +17,7 @@ import torch
 
 from graphopt.ops.quantization.arithmetic import quantized
 from graphopt.ops.quantization.formats import find_format
-from graphopt.ops.quantization.library import LIBRARY
+from graphopt.ops.quantization.library import LIBRARY, register_kernel
 
 _EXACT = 1 << 24
 
@@ -179,11 +179,7 @@ def _fake_dynamic(input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torc
     return torch.empty_like(input, dtype=torch.uint8), input.new_empty(()), input.new_empty((), dtype=torch.uint8)
 
 
-for _name, _kernel, _fake in (
-    ("matmul_integer", matmul_integer, _fake_matmul),
-    ("conv_integer", conv_integer, _fake_conv),
-    ("requantize", requantize, _fake_requantize),
-    ("dynamic_quantize", dynamic_quantize, _fake_dynamic),
-):
-    LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"graphopt::{_name}", _fake, lib=LIBRARY)
+register_kernel("matmul_integer", matmul_integer, _fake_matmul)
+register_kernel("conv_integer", conv_integer, _fake_conv)
+register_kernel("requantize", requantize, _fake_requantize)
+register_kernel("dynamic_quantize", dynamic_quantize, _fake_dynamic)

@@ -8,6 +8,7 @@ The derivative of rounding is taken to be 1 (straight through). So for y = D(Q(x
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +21,12 @@ _COMMON = 'Tensor input, Tensor scale, Tensor? zero_point=None, str dtype="int8"
 LIBRARY.define(f"quantize({_COMMON}, bool saturate=True) -> Tensor")
 LIBRARY.define(f"dequantize({_COMMON}, ScalarType? output_dtype=None) -> Tensor")
 LIBRARY.define(f"fake_quantize({_COMMON}) -> Tensor")
+
+
+def register_kernel(name: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Give an operator of the library its kernel for every device, and the one for tensors without elements."""
+    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"graphopt::{name}", fake, lib=LIBRARY)
 
 
 def _quantize(
@@ -138,12 +145,8 @@ def _fake_kernel_of_fake_quantize(input: torch.Tensor, *args: Any, **kwargs: Any
     return torch.empty_like(input)
 
 
-for _name, _kernel, _fake in (
-    ("quantize", _quantize, _fake_kernel_of_quantize),
-    ("dequantize", _dequantize, _fake_kernel_of_dequantize),
-    ("fake_quantize", _fake_quantize, _fake_kernel_of_fake_quantize),
-):
-    LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"graphopt::{_name}", _fake, lib=LIBRARY)
+register_kernel("quantize", _quantize, _fake_kernel_of_quantize)
+register_kernel("dequantize", _dequantize, _fake_kernel_of_dequantize)
+register_kernel("fake_quantize", _fake_quantize, _fake_kernel_of_fake_quantize)
 torch.library.register_autograd("graphopt::fake_quantize", _straight_through, setup_context=_remember, lib=LIBRARY)
 torch.library.register_autograd("graphopt::dequantize", _by_scale_alone, setup_context=_remember_stored, lib=LIBRARY)

@@ -24,7 +24,7 @@ import graphopt
 from graphopt.errors import GraphOptError, GraphOptWarning
 from graphopt.ir import Graph
 from graphopt.ops.onnx_dialect import node_proto
-from graphopt.ops.onnx_nested import graphs_of
+from graphopt.ops.onnx_nested import count_nodes, graphs_of
 from graphopt.testing.onnx_backend import opaque_nodes, session_of
 from tests.frontends.onnx.real_files import paths
 from tests.zoo import MODELS
@@ -156,11 +156,6 @@ def lost_dims(original: onnx.ModelProto, emitted: onnx.ModelProto) -> list[str]:
             if new is None or new.HasField("dim_value") or (name and new.dim_param != name):
                 lost.append(f"{value.name}[{axis}]: {name or 'unnamed'}")
     return lost
-
-
-def count_nodes(graph: onnx.GraphProto) -> int:
-    """The number of nodes, those of nested graphs included."""
-    return sum(1 + sum(map(count_nodes, graphs_of(node))) for node in graph.node)
 
 
 # Files of packages
