@@ -1,35 +1,47 @@
 """Damaged ONNX files: each is answered with a model or with a GraphOptError, in bounded time and memory.
 
-Files that packages ship are mutated (`graphopt.testing.onnx_mutations`), and compiled to ONNX as the command line does
-it. Cases run in workers whose memory is limited; a worker that dies or exceeds the time of a case is a failure, as is
-any other exception. Case N is the same in every run: `--only N` repeats it.
+Files that packages ship and exports of small transformers are mutated (`graphopt.testing.onnx_mutations`). Each
+damaged file is read, optimized and written for ONNX, and read, optimized and emitted for FX; every second case also
+validates each pass with numbers, and every fourth is compiled for ONNX Runtime too. An answer is a model from all.
 
-    python benchmarks/onnx_fuzz.py --cases 10000
+One process loads the files; it forks a child for some cases at a time, with limited memory. A child that dies or takes
+too long over a case is a failure of that case, as is any exception but a GraphOptError. Case N is the same in every
+run: `--only N` repeats it. With `--log FILE` the outcomes are kept as they come: a run that was stopped goes on where
+it ended, and only failures are tried again.
+
+    python benchmarks/onnx_fuzz.py --cases 10000 --json FILE
 """
 
 from __future__ import annotations
 
 import collections
-import contextlib
 import functools
-import io
+import gc
 import json
 import os
 import random
 import resource
 import select
-import subprocess
+import signal
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import IO
+from pathlib import Path
+from typing import IO, Any
 
-from common import parse_args, print_table, write_json
+from onnx_files import find
 
-MEMORY_GB = 6
+from common import ROOT, parse_args, print_table, set_threads, write_json
+
+MEMORY = 4 * 2**30
+"""Bytes that a case may add to those of the loaded packages and files."""
+BATCH = 40
+"""Cases of a child."""
+EXPORTS = ("hf-bert/script", "hf-t5/script", "hf-bert/dynamo", "hf-llama/dynamo", "hf-gpt2/dynamo")
+STATUSES = ("answered", "refused", "failed")
 
 
 @dataclass(frozen=True)
@@ -51,113 +63,207 @@ def main() -> None:
         ("--first", {"type": int, "default": 0, "help": "number of the first"}),
         ("--only", {"type": int, "help": "one case, in this process, with its traceback"}),
         ("--seconds", {"type": float, "default": 60.0, "help": "time that a case may take"}),
-        ("--worker", {"action": "store_true", "help": "read case numbers from the standard input"}),
+        ("--log", {"type": Path, "help": "a file of the outcomes so far, to go on with"}),
+        ("--folder", {"type": Path, "default": ROOT / "build" / "onnx_peers", "help": "where exports are kept"}),
     )
-    if options.worker:
-        work()
-    elif options.only is not None:
-        print(outcome_of(options.only, raises=True))
-    else:
-        count = min(options.cases, 200) if options.quick else options.cases
-        report(list(outcomes(range(options.first, options.first + count), options.seconds)), options.json)
+    set_threads(1)  # threads do not survive a fork
+    files = models(options.folder)
+    if options.only is not None:
+        print(outcome_of(options.only, files, raises=True))
+        return
+    warm_up(files)
+    count = min(options.cases, 200) if options.quick else options.cases
+    report(all_outcomes(range(options.first, options.first + count), files, options), options.json)
 
 
-def report(found: list[Outcome], path: str | None) -> None:
+def all_outcomes(cases: range, files: dict[str, Any], options: Any) -> list[Outcome]:
+    """The outcomes of cases: those of the log, and the others as they come."""
+    found = {o.case: o for o in logged(options.log) if o.case in cases and o.status != "failed"}
+    missing = [case for case in cases if case not in found]
+    with open(options.log or os.devnull, "a") as log:
+        for outcome in outcomes(missing, files, options.seconds):
+            found[outcome.case] = outcome
+            print(json.dumps(asdict(outcome)), file=log, flush=True)
+            if outcome.status == "failed":
+                print(line_of(outcome), flush=True)
+            if len(found) % 1000 == 0:
+                print(f"{len(found)} of {len(cases)} cases", flush=True)
+    return [found[case] for case in cases]
+
+
+def logged(path: Path | None) -> list[Outcome]:
+    """The outcomes of earlier runs; the last one of a case counts."""
+    lines = path.read_text().splitlines() if path is not None and path.exists() else []
+    return list({o.case: o for o in (Outcome(**json.loads(line)) for line in lines)}.values())
+
+
+def report(found: list[Outcome], path: Path | None) -> None:
     """Print what became of the cases, by file and by mutation."""
-    statuses = ("answered", "refused", "failed")
+    tables: dict[str, dict[str, collections.Counter[str]]] = {}
     for title, key in (("file", lambda o: [o.file]), ("mutation", lambda o: o.mutations.split("+"))):
-        counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        counts = tables[title] = collections.defaultdict(collections.Counter)
         for outcome in found:
             for name in key(outcome):
                 counts[name][outcome.status] += 1
-        rows = [[name, sum(c.values()), *[c[s] for s in statuses]] for name, c in sorted(counts.items())]
-        print_table(f"Damaged files, by {title}", [title, "cases", *statuses], rows)
-    total = collections.Counter(outcome.status for outcome in found)
+        rows = [[name, sum(c.values()), *[c[s] for s in STATUSES]] for name, c in sorted(counts.items())]
+        print_table(f"Damaged files, by {title}", [title, "cases", *STATUSES], rows)
+    total = {status: sum(outcome.status == status for outcome in found) for status in STATUSES}
     slowest = max(found, key=lambda o: o.seconds)
-    print(f"{len(found)} cases: {dict(total)}; slowest {slowest.seconds:.1f} s (case {slowest.case})")
     failures = [outcome for outcome in found if outcome.status == "failed"]
     for outcome in failures[:50]:
-        print(f"case {outcome.case} ({outcome.file}: {outcome.mutations}): {outcome.text}")
-    write_json(
-        path, "onnx_fuzz", {"cases": len(found), "counts": dict(total), "failures": failures, "slowest": slowest}
+        print(line_of(outcome))
+    print(
+        f"{len(found)} cases: {total['answered']} answers, {total['refused']} errors, {total['failed']} failures; "
+        f"slowest {slowest.seconds:.1f} s (case {slowest.case})"
     )
+    results = {"cases": len(found), "counts": total, **tables, "failures": failures, "slowest": slowest}
+    write_json(path, "onnx_fuzz", results)
     sys.exit(1 if failures else 0)
+
+
+def line_of(outcome: Outcome) -> str:
+    return f"case {outcome.case} ({outcome.file}: {outcome.mutations}): {outcome.text}"
 
 
 # The parent
 
 
-def outcomes(cases: range, seconds: float) -> Iterator[Outcome]:
-    """Run cases in a worker, which is started anew when it dies or hangs."""
+def outcomes(cases: Sequence[int], files: dict[str, Any], seconds: float) -> Iterator[Outcome]:
+    """Run cases in children; one that dies or hangs is replaced."""
     pending = collections.deque(cases)
     while pending:
-        worker = subprocess.Popen(
-            [sys.executable, __file__, "--worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert worker.stdin is not None and worker.stdout is not None
-        while pending:
-            case = pending.popleft()
-            print(case, file=worker.stdin, flush=True)
-            line = line_of(worker.stdout, seconds + (30 if case == cases[0] else 0))
-            if line is None:
-                worker.kill()
-                yield Outcome(case, "failed", "", "", seconds, f"hang, or worker ended with {worker.wait()}")
+        batch = [pending[i] for i in range(min(BATCH, len(pending)))]
+        child, answers = start_child(batch, files)
+        with os.fdopen(answers) as stream:
+            for case in batch:
+                line = next_line(stream, seconds)
+                pending.popleft()
+                if line:
+                    yield Outcome(**json.loads(line))
+                    continue
+                os.kill(child, signal.SIGKILL)  # it may have ended by itself, and waits for being asked how
+                yield lost_outcome(case, files, seconds, hangs=line is None, status=os.waitpid(child, 0)[1])
                 break
-            yield Outcome(**json.loads(line))
-        worker.kill()
-        worker.wait()
+            else:
+                os.waitpid(child, 0)
 
 
-def line_of(stream: IO[str], seconds: float) -> str | None:
-    """A line, or None if none comes in time."""
+def start_child(batch: Sequence[int], files: dict[str, Any]) -> tuple[int, int]:
+    """Fork a child that runs cases; returns its number, and where it writes a line for each."""
+    sys.stdout.flush()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writing)
+        return child, reading
+    os.close(reading)
+    status = 1
+    try:
+        work(batch, files, writing)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def next_line(stream: IO[str], seconds: float) -> str | None:
+    """A line; "" at the end, None if none comes in time."""
     ready, _, _ = select.select([stream], [], [], seconds)
-    return (stream.readline() or None) if ready else None
+    return stream.readline() if ready else None
 
 
-# The worker
+def lost_outcome(case: int, files: dict[str, Any], seconds: float, *, hangs: bool, status: int) -> Outcome:
+    name, mutations, _ = damaged(case, files)
+    code = os.waitstatus_to_exitcode(status)
+    text = f"no answer in {seconds:g} s" if hangs else f"the process ended with {code}"
+    return Outcome(case, "failed", name, "+".join(mutations), seconds if hangs else 0.0, text)
 
 
-def work() -> None:
-    """Answer each case number on the standard input with a line."""
-    limit = MEMORY_GB * 2**30
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what engines print does not mix with the answers
-    for line in sys.stdin:
-        print(json.dumps(asdict(outcome_of(int(line)))), file=answers, flush=True)
+def warm_up(files: dict[str, Any]) -> None:
+    """Load what cases load, once; the sound files must be answered."""
+    import onnxruntime  # noqa: F401
+
+    for name, model in files.items():
+        status, text = answer_of(model.SerializeToString(), case=1, raises=True)
+        if status != "answered":
+            raise SystemExit(f"{name}, which is not damaged: {text}")
+    gc.collect()
+    gc.freeze()  # so that the children's collections leave the shared pages alone
 
 
-def outcome_of(case: int, raises: bool = False) -> Outcome:
+# A child
+
+
+def work(batch: Sequence[int], files: dict[str, Any], writing: int) -> None:
+    """Run cases, and write a line for each."""
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)  # what engines print
+    os.dup2(silence, 2)
+    with os.fdopen(writing, "w") as answers:
+        for case in batch:
+            print(json.dumps(asdict(outcome_of(case, files))), file=answers, flush=True)
+
+
+def outcome_of(case: int, files: dict[str, Any], raises: bool = False) -> Outcome:
     """Damage a file, and compile it."""
-    import graphopt
+    start = time.perf_counter()
+    name, mutations, data = damaged(case, files)
+    status, text = answer_of(data, case, raises)
+    return Outcome(case, status, name, "+".join(mutations), time.perf_counter() - start, text)
+
+
+def damaged(case: int, files: dict[str, Any]) -> tuple[str, list[str], bytes]:
+    """The name of a case's file, its mutations, and its bytes."""
     from graphopt.testing.onnx_mutations import mutate
 
     generator = random.Random(case)
-    name = generator.choice(list(models()))
-    mutations, data = mutate(models()[name], generator)
-    text, status, start = "", "answered", time.perf_counter()
+    name = generator.choice(list(files))
+    return name, *mutate(files[name], generator)
+
+
+def answer_of(data: bytes, case: int, raises: bool) -> tuple[str, str]:
+    """What becomes of a file: a status, and the text of the error."""
+    import graphopt
+
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            graphopt.compile(data, target="onnx", validate="each" if case % 4 == 0 else False)
+            compile_all(data, case)
     except graphopt.GraphOptError as error:
-        status, text = "refused", str(error)[:300]
+        return "refused", str(error)[:300]
     except Exception as error:
         if raises:
             raise
         place = traceback.extract_tb(error.__traceback__)[-1]
-        status, text = "failed", f"{type(error).__name__}: {str(error)[:200]} ({place.filename}:{place.lineno})"
-    return Outcome(case, status, name, "+".join(mutations), time.perf_counter() - start, text)
+        return "failed", f"{type(error).__name__}: {str(error)[:200]} ({place.filename}:{place.lineno})"
+    return "answered", ""
+
+
+def compile_all(data: bytes, case: int) -> None:
+    """Compile a file for all targets that the case has."""
+    import graphopt
+
+    graphopt.compile(data, target="onnx", validate="each" if case % 4 == 0 else False).to_onnx()
+    graphopt.compile(data, target="fx", validate="each" if case % 4 == 2 else False)
+    if case % 4 == 3:
+        graphopt.compile(data, target="onnxruntime")
 
 
 @functools.cache
-def models() -> dict[str, object]:
-    """The models of files that packages ship, by name."""
+def models(folder: Path) -> dict[str, Any]:
+    """The models that are damaged, by name: of files that packages ship, and of exports."""
     import onnx
 
     from tests.frontends.onnx.real_files import paths
 
-    return {path.name: onnx.load(path) for path in paths()}
+    found = {path.name: onnx.load(path) for path in paths()}
+    for name in EXPORTS:
+        file = find(name, folder)
+        if isinstance(file, str):
+            raise SystemExit(f"{name}: {file}")
+        found[name] = onnx.load(file.path)
+    return found
 
 
 if __name__ == "__main__":
