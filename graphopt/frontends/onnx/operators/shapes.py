@@ -57,8 +57,12 @@ def flatten(a: Application) -> Value:
 @translates("Transpose")
 def transpose(a: Application) -> Value:
     """Dims in another order, reversed by default."""
-    rank = a.type(0).rank
-    return a.emit("aten.permute", a[0], a.attr("perm", list(range(rank))[::-1]))
+    axes = list(range(a.type(0).rank))
+    order = a.attr("perm", axes[::-1])
+    moved = [axis for axis, source in zip(axes, order) if axis != source]
+    if len(moved) == 2 and sorted(order) == axes:
+        return a.emit("aten.transpose.int", a[0], *moved)  # the normal form: canonicalization has nothing to do
+    return a.emit("aten.permute", a[0], order)
 
 
 @translates("Squeeze")
