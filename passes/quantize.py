@@ -8,9 +8,8 @@ the graph over calibration data, sample by sample, so that they do not depend on
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphopt.errors import GraphOptError, InputError, requested, unknown_name
@@ -20,6 +19,7 @@ from graphopt.passes.quantization.bias_correction import layer_means, shifts
 from graphopt.passes.quantization.calibrate import calibrate
 from graphopt.passes.quantization.clipping import METHODS, NEED_BOUNDS_ALONE, Grid, affine, choose_range, outliers
 from graphopt.passes.quantization.insertion import Inserter, Layer, Parameters, WeightOptions
+from graphopt.passes.quantization.layer_formats import LayerFormats, graph_names, node_names, settled
 from graphopt.passes.quantization.placement import Placement, activations_of, place
 from graphopt.passes.quantization.preparation import pools_for_means
 from graphopt.passes.quantization.profiles import Profile, get_profile
@@ -29,6 +29,7 @@ from graphopt.passes.quantization.spread import Spread, merged
 from graphopt.passes.quantization.training import TrainableInserter
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
+from graphopt.targets import get_chip
 
 CORRECTION_SAMPLES = 64
 """Biases are corrected on so many samples at most: all their live values are held at once."""
@@ -45,13 +46,19 @@ class Quantize(Pass):
     """Quantize layers and what stands between them, for kernels that compute in integers.
 
     dtype: the format of weights, symmetric. activations: that of activations; by default the target's.
+    formats: formats of the weights of single layers, by name or glob, `{"layer1.*"=int4, fc=float}`; the first that
+        fits counts, and `float` leaves the layer in floating point.
+    reduce_range: round weights of 8 bits to 7, since kernels of chips without VNNI add pairs of products in 16 bits,
+        which saturate. By default that is done where the target's kernels do so on the chip.
+    chip: the chip that is meant, avx2, vnni or other; by default that of the target's device, or of this machine.
     method: how ranges of activations are chosen: minmax, mean, percentile, mse, lp or entropy (see
         `quantization.clipping`). percentile: of that method, in percent. power: of lp, the exponent of the error.
     granularity: "channel" gives weights a scale for each output channel, "tensor" one in all.
     weights: how scales of weights are chosen: minmax or mse.
     rounding: of weights: nearest, or gptq, which has the columns of a weight make up for each other's errors.
     symmetric: activations without zero points; by default what the target wants.
-    ignore: operators left in floating point, by name or glob of the operator, of its result or of its module.
+    ignore: operators left in floating point, by name or glob of the operator, of its result, of its module or of what
+        it has stored.
     correct_bias: move biases so that quantization moves no channel's mean.
     samples: how many calibration samples are used, at most.
     trainable: round by fake quantization, so that weights and scales train; by default where the result is trained.
@@ -68,6 +75,9 @@ class Quantize(Pass):
 
     dtype: str = "int8"
     activations: str = ""
+    formats: Mapping[str, str] = field(default_factory=dict)
+    reduce_range: bool | None = None
+    chip: str = ""
     method: str = "lp"
     percentile: float = 99.99
     power: float = 3.0
@@ -104,22 +114,26 @@ class Quantize(Pass):
             raise GraphOptError(f"percentile is {self.percentile}; it lies above 50 and is at most 100")
         if self.samples < 1:
             raise GraphOptError(f"samples is {self.samples}; at least one is needed")
+        object.__setattr__(self, "formats", settled(self.formats, 16))
+        get_chip(self.chip)
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Rewrite `graph` in place.
 
         Raises:
             InputError: no data, or activations that are not finite; the message names the value.
-            UnknownNameError: a name in `ignore` that nothing has, or a target without a profile.
+            UnknownNameError: a name in `ignore` or `formats` that nothing has, or a target without a profile.
         """
         with requested():
             profile = get_profile(self.profile or context.target)
             rewriter = Rewriter(graph, context.listeners)
             pools_for_means(graph, rewriter, self.name)
-            plan = place(graph, profile, _Ignored(graph, self.ignore))
+            formats = LayerFormats(self.dtype, self.formats, self.ignore, graph_names(graph), self.name)
+            plan = place(graph, profile, lambda node: formats.why_float(node_names(node)))
             if not plan.layers:
                 return PassResult(rewriter.changed, notes=[NOTHING, *_left(plan)])
             format_, symmetric = self._activations(profile)
+            widths = self._widths(profile, context, formats, plan)
             found, kept = self._spreads(graph, plan, context)
         notes: list[str] = []
         parameters: dict[Value, Parameters] = {}
@@ -130,7 +144,7 @@ class Quantize(Pass):
         some = kept[:REPORT_SAMPLES]
         sources = {node: activations_of(node, fusion, True)[0] for node, fusion in plan.layers.items()}
         recorded = record(graph, sources, some)
-        layers, told = self._rewritten(graph, rewriter, profile, plan, parameters, kept, self._trains(context))
+        layers, told = self._rewritten(graph, rewriter, profile, plan, parameters, kept, widths, self._trains(context))
         counts = {"layers": len(plan.layers), "other operators": len(plan.others), "pairs": len(plan.pairs)}
         report = QuantizationReport(counts, left=_left(plan))
         judge = Judge(graph)
@@ -140,7 +154,9 @@ class Quantize(Pass):
             rounded = [parameters[scale].rounded(x, format_) for x in recorded.inputs[source]]
             own = judge.own(layer, rounded, recorded.outputs[node])
             seen, covered = (found[scale].low, found[scale].high), parameters[scale].covered(format_)
-            report.layers.append(LayerFigures(layer.name, node.op.base, seen, covered, own, whole[layer.node]))
+            report.layers.append(
+                LayerFigures(layer.name, node.op.base, widths[node].name, seen, covered, own, whole[layer.node])
+            )
         return PassResult(rewriter.changed, notes=[*report.lines(), *notes, *told], details=report)
 
     def _rewritten(
@@ -151,6 +167,7 @@ class Quantize(Pass):
         plan: Placement,
         parameters: dict[Value, Parameters],
         kept: _Samples,
+        widths: dict[Node, Format],
         trainable: bool,
     ) -> tuple[dict[Node, Layer], list[str]]:
         """Write the plan into the graph; return what the layers are now, and notes."""
@@ -162,12 +179,27 @@ class Quantize(Pass):
         rounding = GptqRounding(graph, list(plan.layers), kept) if self.rounding == "gptq" else None
         inserter.pairs(plan, parameters)
         options = WeightOptions(find_format(self.dtype), self.granularity == "channel", self.weights == "mse", rounding)
-        layers = {node: inserter.weight(node, fusion, scales[node], options) for node, fusion in plan.layers.items()}
+        layers = {
+            node: inserter.weight(node, fusion, scales[node], replace(options, format_=widths[node]))
+            for node, fusion in plan.layers.items()
+        }
         wanted = {layer.node: means[node] for node, layer in layers.items() if node in means and layer.bias is not None}
         moved = shifts(graph, wanted, some) if wanted else {}
         for layer in layers.values():
             inserter.bias(layer, moved.get(layer.node))
         return layers, [] if rounding is None else rounding.notes
+
+    def _widths(
+        self, profile: Profile, context: PassContext, formats: LayerFormats, plan: Placement
+    ) -> dict[Node, Format]:
+        """The format of each layer's weight; of 7 bits for 8 where sums of pairs of products would saturate."""
+        reduce = self.reduce_range
+        if reduce is None:
+            unsigned = self._activations(profile)[0].name == "uint8"
+            reduce = profile.byte_pairs and unsigned and get_chip(self.chip, context.features).saturates
+        found = {node: formats.of(node_names(node)) for node in plan.layers}
+        reduced = find_format("int7")
+        return {node: reduced if reduce and format_.name == "int8" else format_ for node, format_ in found.items()}
 
     def _trains(self, context: PassContext) -> bool:
         return context.trainable if self.trainable is None else self.trainable
@@ -198,27 +230,6 @@ class Quantize(Pass):
     def _input_scale(node: Node, plan: Placement, parameters: dict[Value, Parameters]) -> float:
         (activation,) = activations_of(node, plan.layers[node], True)
         return parameters[plan.scale_of(activation)].scale
-
-
-class _Ignored:
-    """Why a node is left in floating point on request."""
-
-    def __init__(self, graph: Graph, globs: tuple[str, ...]) -> None:
-        self.globs = globs
-        known = sorted({name for node in graph for name in _names(node)})
-        for glob in globs:
-            if not fnmatch.filter(known, glob):
-                raise unknown_name("operator", glob, known, "It was given to quantize as one to ignore.")
-
-    def __call__(self, node: Node) -> str | None:
-        for glob in self.globs:
-            if any(fnmatch.fnmatchcase(name, glob) for name in _names(node)):
-                return f"ignored as {glob!r}"
-        return None
-
-
-def _names(node: Node) -> list[str]:
-    return [node.name, node.op.base, node.op.base.partition(".")[2], node.results[0].name, node.location.scope]
 
 
 def _left(plan: Placement) -> list[str]:

@@ -23,6 +23,7 @@ class PassContext:
     listeners: told of every mutation. gate: asked before each rule application.
     removable: whether a node without uses may be dropped; None means the driver's own test (a pure operator).
     engine: what will run the result, for passes that measure; None if nothing does.
+    features: instruction sets of the device that it will run on; none are those of this machine.
     properties: what is known to hold of the graph ("quantized"); the manager keeps it up to date.
     """
 
@@ -34,4 +35,5 @@ class PassContext:
     gate: Gate | None = None
     removable: Callable[[Node], bool] | None = None
     engine: Engine | None = None
+    features: tuple[str, ...] = ()
     properties: set[str] = field(default_factory=set)

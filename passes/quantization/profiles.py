@@ -42,7 +42,8 @@ class Profile:
     fusions: by operator. tails: operators that go into the quantization behind them.
     activations: the format of activations; symmetric: without zero points. integer_bias: whether biases are stored as
     32-bit integers of scale s_x·s_w. narrowest: the fewest bits that kernels read weights in; narrower ones are stored
-    in so many. split_linear: whether a linear layer on more than two dims is to be a product with
+    in so many. byte_pairs: whether kernels multiply unsigned by signed bytes and, on chips that have no better, add the
+    products in pairs, in 16 bits. split_linear: whether a linear layer on more than two dims is to be a product with
     a transposed weight, since that is what is written.
     """
 
@@ -52,6 +53,7 @@ class Profile:
     symmetric: bool = False
     integer_bias: bool = True
     narrowest: int = 8
+    byte_pairs: bool = True
     split_linear: bool = True
 
     def stored(self, format_: Format) -> Format:
@@ -92,6 +94,7 @@ PROFILES: dict[str, Profile] = {
         activations="int8",
         symmetric=True,
         integer_bias=False,
+        byte_pairs=False,
         split_linear=False,
     ),
 }

@@ -24,13 +24,15 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class LayerFigures:
-    """One layer. seen: the least and greatest number of its input. covered: what its scale covers.
+    """One layer. format: of its weight. seen: the least and greatest number of its input. covered: what its scale
+    covers.
 
     own, accumulated: its signal-to-noise ratio in decibels, alone and with everything before it quantized.
     """
 
     name: str
     operator: str
+    format: str
     seen: tuple[float, float]
     covered: tuple[float, float]
     own: float
@@ -59,7 +61,7 @@ class QuantizationReport:
 def _sentence(layer: LayerFigures) -> str:
     seen, covered = (f"{low:.3g} to {high:.3g}" for low, high in (layer.seen, layer.covered))
     noise = f"{layer.own:.1f} dB alone, {layer.accumulated:.1f} dB with all before it"
-    return f"{layer.name} ({layer.operator}): {noise}; its input is {seen}, covered is {covered}"
+    return f"{layer.name} ({layer.operator}, {layer.format}): {noise}; its input is {seen}, covered is {covered}"
 
 
 @dataclass(frozen=True)
