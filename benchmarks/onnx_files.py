@@ -7,7 +7,7 @@ import contextlib
 import io
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -100,92 +100,84 @@ def _stored_feeds(path: Path) -> Iterator[Feeds]:
             yield {key[len(prefix) :]: stored[key] for key in stored.files if key.startswith(prefix)}
 
 
-def named_inputs(path: Path, arrays: list[np.ndarray]) -> Feeds:
-    """Inputs in the file's order, by name; those that the file lost are dropped by type and shape."""
-    import onnx
-    from onnx.helper import tensor_dtype_to_np_dtype
-
-    found, rest = {}, list(arrays)
-    for value in onnx.load(path, load_external_data=False).graph.input:
-        dtype, rank = tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type), len(value.type.tensor_type.shape.dim)
-        index = next(i for i, a in enumerate(rest) if a.dtype == dtype and a.ndim == rank)
-        found[value.name] = rest.pop(index)
-        del rest[:index]
-    return found
-
-
 def export(name: str, stem: Path) -> None:
     """Export a model of the zoo, with a dynamic batch where the exporter can, and store inputs beside it."""
-    import torch
-    from torch.utils import _pytree as pytree
-
+    from tests.frontends.onnx.agreement import Positional
     from tests.zoo import MODELS
 
     model_name, exporter = name.split("/")
     entry = MODELS[model_name]
-    model = entry.build()
-
-    def inputs(batch: int, seed: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        args, kwargs = entry.inputs(batch=batch, seed=seed)
-        tokens = kwargs.get("input_ids", args[0] if args else None)
-        if {"text", "transformers"} <= entry.tags and isinstance(tokens, torch.Tensor):
-            # Without a mask, the older exporter meets an operator that it does not know.
-            kwargs = {"attention_mask": torch.ones_like(tokens), **kwargs}
-        return args, kwargs
-
+    _, leaves, spec = _drawn(entry, 2, 0)
+    model = Positional(entry.build(), spec, leaves).eval()
     path = stem.with_suffix(".onnx")
-    batches = _export(exporter, model, inputs, path)
+    batches = _export(exporter, model, entry, path)
     stored: dict[str, Any] = {"count": len(batches) * len(SEEDS)}
     for index, (seed, batch) in enumerate((seed, batch) for seed in SEEDS for batch in batches):
-        leaves = [leaf.numpy() for leaf in pytree.tree_leaves(inputs(batch, seed)) if isinstance(leaf, torch.Tensor)]
-        stored |= {f"{index}:{key}": array for key, array in named_inputs(path, leaves).items()}
+        feeds = named_inputs(path, _drawn(entry, batch, seed)[0])
+        stored |= {f"{index}:{key}": array for key, array in feeds.items()}
     np.savez(stem.with_suffix(".npz"), **stored)
 
 
-def _export(exporter: str, model: Any, inputs: Callable[..., Any], path: Path) -> tuple[int, ...]:
+def named_inputs(path: Path, tensors: list[Any]) -> Feeds:
+    """Those of a model's inputs that its file has."""
+    import onnx
+
+    given = {f"in{index}": tensor.numpy() for index, tensor in enumerate(tensors)}
+    return {v.name: given[v.name] for v in onnx.load(path, load_external_data=False).graph.input}
+
+
+def _drawn(entry: Any, batch: int, seed: int) -> tuple[list[Any], list[Any], Any]:
+    """The tensors among a model's arguments, and all their leaves with the structure."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    args, kwargs = entry.inputs(batch=batch, seed=seed)
+    tokens = kwargs.get("input_ids", args[0] if args else None)
+    if {"text", "transformers"} <= entry.tags and isinstance(tokens, torch.Tensor):
+        # Without a mask, the older exporter meets an operator that it does not know.
+        kwargs = {"attention_mask": torch.ones_like(tokens), **kwargs}
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)], leaves, spec
+
+
+def _export(exporter: str, model: Any, entry: Any, path: Path) -> tuple[int, ...]:
     """Try a dynamic batch, else a static one; the batches that the result takes."""
-    args, kwargs = inputs(2, 0)
+    tensors = _drawn(entry, 2, 0)[0]
     try:
-        _write(exporter, model, args, kwargs, path, dynamic=True)
-        return (2, 3) if _runs(path, inputs(3, 0)) else (2,)
+        _write(exporter, model, tensors, path, dynamic=True)
+        return (2, 3) if _runs(path, _drawn(entry, 3, 0)[0]) else (2,)
     except Exception:  # exporters raise what they like; the static form is the second try
-        _write(exporter, model, args, kwargs, path, dynamic=False)
+        _write(exporter, model, tensors, path, dynamic=False)
         return (2,)
 
 
-def _runs(path: Path, given: Any) -> bool:
+def _runs(path: Path, tensors: list[Any]) -> bool:
     import onnxruntime
-    from torch.utils import _pytree as pytree
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     try:
-        session.run(
-            None, named_inputs(path, [leaf.numpy() for leaf in pytree.tree_leaves(given) if hasattr(leaf, "numpy")])
-        )
+        session.run(None, named_inputs(path, tensors))
     except Exception:  # the file does not take this size
         return False
     return True
 
 
-def _write(exporter: str, model: Any, args: Any, kwargs: Any, path: Path, *, dynamic: bool) -> None:
+def _write(exporter: str, model: Any, tensors: list[Any], path: Path, *, dynamic: bool) -> None:
     import torch
 
-    options: dict[str, Any] = {}
+    names = [f"in{index}" for index in range(len(tensors))]
+    batched = [bool(dynamic and tensor.dim()) for tensor in tensors]
+    options: dict[str, Any] = {"input_names": names}
     if exporter == "dynamo":
-        options = {"dynamo": True, "external_data": False, "optimize": False}
-        if dynamic:
-            batch = torch.export.Dim("batch")
-            shape = torch.utils._pytree.tree_map(
-                lambda leaf: {0: batch} if isinstance(leaf, torch.Tensor) and leaf.dim() else None, (args, kwargs)
-            )
-            options["dynamic_shapes"] = (*shape[0], *shape[1].values()) if kwargs else shape[0]
+        batch = torch.export.Dim("batch")
+        shapes = tuple({0: batch} if has_batch else None for has_batch in batched)
+        options |= {"dynamo": True, "external_data": False, "optimize": False}
+        options |= {"dynamic_shapes": {"tensors": shapes}} if dynamic else {}
     else:
-        options = {"dynamo": False, "opset_version": OPSET[exporter]}
-        if dynamic:
-            names = [f"in{i}" for i in range(len(torch.utils._pytree.tree_leaves((args, kwargs))))]
-            options |= {"input_names": names, "dynamic_axes": {name: {0: "batch"} for name in names}}
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        torch.onnx.export(model, args, str(path), kwargs=kwargs or None, verbose=False, **options)
+        axes = {name: {0: "batch"} for name, has_batch in zip(names, batched) if has_batch}
+        options |= {"dynamo": False, "opset_version": OPSET[exporter], "dynamic_axes": axes}
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), torch.no_grad():
+        torch.onnx.export(model, tuple(tensors), str(path), verbose=False, **options)
 
 
 if __name__ == "__main__":

@@ -40,13 +40,15 @@ MEMORY = 4 * 2**30
 """Bytes that a case may add to those of the loaded packages and files."""
 BATCH = 40
 """Cases of a child."""
+PATIENCE = 10
+"""Times its processor time that a case may take by the clock: others may use the machine too."""
 EXPORTS = ("hf-bert/script", "hf-t5/script", "hf-bert/dynamo", "hf-llama/dynamo", "hf-gpt2/dynamo")
 STATUSES = ("answered", "refused", "failed")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case. text: of the error; empty for an answer."""
+    """What became of a case. seconds: of processor time. text: of the error; empty for an answer."""
 
     case: int
     status: str
@@ -62,7 +64,7 @@ def main() -> None:
         ("--cases", {"type": int, "default": 10_000, "help": "how many"}),
         ("--first", {"type": int, "default": 0, "help": "number of the first"}),
         ("--only", {"type": int, "help": "one case, in this process, with its traceback"}),
-        ("--seconds", {"type": float, "default": 60.0, "help": "time that a case may take"}),
+        ("--seconds", {"type": float, "default": 60.0, "help": "processor time that a case may take"}),
         ("--log", {"type": Path, "help": "a file of the outcomes so far, to go on with"}),
         ("--folder", {"type": Path, "default": ROOT / "build" / "onnx_peers", "help": "where exports are kept"}),
     )
@@ -133,22 +135,22 @@ def outcomes(cases: Sequence[int], files: dict[str, Any], seconds: float) -> Ite
     pending = collections.deque(cases)
     while pending:
         batch = [pending[i] for i in range(min(BATCH, len(pending)))]
-        child, answers = start_child(batch, files)
+        child, answers = start_child(batch, files, seconds)
         with os.fdopen(answers) as stream:
             for case in batch:
-                line = next_line(stream, seconds)
+                line = next_line(stream, PATIENCE * seconds)
                 pending.popleft()
                 if line:
                     yield Outcome(**json.loads(line))
                     continue
                 os.kill(child, signal.SIGKILL)  # it may have ended by itself, and waits for being asked how
-                yield lost_outcome(case, files, seconds, hangs=line is None, status=os.waitpid(child, 0)[1])
+                yield lost_outcome(case, files, os.waitpid(child, 0)[1])
                 break
             else:
                 os.waitpid(child, 0)
 
 
-def start_child(batch: Sequence[int], files: dict[str, Any]) -> tuple[int, int]:
+def start_child(batch: Sequence[int], files: dict[str, Any], seconds: float) -> tuple[int, int]:
     """Fork a child that runs cases; returns its number, and where it writes a line for each."""
     sys.stdout.flush()
     reading, writing = os.pipe()
@@ -159,7 +161,7 @@ def start_child(batch: Sequence[int], files: dict[str, Any]) -> tuple[int, int]:
     os.close(reading)
     status = 1
     try:
-        work(batch, files, writing)
+        work(batch, files, seconds, writing)
         status = 0
     finally:
         os._exit(status)
@@ -171,11 +173,12 @@ def next_line(stream: IO[str], seconds: float) -> str | None:
     return stream.readline() if ready else None
 
 
-def lost_outcome(case: int, files: dict[str, Any], seconds: float, *, hangs: bool, status: int) -> Outcome:
+def lost_outcome(case: int, files: dict[str, Any], status: int) -> Outcome:
+    """What is said of a case that ended its process, or had to be ended with it."""
     name, mutations, _ = damaged(case, files)
     code = os.waitstatus_to_exitcode(status)
-    text = f"no answer in {seconds:g} s" if hangs else f"the process ended with {code}"
-    return Outcome(case, "failed", name, "+".join(mutations), seconds if hangs else 0.0, text)
+    reasons = {-signal.SIGPROF: "no answer in time", -signal.SIGKILL: "no answer, and no work on one"}
+    return Outcome(case, "failed", name, "+".join(mutations), 0.0, reasons.get(code, f"the process ended with {code}"))
 
 
 def warm_up(files: dict[str, Any]) -> None:
@@ -193,8 +196,8 @@ def warm_up(files: dict[str, Any]) -> None:
 # A child
 
 
-def work(batch: Sequence[int], files: dict[str, Any], writing: int) -> None:
-    """Run cases, and write a line for each."""
+def work(batch: Sequence[int], files: dict[str, Any], seconds: float, writing: int) -> None:
+    """Run cases, and write a line for each. A case that takes too long ends the process."""
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
     silence = os.open(os.devnull, os.O_WRONLY)
@@ -202,15 +205,16 @@ def work(batch: Sequence[int], files: dict[str, Any], writing: int) -> None:
     os.dup2(silence, 2)
     with os.fdopen(writing, "w") as answers:
         for case in batch:
+            signal.setitimer(signal.ITIMER_PROF, seconds)
             print(json.dumps(asdict(outcome_of(case, files))), file=answers, flush=True)
 
 
 def outcome_of(case: int, files: dict[str, Any], raises: bool = False) -> Outcome:
     """Damage a file, and compile it."""
-    start = time.perf_counter()
+    start = time.process_time()
     name, mutations, data = damaged(case, files)
     status, text = answer_of(data, case, raises)
-    return Outcome(case, status, name, "+".join(mutations), time.perf_counter() - start, text)
+    return Outcome(case, status, name, "+".join(mutations), time.process_time() - start, text)
 
 
 def damaged(case: int, files: dict[str, Any]) -> tuple[str, list[str], bytes]:

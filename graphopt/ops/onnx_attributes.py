@@ -55,16 +55,21 @@ def fill_attribute(proto: onnx.AttributeProto, value: Any) -> None:
     elif isinstance(value, float):
         proto.type, proto.f = proto.FLOAT, value
     elif isinstance(value, str):
-        proto.type, proto.s = proto.STRING, value.encode()
+        proto.type, proto.s = proto.STRING, _bytes(value)
     elif len(value) and isinstance(value[0], str):
         proto.type = proto.STRINGS
-        proto.strings.extend([item.encode() for item in value])
+        proto.strings.extend([_bytes(item) for item in value])
     elif len(value) and isinstance(value[0], float):
         proto.type = proto.FLOATS
         proto.floats.extend(value)
     else:
         proto.type = proto.INTS
         proto.ints.extend(value)
+
+
+def _bytes(text: str) -> bytes:
+    """The bytes that a text was read from, UTF-8 or not."""
+    return text.encode(errors="surrogateescape")
 
 
 def _serialized(proto: onnx.AttributeProto) -> bytes:

@@ -234,7 +234,7 @@ TWENTY = (
 """Transformers of every kind that both exporters take: encoders, decoders and both, of text, images and sound."""
 
 
-class _Positional(nn.Module):
+class Positional(nn.Module):
     """A model with its tensors as positional arguments, and its other arguments fixed."""
 
     def __init__(self, model: nn.Module, spec: Any, leaves: Sequence[Any]) -> None:
@@ -279,7 +279,7 @@ def _export(entry: ZooModel, exporter: str) -> onnx.ModelProto:
     inputs = _with_mask(entry, entry.inputs())
     leaves, spec = pytree.tree_flatten(inputs)
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    model = _Positional(entry.build(), spec, leaves).eval()
+    model = Positional(entry.build(), spec, leaves).eval()
     names = [f"input_{index}" for index in range(len(tensors))]
     with warnings.catch_warnings(), _quiet(), torch.no_grad():
         warnings.simplefilter("ignore")

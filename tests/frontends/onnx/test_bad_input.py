@@ -69,6 +69,12 @@ def test_names_that_are_no_text_are_refused() -> None:
         refused(data.replace(word, word[:-1] + b"\x91"), "no UTF-8 text")
 
 
+def test_strings_that_are_no_text_are_kept() -> None:
+    """An attribute is written as it was read."""
+    damaged = model([node("Gelu", "x", "y", approximate=b"\xff\xfe")], opset=20)
+    graphopt.compile(damaged, target="onnx", validate=False).to_onnx()
+
+
 def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.onnx").mkdir()
     refused(tmp_path / "folder.onnx", "cannot read")
