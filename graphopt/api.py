@@ -28,7 +28,7 @@ from graphopt.rewrite import Contract
 from graphopt.serialization import load_graph
 from graphopt.state import State, adopt_state, share_state
 from graphopt.state_map import KeptByName, set_kept
-from graphopt.targets import Target
+from graphopt.targets import Target, require_devices
 
 # torch.export keeps its tracing modes in globals of the process: two threads that trace at once break both.
 _TRACING = threading.RLock()
@@ -105,6 +105,7 @@ def compile(
     progress: bool = False,
     reproducers: str | os.PathLike[str] | None = None,
     trust: bool = False,
+    simulate: bool = False,
     **unknown: Any,
 ) -> CompiledModel:
     """Compile a model: trace it, run passes over the graph with every rewrite checked, and emit it for a target.
@@ -116,7 +117,8 @@ def compile(
         their names there, and needs no examples: they are made up. Where the contents of an input decide shapes,
         it is captured for those in the examples, else at the first call, and again for other contents.
     target: `"cpu"` measures the engines at hand and takes the fastest; `"fx"` gives a trainable FX module; `"onnx"`
-        and `"onnxruntime"` an ONNX graph; `graphopt passes --targets` lists all.
+        and `"onnxruntime"` an ONNX graph; `"cuda"`, `"cuda:1"` or `"cpu+cuda"` name devices, `"auto"` takes a GPU
+        where there is one; a path of a `.toml` file is a target, too; `graphopt passes --targets` lists all.
     passes: `"default"` (lossless), the name of another pipeline, pipeline text, or a list of passes.
     dynamic_shapes: see `trace`.
     engines: the candidates for `target="cpu"`, in place of all that are installed.
@@ -136,6 +138,7 @@ def compile(
     reproducers: a folder for a file for each pass that fails; `graphopt opt FILE` runs it again. By default none is
         written, but for `on_error="bisect"`, which writes to `graphopt-reproducers`.
     trust: read a `.pt2` file even where PyTorch's loader would unpickle.
+    simulate: let the CPU stand for devices of the target that this machine lacks; without it they are an error.
 
     Returns:
         A `CompiledModel`: an `nn.Module` with the original's calling convention.
@@ -170,7 +173,10 @@ def compile(
         instruments=(*instruments, Progress()) if progress else instruments,
         reproducers=reproducers,
         trust=trust,
+        simulate=simulate,
     )
+    if not options.simulate:
+        require_devices(options.target)
     require_available(options.target.name, options.engines)
     check_arguments(args, kwargs)
     if is_onnx(model):

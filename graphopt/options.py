@@ -40,6 +40,7 @@ class CompileOptions:
     instruments: tuple[Any, ...] = ()
     reproducers: str | os.PathLike[str] | None = None
     trust: bool = False
+    simulate: bool = False
 
 
 def make_options(

@@ -255,6 +255,7 @@ def rule_for(node: Node) -> Rule | None:
 
 EXTRA_RULES: dict[str, Rule] = {
     "graphopt.attention": _whole_attention,
+    "graphopt.copy": _none,
     "transformers.grouped_mm_fallback": _matmul,
 }
 """Rules of operators outside ATen, by full name. Backends and passes that define operators add theirs."""

@@ -10,6 +10,7 @@ import torch
 from graphopt.ir import DType, Expr, Op, Param, ParamKind, Trait, from_torch
 from graphopt.ir.bind import normalize
 from graphopt.ir.op import MISSING, SEGMENTS
+from graphopt.ops.devices import torch_device
 
 FOLLOW = "follow"
 """The value of a `training` attribute that follows the module's `.training`; read as False where nothing is trained."""
@@ -126,7 +127,7 @@ def attribute_to_torch(param: Param, value: Any, dim: Callable[[Expr], Any]) -> 
     if kind == "layout":
         return LAYOUTS[value]
     if kind == "device":
-        return torch.device(value)
+        return torch_device(value)
     return value
 
 

@@ -1,0 +1,85 @@
+"""What was measured on this machine, kept in JSON files in the user's cache folder.
+
+A file says which version wrote it and on what machine. One that another version or machine wrote, or that is damaged,
+is measured again, and a warning says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from graphopt.errors import GraphOptWarning, SerializationError
+from graphopt.ir.files import atomic_write
+
+VERSION = 1
+FOLDER = "GRAPHOPT_CACHE"
+"""The environment variable that names another folder."""
+
+_read: dict[Path, Any] = {}
+
+
+def cache_folder() -> Path:
+    """Where measurements are kept: `$GRAPHOPT_CACHE`, else `graphopt` in the user's cache folder."""
+    given = os.environ.get(FOLDER)
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphopt"
+
+
+def cached(name: str, measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what `measure` gave on this machine, now or earlier.
+
+    name: of the file, without suffix. measure: gives numbers and texts by name, nested as JSON can be.
+    """
+    path = cache_folder() / f"{name}.json"
+    if path not in _read:
+        kept = _load(path)
+        _read[path] = dict(measure()) if kept is None else kept
+        if kept is None:
+            keep(path, _read[path])
+    return dict(_read[path])
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    """What a file holds, or None if it is to be made anew."""
+    from graphopt.targets.machine import fingerprint
+
+    if not path.is_file():
+        return None
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        version, machine, values = document["version"], document["machine"], document["values"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _rebuilt(path, f"is damaged ({type(error).__name__})")
+    if version != VERSION:
+        return _rebuilt(path, f"is of version {version!r}, this is {VERSION}")
+    if machine != fingerprint():
+        return _rebuilt(path, "was measured on another machine, or with another PyTorch or number of threads")
+    return values if isinstance(values, dict) else _rebuilt(path, "is damaged (no values)")
+
+
+def _rebuilt(path: Path, why: str) -> None:
+    warnings.warn(f"the cache {path} {why}; it is measured again", GraphOptWarning, stacklevel=4)
+
+
+def keep(path: Path, values: Mapping[str, Any]) -> None:
+    """Write measurements; where the folder cannot be written, this process alone knows them."""
+    from graphopt.targets.machine import fingerprint
+
+    document = {"version": VERSION, "machine": fingerprint(), "values": values}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write((json.dumps(document, indent=1) + "\n").encode())
+    except (OSError, SerializationError) as error:
+        warnings.warn(f"measurements cannot be kept in {path}: {error}", GraphOptWarning, stacklevel=3)
+
+
+def forget() -> None:
+    """Read files anew at the next use."""
+    _read.clear()
