@@ -1,0 +1,77 @@
+"""Running a graph over calibration data and looking at chosen values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphopt.analysis import Interpreter
+from graphopt.analysis.channels.atoms import Ids
+from graphopt.errors import InputError
+from graphopt.ir import Graph, Node, Value
+from graphopt.passes.pruning.criteria.batches import read_batches
+from graphopt.passmanager import PassContext
+
+Watcher = Callable[[torch.Tensor], None]
+
+
+def batches_of(graph: Graph, context: PassContext, limit: int, name: str) -> list[list[Any]]:
+    """The inputs of at most `limit` batches: calibration data, or else the sample inputs. name: of the pass.
+
+    Raises:
+        InputError: there is neither, or data that does not fit.
+    """
+    if context.calibration is not None:
+        return [batch.inputs for batch in read_batches(graph, context.calibration, limit)]
+    if not context.samples:
+        raise InputError(f"{name} needs data to run the model on: give calibration=, or example inputs")
+    return [list(inputs) for inputs in context.samples[:limit]]
+
+
+def observe(graph: Graph, watchers: dict[Value, list[Watcher]], batches: Iterable[Sequence[Any]]) -> None:
+    """Run the graph on each batch and show the values to their watchers.
+
+    Raises:
+        InputError: a value that is watched is not finite; the message names it.
+    """
+
+    def show(value: Value, tensor: Any) -> None:
+        if value not in watchers:
+            return
+        if not bool(torch.isfinite(tensor).all()):
+            where = f" ({value.producer.location})" if value.producer is not None else ""
+            raise InputError(f"%{value.name}{where} holds a NaN or an infinity on the calibration data")
+        for watcher in watchers[value]:
+            watcher(tensor.detach())
+
+    def watch(node: Node, results: Sequence[Any]) -> None:
+        for value, result in zip(node.results, results):
+            show(value, result)
+
+    interpreter = Interpreter(graph, observer=watch)
+    for inputs in batches:
+        for value, given in zip(graph.inputs, inputs):
+            show(value, given)
+        interpreter.run(*inputs)
+
+
+class Extent:
+    """The least and the greatest number of a value by channel; `channels` broadcast to it."""
+
+    def __init__(self, channels: Ids) -> None:
+        self.channels = channels
+        self.low: np.ndarray = np.full(channels.shape, np.inf)
+        self.high: np.ndarray = np.full(channels.shape, -np.inf)
+
+    def __call__(self, tensor: torch.Tensor) -> None:
+        """Take the numbers of a batch."""
+        if not tensor.numel():
+            return
+        dims = [dim for dim, size in enumerate(self.channels.shape) if size == 1]
+        low = tensor.amin(dims, keepdim=True) if dims else tensor
+        high = tensor.amax(dims, keepdim=True) if dims else tensor
+        self.low = np.minimum(self.low, low.double().cpu().numpy())
+        self.high = np.maximum(self.high, high.double().cpu().numpy())

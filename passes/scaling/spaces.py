@@ -1,0 +1,163 @@
+"""Spaces: the factors that are chosen together, with the stored tensors that take them.
+
+A *space* holds the channels between the layers (or norms) that make a value and those that read it. Channels are
+numbered from 1; 0 is what keeps its scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from graphopt.analysis.channels.atoms import Atoms, Ids
+from graphopt.ir import Graph, Node, Value
+from graphopt.passes.scaling import homogeneous, layers
+from graphopt.passes.scaling.tracker import Claim, track
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """What a stored tensor is multiplied by: the factors of `channels`, which broadcast to it, to the `exponent`.
+
+    kind: see `Claim`. nodes: what reads it.
+    """
+
+    constant: Value
+    kind: str
+    channels: Ids
+    exponent: int
+    nodes: tuple[Node, ...]
+
+    @property
+    def name(self) -> str:
+        """The tensor's first name in the model."""
+        return name_of(self.constant)
+
+    def largest(self, tensor: torch.Tensor, count: int) -> np.ndarray:
+        """The greatest magnitude of a tensor like the constant by channel, [count + 1]."""
+        shape = self.channels.shape
+        dims = [dim for dim in range(tensor.dim()) if shape[dim] == 1 and tensor.shape[dim] != 1]
+        found = tensor.abs().amax(dims, keepdim=True) if dims else tensor.abs()
+        result = np.zeros(count + 1)
+        np.maximum.at(result, self.channels.ravel(), found.double().cpu().numpy().ravel())
+        return result
+
+
+@dataclass(eq=False)
+class Space:
+    """Channels whose factors are chosen together.
+
+    channels: their numbers. makers: what takes the factors; readers: layers that take the inverse.
+    """
+
+    channels: Ids
+    makers: list[Factor] = field(default_factory=list)
+    readers: list[Factor] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """That of what reads it, or makes it."""
+        return (self.readers or self.makers)[0].name
+
+    @property
+    def layers(self) -> list[Factor]:
+        """The layers among what makes it."""
+        return [maker for maker in self.makers if maker.kind == "layer"]
+
+
+class Spaces:
+    """The spaces of a graph.
+
+    count: the number of channels. values: the channels of each value that has any, of its rank or less. factors: all.
+    clipped: clips that were passed (see `tracker.track`).
+
+    >>> from graphopt.ops import parse
+    >>> graph = parse('''input %x: f32[N, 4]
+    ... parameter %w: f32[3, 4]
+    ... parameter %v: f32[2, 3]
+    ... %y = aten.linear(%x, %w)
+    ... %z = aten.relu(%y)
+    ... %o = aten.linear(%z, %v)
+    ... return %o''')
+    >>> (space,) = Spaces(graph).spaces
+    >>> space.channels, [f.name for f in space.makers], [f.name for f in space.readers]
+    (array([1, 2, 3]), ['w'], ['v'])
+    """
+
+    def __init__(self, graph: Graph, clips: bool = False) -> None:
+        self.graph = graph
+        self._tracker = track(graph, clips)
+        self._atoms = atoms = self._tracker.atoms
+        free = atoms.free(np.arange(1, atoms.count))
+        self.count = len(free)
+        self._numbers = np.zeros(atoms.count, np.int64)
+        self._numbers[free] = np.arange(1, self.count + 1)
+        self.clipped = self._tracker.clipped
+        self.factors = [
+            factor for value, claim in self._tracker.claims.items() for factor in self._factors(value, claim)
+        ]
+        self.spaces = self._grouped()
+
+    def channels(self, labels: Ids) -> Ids:
+        """The numbers of labels."""
+        return self._numbers[self._atoms.find(labels)]
+
+    def of(self, value: Value) -> Ids:
+        """The channels of a value; they broadcast to it."""
+        return self.channels(self._tracker.labels(value))
+
+    def reasons(self) -> dict[str, list[str]]:
+        """Why layers keep the scales of what they read: the names of their weights by reason."""
+        found: dict[str, list[str]] = {}
+        for value, claim in self._tracker.claims.items():
+            if claim.kind == "layer":
+                labels = claim.factors["in"][0].ravel()
+                kept = labels[self.channels(labels) == 0]
+                if kept.size:
+                    text, node = self._atoms.reasons[int(self._atoms.reason_of(kept[:1])[0])]
+                    where = f" (%{node.results[0].name})" if node is not None and node.results else ""
+                    found.setdefault(text + where, []).append(name_of(value))
+        return found
+
+    def reason(self, node: Node) -> str | None:
+        """Why a layer keeps the scale of what it reads; None if it does not, or is none."""
+        named = {name_of(value) for value in node.inputs if value.constant is not None}
+        for reason, names in self.reasons().items():
+            if named & set(names):
+                return f"the scale of what it reads stays: {reason}"
+        return None
+
+    def _factors(self, value: Value, claim: Claim) -> Iterable[Factor]:
+        for labels, exponent in claim.factors.values():
+            channels = self.channels(labels)
+            if channels.any():
+                yield Factor(value, claim.kind, channels, exponent, tuple(claim.nodes))
+
+    def _grouped(self) -> list[Space]:
+        together = Atoms()
+        together.fresh(self.count)
+        for factor in self.factors:
+            members = np.unique(factor.channels)
+            members = members[members > 0]
+            together.equate(members[:-1], members[1:], 0)
+        roots = together.find(np.arange(self.count + 1))
+        order = np.argsort(roots, kind="stable")
+        starts = np.flatnonzero(np.diff(roots[order], prepend=-1))
+        parts = {int(roots[part[0]]): part for part in np.split(order, starts[1:]) if roots[part[0]] > 0}
+        spaces = {root: Space(part) for root, part in parts.items()}
+        for factor in self.factors:
+            space = spaces[int(roots[factor.channels.max()])]
+            (space.makers if factor.exponent > 0 else space.readers).append(factor)
+        return [space for space in spaces.values() if space.makers or space.readers]
+
+
+def name_of(value: Value) -> str:
+    """The first name of a stored tensor in the model."""
+    names = value.constant.names if value.constant is not None else ()
+    return names[0] if names else value.name
+
+
+_REGISTERED = (layers, homogeneous)  # imported for the rules that they register
