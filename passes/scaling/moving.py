@@ -9,7 +9,7 @@ import torch
 
 from graphopt.ir import Node, Value
 from graphopt.passes.scaling.homogeneous import clip_bounds
-from graphopt.passes.scaling.spaces import Spaces
+from graphopt.passes.scaling.spaces import Space, Spaces
 from graphopt.passes.support.blocks import scaled
 from graphopt.passes.support.evaluation import stored_tensor
 from graphopt.rewrite import Rewriter
@@ -36,6 +36,8 @@ def apply(spaces: Spaces, scales: np.ndarray, rewriter: Rewriter, name: str, cli
         new[value] = found
     for node in clipped:
         _clip_by_channel(node, spaces, scales, rewriter, name)
+    for value, space in spaces.inserted.items():
+        _multiply(value, space, scales, rewriter, name)
     successors = {value: rewriter.constant_like(value, tensor, succeeds=True) for value, tensor in new.items()}
     for value, successor in successors.items():
         rewriter.replace_value(value, successor)
@@ -59,6 +61,19 @@ def _products(spaces: Spaces, scales: np.ndarray) -> dict[Value, np.ndarray]:
     return found
 
 
+def _multiply(value: Value, space: Space, scales: np.ndarray, rewriter: Rewriter, name: str) -> None:
+    """Multiply what layers read by a stored vector, in front of the first of them."""
+    factors = scales[space.channels]
+    if (factors == 1).all():
+        return
+    nodes = [node for reader in space.readers for node in reader.nodes]
+    vector = rewriter.constant(torch.from_numpy(factors).to(value.dtype.torch), "smoothing", device=_device(value))
+    with rewriter.at(nodes[0], name):
+        product = rewriter.create("aten.mul.Tensor", value, vector).result
+    for node in nodes:
+        rewriter.set_operand(node, node.operands.index(value), product)
+
+
 def _clip_by_channel(node: Node, spaces: Spaces, scales: np.ndarray, rewriter: Rewriter, name: str) -> None:
     """clip(x, a, b) → clip(x, t a, t b), bounds being one number a channel."""
     x = node.operands[0]
@@ -74,4 +89,8 @@ def _clip_by_channel(node: Node, spaces: Spaces, scales: np.ndarray, rewriter: R
 
 def _bound(bound: float, factors: np.ndarray, x: Value, rewriter: Rewriter) -> Value:
     tensor = torch.from_numpy(np.ascontiguousarray(bound * factors)).to(x.dtype.torch)
-    return rewriter.constant(tensor, "bound", device=x.type.device)  # type: ignore[union-attr]
+    return rewriter.constant(tensor, "bound", device=_device(x))
+
+
+def _device(value: Value) -> str:
+    return value.type.device  # type: ignore[union-attr]

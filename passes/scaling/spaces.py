@@ -72,7 +72,8 @@ class Spaces:
     """The spaces of a graph.
 
     count: the number of channels. values: the channels of each value that has any, of its rank or less. factors: all.
-    clipped: clips that were passed (see `tracker.track`).
+    clipped: clips that were passed (see `tracker.track`). inserted: values that are to be multiplied by a vector before
+    the layers that read them, in graph order, with the space of its channels (see `insert`).
 
     >>> from graphopt.ops import parse
     >>> graph = parse('''input %x: f32[N, 4]
@@ -100,6 +101,7 @@ class Spaces:
             factor for value, claim in self._tracker.claims.items() for factor in self._factors(value, claim)
         ]
         self.spaces = self._grouped()
+        self.inserted: dict[Value, Space] = {}
 
     def channels(self, labels: Ids) -> Ids:
         """The numbers of labels."""
@@ -109,6 +111,40 @@ class Spaces:
         """The channels of a value; they broadcast to it."""
         return self.channels(self._tracker.labels(value))
 
+    def columns(self, value: Value, axis: int) -> Ids:
+        """The channels of a value along an axis, one an index; what is inserted at the value counts."""
+        size = int(value.shape[axis])
+        if value in self.inserted:
+            return self.inserted[value].channels
+        channels = self.of(value)
+        dim = axis % channels.ndim
+        return np.broadcast_to(channels[tuple(slice(None) if d == dim else 0 for d in range(channels.ndim))], (size,))
+
+    def insert(self) -> None:
+        """Make spaces of what products read that keeps its scale, as if it were multiplied by a vector before them.
+
+        A weight that other nodes read too is left.
+        """
+        for value, claim in self._tracker.claims.items():
+            labels, _ = claim.factors.get("in", (np.zeros(0, np.int64), 0))
+            if claim.kind != "layer" or len(claim.nodes) != 1 or value.num_uses != 1 or self.channels(labels).any():
+                continue
+            node = claim.nodes[0]
+            x = node.operands[int(node.op.base == "aten.addmm")]
+            if x is None or labels.ndim != 2 or x.constant is not None or value.dtype is not x.dtype:
+                continue
+            self._insert(value, node, x, labels.shape)
+
+    def _insert(self, weight: Value, node: Node, x: Value, shape: tuple[int, ...]) -> None:
+        if x not in self.inserted:
+            size = max(shape)
+            self.inserted[x] = Space(np.arange(self.count + 1, self.count + size + 1))
+            self.count += size
+            self.spaces.append(self.inserted[x])
+        space = self.inserted[x]
+        space.readers.append(Factor(weight, "layer", space.channels.reshape(shape), -1, (node,)))
+        self.factors.append(space.readers[-1])
+
     def reasons(self) -> dict[str, list[str]]:
         """Why layers keep the scales of what they read: the names of their weights by reason."""
         found: dict[str, list[str]] = {}
@@ -116,7 +152,7 @@ class Spaces:
             if claim.kind == "layer":
                 labels = claim.factors["in"][0].ravel()
                 kept = labels[self.channels(labels) == 0]
-                if kept.size:
+                if kept.size and not any(v in self.inserted for node in claim.nodes for v in node.inputs):
                     text, node = self._atoms.reasons[int(self._atoms.reason_of(kept[:1])[0])]
                     where = f" (%{node.results[0].name})" if node is not None and node.results else ""
                     found.setdefault(text + where, []).append(name_of(value))
