@@ -142,15 +142,9 @@ def smoothing(seen: np.ndarray, weights: np.ndarray, alpha: float) -> np.ndarray
 class _Judge:
     """The squared error of the outputs of some layers with quantized activations and weights."""
 
-    def __init__(
-        self,
-        readers: Sequence[Reader],
-        inputs: Sequence[Inputs],
-        activations: Format,
-        weights: Format,
-        granularity: str,
-    ) -> None:
-        self.activations, self.weights, self.granularity = activations, weights, granularity
+    def __init__(self, readers: Sequence[Reader], inputs: Sequence[Inputs], options: SmoothQuant) -> None:
+        self.activations, self.weights = find_format(options.activations), find_format(options.dtype)
+        self.granularity = options.granularity
         self.layers = [(reader, torch.cat(given.kept)) for reader, given in zip(readers, inputs) if given.kept]
         self.wanted = [reader.computed(x, reader.weight) for reader, x in self.layers]
 

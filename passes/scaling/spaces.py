@@ -153,9 +153,8 @@ class Spaces:
                 labels = claim.factors["in"][0].ravel()
                 kept = labels[self.channels(labels) == 0]
                 if kept.size and not any(v in self.inserted for node in claim.nodes for v in node.inputs):
-                    text, node = self._atoms.reasons[int(self._atoms.reason_of(kept[:1])[0])]
-                    where = f" (%{node.results[0].name})" if node is not None and node.results else ""
-                    found.setdefault(text + where, []).append(name_of(value))
+                    text, _ = self._atoms.reasons[int(self._atoms.reason_of(kept[:1])[0])]
+                    found.setdefault(text, []).append(name_of(value))
         return found
 
     def reason(self, node: Node) -> str | None:
