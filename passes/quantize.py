@@ -25,6 +25,7 @@ from graphopt.passes.quantization.preparation import pools_for_means
 from graphopt.passes.quantization.profiles import Profile, get_profile
 from graphopt.passes.quantization.report import Judge, LayerFigures, QuantizationReport, record
 from graphopt.passes.quantization.rounding import GptqRounding
+from graphopt.passes.quantization.speed import Guard
 from graphopt.passes.quantization.spread import Spread, merged
 from graphopt.passes.quantization.training import TrainableInserter
 from graphopt.passmanager import Pass, PassContext, PassResult
@@ -38,6 +39,7 @@ REPORT_SAMPLES = 8
 """The report measures layers on so many samples at most."""
 
 _Samples = list[list[Any]]
+NOTHING_FASTER = "nothing was quantized: no layer with what it needs around it is faster on integers"
 NOTHING = "nothing to quantize: no operator that the target runs on integers has a stored weight"
 
 
@@ -63,7 +65,8 @@ class Quantize(Pass):
     samples: how many calibration samples are used, at most.
     trainable: round by fake quantization, so that weights and scales train; by default where the result is trained.
         `convert-quantized` makes integers of it.
-    only_if_faster: measure the result on the engine, and leave the graph as it was where it is no faster.
+    only_if_faster: time each layer on the engine in floating point and on integers, and leave those in floating point
+        that make the graph slower; then measure the result, and leave the graph as it was where it is no faster.
     profile: the target whose kernels are meant; by default the one compiled for.
 
     It runs the graph on the calibration data, or else on the sample inputs.
@@ -133,9 +136,15 @@ class Quantize(Pass):
             if not plan.layers:
                 return PassResult(rewriter.changed, notes=[NOTHING, *_left(plan)])
             format_, symmetric = self._activations(profile)
+            guard = Guard(graph, plan, profile, format_, context) if self.only_if_faster else None
+            if guard is not None:
+                plan = place(graph, profile, lambda node: formats.why_float(node_names(node)) or guard.slow.get(node))
+            if not plan.layers:
+                return PassResult(rewriter.changed, notes=[NOTHING_FASTER, *_left(plan)])
             widths = self._widths(profile, context, formats, plan)
+            left = _left(plan)
             found, kept = self._spreads(graph, plan, context)
-        notes: list[str] = []
+        notes = [] if guard is None else guard.notes
         parameters: dict[Value, Parameters] = {}
         for value, spread in found.items():
             parameters[value] = self._parameters(spread, Grid(format_, symmetric))
@@ -146,7 +155,7 @@ class Quantize(Pass):
         recorded = record(graph, sources, some)
         layers, told = self._rewritten(graph, rewriter, profile, plan, parameters, kept, widths, self._trains(context))
         counts = {"layers": len(plan.layers), "other operators": len(plan.others), "pairs": len(plan.pairs)}
-        report = QuantizationReport(counts, left=_left(plan))
+        report = QuantizationReport(counts, left=left)
         judge = Judge(graph)
         whole = judge.accumulated({layers[node].node: given for node, given in recorded.outputs.items()}, some)
         for node, source in sources.items():
@@ -154,8 +163,9 @@ class Quantize(Pass):
             rounded = [parameters[scale].rounded(x, format_) for x in recorded.inputs[source]]
             own = judge.own(layer, rounded, recorded.outputs[node])
             seen, covered = (found[scale].low, found[scale].high), parameters[scale].covered(format_)
+            times = None if guard is None else guard.milliseconds(node)
             report.layers.append(
-                LayerFigures(layer.name, node.op.base, widths[node].name, seen, covered, own, whole[layer.node])
+                LayerFigures(layer.name, node.op.base, widths[node].name, seen, covered, own, whole[layer.node], times)
             )
         return PassResult(rewriter.changed, notes=[*report.lines(), *notes, *told], details=report)
 

@@ -28,6 +28,7 @@ class LayerFigures:
     covers.
 
     own, accumulated: its signal-to-noise ratio in decibels, alone and with everything before it quantized.
+    milliseconds: what it takes alone in floating point and on integers, where that was measured.
     """
 
     name: str
@@ -37,6 +38,7 @@ class LayerFigures:
     covered: tuple[float, float]
     own: float
     accumulated: float
+    milliseconds: tuple[float, float] | None = None
 
 
 @dataclass

@@ -1,0 +1,186 @@
+"""How long single operators take on an engine, in floating point and on integers.
+
+Each is measured alone, as a graph of its own at the sizes of the samples: operator and clips from floats to floats, and
+from integers to integers with weights as they will be stored. Conversions between the two are measured, too. What the
+engine takes for a call is subtracted. Operators of one kind and size are measured once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+
+from graphopt.ir import DType, Graph, Node, TensorType, Value, from_torch
+from graphopt.ops.quantization import Format, find_format
+from graphopt.passes.quantization.insertion import Inserter, Parameters, WeightOptions
+from graphopt.passes.quantization.placement import Placement, activations_of, tail_of
+from graphopt.passes.quantization.profiles import Fusion, Profile
+from graphopt.rewrite import Rewriter
+from graphopt.targets import Engine, Executable
+
+ROUNDS = 3
+SECONDS = 0.004
+"""Each candidate runs in turn for about so long a round; the best round's median counts."""
+
+LEAST = 5
+"""Runs in a round, at least."""
+
+
+class Times(NamedTuple):
+    """Seconds in floating point and on integers."""
+
+    float_: float
+    integer: float
+
+
+class MicroModels:
+    """Measures operators and conversions on an engine. found: values of the graph at the samples' sizes."""
+
+    def __init__(self, engine: Engine, profile: Profile, format_: Format, found: dict[Value, torch.Tensor]) -> None:
+        self.engine = engine
+        self.profile = profile
+        self.format_ = format_
+        self.found = found
+        self._known: dict[Any, Times] = {}
+        one, two = self._seconds([_tiny(1), _tiny(2)])
+        self._call = max(2 * one - two, 0.0)
+
+    def node(self, node: Node, fusion: Fusion, is_layer: bool) -> Times:
+        """The times of an operator with the clips behind it."""
+        chain = [node]
+        while chain[-1].results[0] is not tail_of(node, self.profile):
+            chain.append(chain[-1].results[0].users[0])
+        kinds = tuple((one.op, one.attributes) for one in chain)
+        key = (kinds, is_layer, *(None if v is None else tuple(self._shape(v)) for v in node.operands))
+        if key not in self._known:
+            float_ = _Operator(chain, fusion, is_layer, self.found)
+            integer = _Operator(chain, fusion, is_layer, self.found)
+            integer.quantize(self.profile, self.format_)
+            self._known[key] = self._times(float_, integer)
+        return self._known[key]
+
+    def conversions(self, value: Value) -> Times:
+        """The times of quantizing a value, and of dequantizing it."""
+        key = tuple(self._shape(value))
+        if key not in self._known:
+            self._known[key] = self._times(*(_conversion(self.found[value], self.format_, q) for q in (True, False)))
+        return self._known[key]
+
+    def _times(self, first: _Model, second: _Model) -> Times:
+        return Times(*(max(seconds - self._call, 0.0) for seconds in self._seconds([first, second])))
+
+    def _seconds(self, models: Sequence[_Model]) -> list[float]:
+        loaded = [(self.engine.load(model.graph), model.inputs) for model in models]
+        for executable, inputs in loaded:
+            executable.run(inputs)
+        best = [float("inf")] * len(loaded)
+        for _ in range(ROUNDS):
+            for index, (executable, inputs) in enumerate(loaded):
+                best[index] = min(best[index], _median(executable, inputs))
+        return best
+
+    def _shape(self, value: Value) -> Sequence[int]:
+        return self.found[value].shape if value.constant is None else value.constant.tensor.shape
+
+
+def _median(executable: Executable, inputs: Sequence[Any]) -> float:
+    times: list[float] = []
+    end = perf_counter() + SECONDS
+    while len(times) < LEAST or perf_counter() < end:
+        start = perf_counter()
+        executable.run(inputs)
+        times.append(perf_counter() - start)
+    return median(times)
+
+
+@dataclass
+class _Model:
+    """A graph and inputs for it."""
+
+    graph: Graph
+    inputs: list[Any]
+
+
+class _Operator(_Model):
+    """One operator and its clips."""
+
+    def __init__(self, chain: Sequence[Node], fusion: Fusion, is_layer: bool, found: dict[Value, torch.Tensor]) -> None:
+        super().__init__(Graph("micro"), [])
+        self.fusion = fusion
+        self.is_layer = is_layer
+        rewriter = Rewriter(self.graph)
+        known: dict[Value, Value] = {}
+        made = []
+        for node in chain:
+            for value in node.inputs:
+                if value not in known:
+                    known[value] = self._given(value, found)
+            operands = [None if value is None else known[value] for value in node.operands]
+            made.append(rewriter.rebuild(node, operands))
+            known[node.results[0]] = made[-1].results[0]
+        self.node, self.last = made[0], made[-1].results[0]
+        self.graph.set_outputs([self.last])
+
+    def _given(self, value: Value, found: dict[Value, torch.Tensor]) -> Value:
+        if value.constant is not None:
+            return self.graph.add_constant(value.name, value.type, value.constant)
+        tensor = found[value]
+        self.inputs.append(tensor)
+        return self.graph.add_input(f"x{len(self.inputs)}", TensorType(from_torch(tensor.dtype), tuple(tensor.shape)))
+
+    def quantize(self, profile: Profile, format_: Format) -> None:
+        """Let it run from integers to integers."""
+        operands = list(dict.fromkeys(activations_of(self.node, self.fusion, self.is_layer)))
+        plan = Placement(pairs=[*operands, self.last])
+        (plan.layers if self.is_layer else plan.others)[self.node] = self.fusion
+        given = dict.fromkeys(plan.pairs, Parameters(0.05, int(format_.low + format_.high + 1) // 2))
+        inserter = Inserter(self.graph, Rewriter(self.graph), profile, format_, "micro")
+        inserter.pairs(plan, given)
+        if self.is_layer:
+            options = WeightOptions(find_format("int8"), True, False)
+            inserter.bias(inserter.weight(self.node, self.fusion, 0.05, options), None)
+        self._cut_floats_off(format_)
+
+    def _cut_floats_off(self, format_: Format) -> None:
+        rewriter = Rewriter(self.graph)
+        floats = list(self.graph.inputs)
+        for index, value in enumerate(floats):
+            made = next(node for node in value.users if node.name == "graphopt.quantize")
+            new = self.graph.add_input(f"q{index}", made.result.type)
+            rewriter.replace_value(made.result, new)
+            rewriter.erase(made)
+            self.inputs[index] = torch.full(self.inputs[index].shape, 100, dtype=format_.storage)
+        del self.graph.inputs[: len(floats)]
+        dequantize = self.graph.outputs[0].producer
+        assert dequantize is not None and dequantize.operands[0] is not None
+        self.graph.set_outputs([dequantize.operands[0]])
+        rewriter.erase(dequantize)
+
+
+def _conversion(tensor: torch.Tensor, format_: Format, quantize: bool) -> _Model:
+    """A graph that does nothing but quantize or dequantize."""
+    graph = Graph("micro")
+    rewriter = Rewriter(graph)
+    dtype = DType.F32 if quantize else format_.dtype
+    value = graph.add_input("x", TensorType(dtype, tuple(tensor.shape)))
+    scale = rewriter.constant(torch.tensor(0.05), "scale")
+    zero = rewriter.constant(torch.tensor(0, dtype=format_.storage), "zero_point", dtype=format_.dtype)
+    name = "graphopt.quantize" if quantize else "graphopt.dequantize"
+    graph.set_outputs([rewriter.create(name, value, scale, zero, format_.name).result])
+    return _Model(graph, [tensor if quantize else torch.full(tensor.shape, 100, dtype=format_.storage)])
+
+
+def _tiny(count: int) -> _Model:
+    """So many operators on a single number."""
+    graph = Graph("micro")
+    rewriter = Rewriter(graph)
+    value = graph.add_input("x", TensorType(DType.F32, (1,)))
+    for name in ("aten.exp", "aten.neg")[:count]:
+        value = rewriter.create(name, value).result
+    graph.set_outputs([value])
+    return _Model(graph, [torch.zeros(1)])

@@ -1,0 +1,182 @@
+"""Which operators are worth running on integers: the profit guard of single layers.
+
+Operators are timed alone (`micro_models`), and so are conversions between floats and integers. What then runs fastest
+in all is a small integer program: x says which operators compute in integers, q and d at which values floats are
+quantized and integers dequantized,
+
+    min Σ tᵢ(xᵢ) + Σ Q(v)·q(v) + Σ D(v)·d(v)   with   q(v) ≥ x(reader) − x(producer),  d(v) ≥ x(producer) − x(reader)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from graphopt.analysis import Interpreter
+from graphopt.ir import Graph, Node, Value
+from graphopt.ops.quantization import Format
+from graphopt.passes.quantization.integer_program import IntegerProgram
+from graphopt.passes.quantization.micro_models import MicroModels, Times
+from graphopt.passes.quantization.placement import Placement, activations_of, tail_of
+from graphopt.passes.quantization.profiles import Fusion, Profile
+from graphopt.passmanager import PassContext
+from graphopt.targets import Engine
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a graph: the times of each operator of a plan, and of conversions of the values between."""
+
+    nodes: dict[Node, Times]
+    conversions: dict[Value, Times]
+
+
+def measure(
+    graph: Graph, plan: Placement, profile: Profile, format_: Format, engine: Engine, inputs: Sequence[Any]
+) -> Measured:
+    """Time the operators of a plan on an engine. format_: of activations. inputs: that give the sizes."""
+    fusions = {**plan.layers, **plan.others}
+    wanted = {value for node in fusions for value in (*node.inputs, tail_of(node, profile))}
+    models = MicroModels(engine, profile, format_, _values(graph, wanted, inputs))
+    nodes = {
+        node: models.node(node, fusion, node in plan.layers) if _works(node, fusion) else Times(0.0, 0.0)
+        for node, fusion in fusions.items()
+    }
+    flow = Flow(plan, profile)
+    return Measured(nodes, {value: models.conversions(value) for value in flow.values})
+
+
+def _works(node: Node, fusion: Fusion) -> bool:
+    """Whether an operator does more than move elements."""
+    return fusion.result != "same" or node.name == "aten.max_pool2d"
+
+
+def _values(graph: Graph, wanted: set[Value], inputs: Sequence[Any]) -> dict[Value, torch.Tensor]:
+    found = {value: given for value, given in zip(graph.inputs, inputs) if value in wanted}
+
+    def observe(node: Node, results: Sequence[Any]) -> None:
+        found.update((value, result) for value, result in zip(node.results, results) if value in wanted)
+
+    Interpreter(graph, observer=observe).run(*inputs)
+    return found
+
+
+class Flow:
+    """Which operators of a plan make and read which values.
+
+    values: that stand between, in graph order. producers: of them, where the plan has them. readers: those of the plan
+    that take them as integers. has_float_reader: whether something reads them as floats in any case.
+    """
+
+    def __init__(self, plan: Placement, profile: Profile) -> None:
+        fusions = {**plan.layers, **plan.others}
+        self.producers = {tail_of(node, profile): node for node in fusions}
+        self.readers: dict[Value, list[Node]] = {value: [] for value in plan.pairs}
+        for node, fusion in fusions.items():
+            for value in dict.fromkeys(activations_of(node, fusion, node in plan.layers)):
+                self.readers.setdefault(value, []).append(node)
+        self.values = [value for value in self.readers if value.constant is None]
+        self.free = {tail_of(node, profile) for node, fusion in fusions.items() if fusion.result == "any"}
+
+    def has_float_reader(self, value: Value) -> bool:
+        """Whether something that the plan leaves in floating point reads a value."""
+        return any(user not in self.readers[value] for user in value.users)
+
+
+class SpeedProgram:
+    """The time of a graph as terms over the variables of a program.
+
+    integer: the variable of each operator that says whether it runs on integers. terms, constant: the time in seconds
+    is constant + Σ terms[i]·x[i].
+    """
+
+    def __init__(self, program: IntegerProgram, plan: Placement, profile: Profile, measured: Measured) -> None:
+        self.program = program
+        self.integer = {node: program.variable() for node in measured.nodes}
+        self.terms = {self.integer[node]: times.integer - times.float_ for node, times in measured.nodes.items()}
+        self.constant = sum(times.float_ for times in measured.nodes.values())
+        flow = Flow(plan, profile)
+        for value in flow.values:
+            self._conversions(value, flow, measured.conversions[value])
+        for node in plan.others:  # is run on integers only if its result is read so
+            readers = flow.readers.get(tail_of(node, profile), [])
+            if readers:
+                program.constrain({self.integer[node]: 1.0, **{self.integer[r]: -1.0 for r in readers}}, high=0.0)
+
+    def _conversions(self, value: Value, flow: Flow, times: Times) -> None:
+        producer = flow.producers.get(value)
+        made = {} if producer is None else {self.integer[producer]: 1.0}
+        quantized = self._variable(times.float_)
+        for reader in flow.readers[value]:
+            self.program.constrain({quantized: 1.0, self.integer[reader]: -1.0, **made}, low=0.0)
+        if producer is None or value in flow.free:
+            return
+        dequantized = self._variable(times.integer)
+        if flow.has_float_reader(value):
+            self.program.constrain({dequantized: 1.0, self.integer[producer]: -1.0}, low=0.0)
+        for reader in flow.readers[value]:
+            terms = {dequantized: 1.0, self.integer[producer]: -1.0, self.integer[reader]: 1.0}
+            self.program.constrain(terms, low=0.0)
+
+    def _variable(self, seconds: float) -> int:
+        variable = self.program.variable()
+        self.terms[variable] = seconds
+        return variable
+
+    def seconds(self, solution: Sequence[int]) -> float:
+        """The time of a solution."""
+        return self.constant + sum(factor * solution[variable] for variable, factor in self.terms.items())
+
+
+class Guard:
+    """Says which operators of a plan are to stay in floating point, since the graph then runs fastest.
+
+    slow: them, and why. notes: why nothing was measured, if so.
+    """
+
+    def __init__(self, graph: Graph, plan: Placement, profile: Profile, format_: Format, context: PassContext) -> None:
+        self.slow: dict[Node, str] = {}
+        self.notes: list[str] = []
+        self._measured: dict[Node, Times] = {}
+        reason = _why_unmeasured(graph, context)
+        if reason is not None:
+            self.notes.append(f"the speed of layers was not measured: {reason}")
+            return
+        assert context.engine is not None
+        measured = measure(graph, plan, profile, format_, context.engine, context.samples[0])
+        self._measured = measured.nodes
+        self.slow = slower(plan, profile, measured)
+
+    def milliseconds(self, node: Node) -> tuple[float, float] | None:
+        """What an operator takes alone, in floating point and on integers."""
+        times = self._measured.get(node)
+        return None if times is None else (1e3 * times.float_, 1e3 * times.integer)
+
+
+def _why_unmeasured(graph: Graph, context: PassContext) -> str | None:
+    if context.engine is None:
+        return "the target has no engine"
+    if not context.samples:
+        return "there are no example inputs"
+    return context.engine.unsupported(graph)
+
+
+def slower(plan: Placement, profile: Profile, measured: Measured) -> dict[Node, str]:
+    """The operators that are to stay in floating point since the graph then runs fastest, and why."""
+    program = IntegerProgram()
+    speed = SpeedProgram(program, plan, profile, measured)
+    for variable, seconds in speed.terms.items():
+        program.costs[variable] = seconds
+    solution = program.solve()
+    assert solution is not None, "all in floating point is a solution"
+    return {node: _why(measured.nodes[node]) for node, variable in speed.integer.items() if not solution[variable]}
+
+
+def _why(times: Times) -> str:
+    float_, integer = (f"{1e3 * seconds:.3g} ms" for seconds in times)
+    if times.integer >= times.float_:
+        return f"it takes {integer} on integers and {float_} in floating point"
+    return f"it takes {integer} on integers and {float_} in floating point, and converting for it takes more than that"
