@@ -9,7 +9,8 @@ from __future__ import annotations
 from graphopt.ir import DType, TensorType, Trait
 from graphopt.ir.dims import Dim
 from graphopt.ops.inference import Mismatch
-from graphopt.ops.quantization import integer, library  # noqa: F401  (they register with PyTorch)
+from graphopt.ops.quantization import codebooks, integer, library  # noqa: F401  (they register with PyTorch)
+from graphopt.ops.quantization.codebooks import planes
 from graphopt.ops.quantization.formats import Format, find_format
 from graphopt.ops.torch_dialects import register_torch_op
 
@@ -107,9 +108,46 @@ def infer_requantize(x: TensorType, scale: TensorType, zero_point: TensorType | 
     return x.with_dtype(find_format(dtype).dtype)
 
 
+def infer_unpack(packed: TensorType, bits: int, size: int) -> TensorType:
+    """As many bytes as there are indices."""
+    if not 1 <= bits <= 8 or packed.dtype is not DType.U8 or not packed.rank:
+        raise Mismatch(f"it takes bytes, and indices of 1 to 8 bits, not {packed!r} and {bits} bits")
+    needed = sum(count for _, _, count in planes(bits, size))
+    if isinstance(packed.shape[-1], int) and packed.shape[-1] != needed:
+        raise Mismatch(f"{size} indices of {bits} bits take {needed} bytes, there are {packed.shape[-1]}")
+    return packed.with_shape((*packed.shape[:-1], size))
+
+
+def infer_lookup(
+    indices: TensorType,
+    codebook: TensorType,
+    scale: TensorType | None,
+    group_size: int,
+    output_dtype: DType | None,
+) -> TensorType:
+    """The shape of the indices, each of which stands for as many columns as a code has."""
+    if not indices.dtype.is_integer or not codebook.dtype.is_floating:
+        raise Mismatch(f"indices are integers and codes floating-point numbers, not {indices!r} and {codebook!r}")
+    if codebook.rank != 3 or not indices.rank:
+        raise Mismatch(f"a codebook has the shape [groups, codes, d], and indices a dim at least, not {codebook!r}")
+    columns = indices.shape[-1] * codebook.shape[-1]
+    groups = (indices.shape[0] + group_size - 1) // group_size if group_size else 1
+    if (group_size and indices.rank != 2) or not _may_equal((codebook.shape[0],), (groups,)):
+        raise Mismatch(f"{indices!r} in groups of {group_size} rows do not read {codebook.shape[0]} codebooks")
+    if scale is not None:
+        fits = _may_equal(scale.shape[:-1], indices.shape[:-1]) and scale.rank == indices.rank
+        sizes = (*scale.shape[-1:], columns)
+        if not fits or (all(isinstance(d, int) for d in sizes) and (sizes[0] < 1 or columns % sizes[0])):
+            raise Mismatch(f"scales {scale!r} are none of blocks of the {columns} columns of {indices!r}")
+    result = indices.with_shape((*indices.shape[:-1], columns))
+    return result.with_dtype(output_dtype or codebook.dtype)
+
+
 register_torch_op("graphopt.quantize", (Trait.PURE, Trait.STEPS), infer_quantize)
 register_torch_op("graphopt.dequantize", (Trait.PURE, Trait.DECODES), infer_dequantize)
 register_torch_op("graphopt.fake_quantize", (Trait.PURE, Trait.DECODES, Trait.STEPS), infer_fake_quantize)
+register_torch_op("graphopt.unpack", (Trait.PURE, Trait.DECODES), infer_unpack)
+register_torch_op("graphopt.lookup", (Trait.PURE, Trait.DECODES), infer_lookup)
 register_torch_op("graphopt.requantize", (Trait.PURE, Trait.STEPS), infer_requantize)
 register_torch_op("graphopt.matmul_integer", (Trait.PURE,))
 register_torch_op("graphopt.conv_integer", (Trait.PURE,))
