@@ -8,18 +8,19 @@ form (`MatMulNBits`).
 
 from __future__ import annotations
 
-import fnmatch
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
 from graphopt.errors import GraphOptError, InputError, requested, unknown_name
 from graphopt.ir import Graph, Value
-from graphopt.ops.quantization import find_format
+from graphopt.ops.quantization import Format, find_format
 from graphopt.ops.quantization.arithmetic import dequantized, quantized
 from graphopt.passes.pruning.criteria.batches import read_batches
 from graphopt.passes.quantization.blocks import block_parameters
 from graphopt.passes.quantization.embeddings import Table, embedding_tables, quantize_table
+from graphopt.passes.quantization.layer_formats import LayerFormats, settled, weight_names
 from graphopt.passes.quantization.products import StoredProduct, stored_products
 from graphopt.passes.quantization.rounding import GptqRounding
 from graphopt.passes.support.constants import drop_unused
@@ -34,6 +35,8 @@ class QuantizeWeights(Pass):
     """Store the matrices of products, and embedding tables, in few bits.
 
     dtype: uint2 to uint8, with zero points; int2 to int8, symmetric about zero.
+    formats: formats of single weights, by name or glob, `{"encoder.layer.0.*"=uint8, head=float}`; the first that fits
+        counts, and `float` leaves the weight in floating point.
     block_size: how many neighbours along the inputs share a scale; 0 gives each output one.
     rounding: nearest, or gptq, which needs calibration data.
     search: choose scales by least squared error; otherwise they cover all numbers.
@@ -46,6 +49,7 @@ class QuantizeWeights(Pass):
     establishes = frozenset({"quantized"})
 
     dtype: str = "uint4"
+    formats: Mapping[str, str] = field(default_factory=dict)
     block_size: int = 32
     rounding: str = "nearest"
     search: bool = True
@@ -58,6 +62,7 @@ class QuantizeWeights(Pass):
         format_ = find_format(self.dtype)
         if format_.is_float or format_.bits > 8:
             raise GraphOptError(f"{self.dtype} is no format of stored weights; choose int2 to int8, or uint2 to uint8")
+        object.__setattr__(self, "formats", settled(self.formats, 8))
         if self.block_size < 0 or self.samples < 1:
             raise GraphOptError("block_size is 0 or a number of neighbours, samples at least 1")
         if self.rounding not in ("nearest", "gptq"):
@@ -68,10 +73,10 @@ class QuantizeWeights(Pass):
 
         Raises:
             InputError: gptq without data, or data that does not fit.
-            UnknownNameError: a name in `ignore` that no weight has.
+            UnknownNameError: a name in `ignore` or `formats` that no weight has.
         """
         with requested():
-            products, tables = self._chosen(graph)
+            products, tables, formats = self._chosen(graph)
             if not products and not tables:
                 return PassResult(False, notes=[_NOTHING])
             rounding = self._rounding(graph, products, context)
@@ -81,29 +86,32 @@ class QuantizeWeights(Pass):
         for product in products:
             key = (product.weight, product.transposed)
             if key not in stored:
-                stored[key], error = self._stored(product, rounding, rewriter)
+                stored[key], error = self._stored(product, formats[product.weight], rounding, rewriter)
                 errors.append(error)
             with rewriter.at(product.node, self.name):
-                self._replace(product, stored[key], rewriter)
-        format_ = find_format(self.dtype)
-        errors += [quantize_table(t, format_, self.block_size, self.search, rewriter, self.name) for t in tables]
+                self._replace(product, formats[product.weight], stored[key], rewriter)
+        for table in tables:
+            format_ = formats[table.weight]
+            errors.append(quantize_table(table, format_, self.block_size, self.search, rewriter, self.name))
         for weight in dict.fromkeys([weight for weight, _ in stored] + [table.weight for table in tables]):
             drop_unused(rewriter, weight)
-        notes = [f"{len(errors)} weights in {self.dtype}, relative error {max(errors):.3g} at most"]
+        widths = " and ".join(dict.fromkeys(format_.name for format_ in formats.values()))
+        notes = [f"{len(errors)} weights in {widths}, relative error {max(errors):.3g} at most"]
         return PassResult(True, notes=notes + (rounding.notes if rounding is not None else []))
 
-    def _chosen(self, graph: Graph) -> tuple[list[StoredProduct], list[Table]]:
+    def _chosen(self, graph: Graph) -> tuple[list[StoredProduct], list[Table], dict[Value, Format]]:
+        """What is quantized, and the format of each weight."""
         products = [p for p in stored_products(graph) if p.matrix.numel() >= self.smallest]
         tables = embedding_tables(graph) if self.embeddings else []
         tables = [table for table in tables if table.tensor.numel() >= self.smallest]
-        names = [product.weight.name for product in products] + [table.weight.name for table in tables]
-        for glob in self.ignore:
-            if not fnmatch.filter(names, glob):
-                raise unknown_name("weight", glob, names, f"It was given to {self.name} as one to ignore.")
-        ignored = {name for glob in self.ignore for name in fnmatch.filter(names, glob)}
+        names = {one.weight: weight_names(one.weight) for one in (*products, *tables)}
+        known = [name for some in names.values() for name in some]
+        given = LayerFormats(self.dtype, self.formats, self.ignore, known, self.name, "weight")
+        formats = {weight: given.of(some) for weight, some in names.items() if given.why_float(some) is None}
         return (
-            [product for product in products if product.weight.name not in ignored],
-            [table for table in tables if table.weight.name not in ignored],
+            [product for product in products if product.weight in formats],
+            [table for table in tables if table.weight in formats],
+            formats,
         )
 
     def _rounding(self, graph: Graph, products: list[StoredProduct], context: PassContext) -> GptqRounding | None:
@@ -118,10 +126,10 @@ class QuantizeWeights(Pass):
         return GptqRounding(graph, [product.node for product in products], sets)
 
     def _stored(
-        self, product: StoredProduct, rounding: GptqRounding | None, rewriter: Rewriter
+        self, product: StoredProduct, format_: Format, rounding: GptqRounding | None, rewriter: Rewriter
     ) -> tuple[_Stored, float]:
         """The integers, scales and zero points as [K, N] and [blocks, N], or [N]; and the relative error."""
-        format_, axis = find_format(self.dtype), 0 if self.block_size else 1
+        axis = 0 if self.block_size else 1
         matrix = product.matrix
         scales, zeros = block_parameters(matrix, format_, self.block_size, self.search)
         points = None if zeros is None else zeros.to(format_.storage)
@@ -140,9 +148,9 @@ class QuantizeWeights(Pass):
         zero = None if points is None else rewriter.constant(points, f"{name}_zero_point", dtype=format_.dtype)
         return (integers, rewriter.constant(scales, f"{name}_scale"), zero), error
 
-    def _replace(self, product: StoredProduct, stored: _Stored, rewriter: Rewriter) -> None:
+    def _replace(self, product: StoredProduct, format_: Format, stored: _Stored, rewriter: Rewriter) -> None:
         axis = 0 if self.block_size else 1
-        weight = rewriter.create("graphopt.dequantize", *stored, self.dtype, axis, self.block_size).result
+        weight = rewriter.create("graphopt.dequantize", *stored, format_.name, axis, self.block_size).result
         last = rewriter.create("aten.matmul", product.x, weight).result
         if product.bias is not None:
             last = rewriter.create("aten.add.Tensor", last, product.bias).result

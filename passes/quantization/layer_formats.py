@@ -38,14 +38,20 @@ class LayerFormats:
     """Formats by name or glob of a node; the first that fits counts, and `default` where none does.
 
     ignored: names or globs of what is left in floating point, whatever else is said.
-    names: all that could have been meant. owner: of the options, for messages.
+    names: all that could have been meant. owner: of the options, and kind: of what has the names, for messages.
 
     Raises:
         UnknownNameError: a name that nothing has; the message suggests near ones.
     """
 
     def __init__(
-        self, default: str, formats: Mapping[str, str], ignored: tuple[str, ...], names: Iterable[str], owner: str
+        self,
+        default: str,
+        formats: Mapping[str, str],
+        ignored: tuple[str, ...],
+        names: Iterable[str],
+        owner: str,
+        kind: str = "operator",
     ) -> None:
         self.default = default
         self.formats = formats
@@ -54,7 +60,7 @@ class LayerFormats:
         for globs, role in ((ignored, "as one to ignore"), (formats, "in formats")):
             for glob in globs:
                 if not fnmatch.filter(known, glob):
-                    raise unknown_name("operator", glob, known, f"It was given to {owner} {role}.")
+                    raise unknown_name(kind, glob, known, f"It was given to {owner} {role}.")
 
     def why_float(self, names: Iterable[str]) -> str | None:
         """Why what has these names is left in floating point on request, or None."""

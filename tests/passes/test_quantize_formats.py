@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphopt
+from graphopt.analysis import run_graph
 from graphopt.errors import GraphOptError, UnknownNameError
 from graphopt.ops.quantization import find_format
 from graphopt.passes.quantize import Quantize
+from graphopt.passes.quantize_weights import QuantizeWeights
 from graphopt.passmanager import PassContext, PassManager
 from graphopt.targets import Target, get_chip
 from graphopt.targets.chip import CPUINFO, chip_with, flags_of
@@ -109,3 +111,23 @@ def test_chips() -> None:
     assert get_chip() == chip_with(flags_of(CPUINFO.read_text(), platform.machine()))
     with pytest.raises(UnknownNameError, match="avx2"):
         Quantize(chip="avx")
+
+
+def test_stored_weights_have_formats_of_their_own() -> None:
+    text = """
+    input %x: f32[N, 32]
+    parameter %w: f32[64, 32]
+    parameter %v: f32[16, 64]
+    parameter %u: f32[8, 16]
+    %a = linear(%x, %w)
+    %b = linear(%a, %v)
+    %c = linear(%b, %u)
+    return %c"""
+    pass_ = QuantizeWeights(formats={"v": "int8", "u": "float"}, smallest=1)
+    graph = pass_(graphopt.parse(text), PassContext(target="onnx"))
+    found = [node.attr("dtype") for node in graph if node.name == "graphopt.dequantize"]
+    assert found == ["uint4", "int8"] and graph.nodes[-1].name == "aten.linear"
+    (expected,), (got,) = (run_graph(g, torch.ones(2, 32)) for g in (graphopt.parse(text), graph))
+    assert bool((got - expected).norm() < 0.2 * expected.norm())
+    with pytest.raises(UnknownNameError, match="quantize-weights in formats"):
+        QuantizeWeights(formats={"nothing": "int4"}).run(graphopt.parse(text), PassContext())
