@@ -124,7 +124,10 @@ class Interpreter:
             raise GraphOptError(f"{node.op.name} has no reference semantics (from {node.location})")
         if node.op.has(Trait.REGION):
             regions = [self._region(region, bindings) for region in node.regions]
-            return tuple(node.op.evaluate(regions, *operands))
+            try:
+                return tuple(node.op.evaluate(regions, *operands))
+            except RuntimeError as error:
+                raise GraphOptError(f"{node.op.name} failed: {error} (from {node.location})") from error
         attributes = self._attributes(node)
         if self.float64 and node.op.has(Trait.ELEMENTWISE) and _makes_floats(node):
             operands = [v.double() if isinstance(v, torch.Tensor) else v for v in operands]

@@ -17,6 +17,9 @@ from graphopt.ops.registry import registry
 
 Region = Callable[..., list[Any]]
 
+ROUNDS = 50_000
+"""How many rounds of a loop the reference runs: one that would go on for hours is an error."""
+
 
 def _infer_cond(call: Call) -> Sequence[Type]:
     then, other = _regions(call)
@@ -104,10 +107,12 @@ def _run_while(regions: Sequence[Region], *operands: Any) -> list[Any]:
     """Run `body` while `condition` holds. The body returns the carried values, which come first among the
     operands; the rest are loop-invariant and are dropped from the results by the number of results."""
     values = list(operands)
-    while bool(regions[0](*values)[0]):
+    for _ in range(ROUNDS):
+        if not bool(regions[0](*values)[0]):
+            return values
         carried = regions[1](*values)
         values[: len(carried)] = carried
-    return values
+    raise RuntimeError(f"no end after {ROUNDS:,} rounds; where that is right, compile with validate=False")
 
 
 COND = registry.register(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 Run = Callable[[list[Any]], list[Any]]
 """Takes and gives NumPy arrays, lists of them, and None."""
 
+_LOOPING = 30.0
+"""Seconds that one node with nested graphs may run, where a run is for numbers and not for the caller."""
 _IR_VERSION = 10
 """With which models are made for one run: every runtime of interest reads it."""
 _STANDARD_VERSION = 20
@@ -32,7 +33,8 @@ _STANDARD_VERSION = 20
 class OnnxProgram:
     """A model that can be run, from its bytes; loaded at the first run. Copies and pickles are of the bytes.
 
-    kinds: types of inputs that their values don't tell, "" for the others; see `onnx_values.kind_text`.
+    kinds: types of inputs that their values don't tell, "" for the others; see `onnx_values.kind_text`. limit: seconds
+    after which a run is an error, if any.
 
     >>> from onnx.helper import make_graph, make_model, make_node, make_tensor_value_info
     >>> info = [make_tensor_value_info(name, 1, [2]) for name in "xy"]
@@ -41,13 +43,14 @@ class OnnxProgram:
     [tensor([1., 2.])]
     """
 
-    def __init__(self, model: bytes, kinds: Sequence[str] = ()) -> None:
+    def __init__(self, model: bytes, kinds: Sequence[str] = (), limit: float | None = None) -> None:
         self.model = model
         self.kinds = tuple(kinds)
+        self.limit = limit
         self._run: Run | None = None
 
     def __reduce__(self) -> Any:
-        return OnnxProgram, (self.model, self.kinds)
+        return OnnxProgram, (self.model, self.kinds, self.limit)
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         """Run on values of the graph's inputs, in order.
@@ -64,13 +67,19 @@ class OnnxProgram:
 
     def _run_arrays(self, arrays: list[Any]) -> list[Any]:
         if self._run is not None:
-            with suppress(Exception):  # another library may take these inputs
+            try:
                 return self._run(arrays)
+            except _Endless:
+                raise
+            except Exception:  # another library may take these inputs
+                self._run = None
         reasons = []
         for library, load in _LIBRARIES:
             try:
-                run = load(self.model)
+                run = load(self.model, self.limit)
                 results = run(arrays)
+            except _Endless:
+                raise
             except _OneNode:
                 pass
             except Exception as error:  # the libraries' exceptions share no base
@@ -121,7 +130,8 @@ def _run_arrays(name: str, arrays: list[Any], kinds: Sequence[Type | None], attr
     infos = [
         _info(n, array, kind) for n, array, kind, there in zip([*names, *captured], arrays, kinds, is_given) if there
     ]
-    program = _program(_model(node, infos, imports_of(name, attributes)))
+    nests = any(attribute.HasField("g") for attribute in node.attribute)
+    program = _program(_model(node, infos, imports_of(name, attributes)), _LOOPING if nests else None)
     return program.run_arrays([array for array, there in zip(arrays, is_given) if there])
 
 
@@ -163,9 +173,9 @@ def _model(node: onnx.NodeProto, infos: Sequence[onnx.ValueInfoProto], imports: 
 
 
 @lru_cache(maxsize=256)
-def _program(model: bytes) -> OnnxProgram:
+def _program(model: bytes, limit: float | None) -> OnnxProgram:
     """Loading costs milliseconds, and validation runs each node many times."""
-    return OnnxProgram(model)
+    return OnnxProgram(model, limit=limit)
 
 
 def _takes_seed(node: onnx.NodeProto, opset: int) -> bool:
@@ -210,30 +220,60 @@ def session_options(level: str = "ORT_DISABLE_ALL", threads: int | None = None) 
     return options
 
 
-def _by_session(model: bytes) -> Run:
-    return session_run(load_session(model))
+class _Endless(GraphOptError):
+    """A run was stopped; another library would take no less time."""
 
 
-def session_run(session: Any) -> Run:
-    """Return what runs a session on values of `to_numpy`. Types that NumPy lacks go by `OrtValue`."""
+def _by_session(model: bytes, limit: float | None) -> Run:
+    return session_run(load_session(model), limit)
+
+
+def session_run(session: Any, limit: float | None = None) -> Run:
+    """Return what runs a session on values of `to_numpy`. Types that NumPy lacks go by `OrtValue`.
+
+    limit: seconds after which a run is stopped, with a GraphOptError.
+    """
     names = [value.name for value in session.get_inputs()]
     by_value = any(_is_odd(value.type) for value in (*session.get_inputs(), *session.get_outputs()))
 
-    def run(arrays: list[Any]) -> list[Any]:
+    def run(arrays: list[Any], options: Any = None) -> list[Any]:
         feeds = dict(zip(names, arrays))
         if not by_value:
-            return list(session.run(None, feeds))
+            return list(session.run(None, feeds, options))
         values = {name: _ort_value(array) for name, array in feeds.items()}
-        return [_from_ort_value(value) for value in session.run_with_ort_values(None, values)]
+        return [_from_ort_value(value) for value in session.run_with_ort_values(None, values, options)]
 
-    return run
+    return run if limit is None else _stopped_after(limit, run)
+
+
+def _stopped_after(limit: float, run: Callable[[list[Any], Any], list[Any]]) -> Run:
+    """ONNX Runtime looks between nodes whether a run is to end."""
+    from threading import Timer
+
+    import onnxruntime
+
+    def stopped(arrays: list[Any]) -> list[Any]:
+        options = onnxruntime.RunOptions()
+        timer = Timer(limit, setattr, (options, "terminate", True))
+        timer.daemon = True
+        timer.start()
+        try:
+            return run(arrays, options)
+        except Exception as error:
+            if not options.terminate:
+                raise
+            raise _Endless(f"no result after {limit:g} seconds") from error
+        finally:
+            timer.cancel()
+
+    return stopped
 
 
 class _OneNode(Exception):
     """There are no parts."""
 
 
-def _by_parts(model: bytes) -> Run:
+def _by_parts(model: bytes, limit: float | None) -> Run:
     """One node after another, each by the library that can."""
     import onnx
 
@@ -249,7 +289,7 @@ def _by_parts(model: bytes) -> Run:
         given = [name for name in node.output if name]
         inputs = [infos[name] if name in infos else _info(name, stored[name], None) for name in taken]
         part = make_model([node], inputs, [infos.get(name, onnx.ValueInfoProto(name=name)) for name in given], imports)
-        steps.append((OnnxProgram(part.SerializeToString(deterministic=True)), taken, given))
+        steps.append((OnnxProgram(part.SerializeToString(deterministic=True), limit=limit), taken, given))
     names, results = [value.name for value in graph.input], [value.name for value in graph.output]
 
     def run(arrays: list[Any]) -> list[Any]:
@@ -287,7 +327,7 @@ def _from_ort_value(value: Any) -> Any:
     return to_numpy(torch.from_dlpack(value))
 
 
-def _by_evaluator(model: bytes) -> Run:
+def _by_evaluator(model: bytes, _: float | None) -> Run:
     """The reference evaluator, which knows the standard's domains alone."""
     import onnx
     from onnx.reference import ReferenceEvaluator
@@ -319,7 +359,7 @@ def _refuse_ignored(node: onnx.NodeProto) -> None:
         raise GraphOptError(f"it ignores {ignored[0]} of {node.op_type}")
 
 
-_LIBRARIES: tuple[tuple[str, Callable[[bytes], Run]], ...] = (
+_LIBRARIES: tuple[tuple[str, Callable[[bytes, float | None], Run]], ...] = (
     ("ONNX Runtime", _by_session),
     ("the reference evaluator", _by_evaluator),
     ("node by node", _by_parts),

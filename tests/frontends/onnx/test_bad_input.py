@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 import graphopt
 from graphopt.errors import GraphOptError
 from graphopt.frontends.onnx import functions
+from graphopt.ops import control_flow, onnx_runtime
 from tests.frontends.onnx.models import BOOL, FLOAT, INT, info, node
 
 TERA = 10**12
@@ -195,6 +196,35 @@ def test_a_slice_of_a_negative_size_in_an_opaque_node_does_not_end_the_process()
     made = model([node("If", "c", "y", then_branch=cut, else_branch=whole)])
     made.graph.input.append(info("c", (), BOOL))
     refused(made, "cannot read node y")
+
+
+# Loops without end
+
+
+def looping(*, opaque: bool) -> onnx.ModelProto:
+    """10^12 rounds, their condition always true; with a sequence that they carry, the loop stays a node of ONNX."""
+    steps = [node("SequenceInsert", "s x", "more"), node("SequenceErase", "more", "s2")]
+    carried = [helper.make_tensor_sequence_value_info(name, FLOAT, None) for name in ("s", "s2")]
+    if not opaque:
+        steps, carried = [node("Add", "s s", "s2")], [info("s"), info("s2")]
+    ins, outs = [info("i", (), INT), info("c", (), BOOL), carried[0]], [info("c2", (), BOOL), carried[1]]
+    body = helper.make_graph([node("Identity", "c", "c2"), *steps], "body", ins, outs)
+    stored = (helper.make_tensor("n", INT, [], [TERA]), helper.make_tensor("true", BOOL, [], [True]))
+    if not opaque:
+        return model([node("Loop", "n true x", "y", body=body)], *stored)
+    ends = node("SequenceConstruct", "x", "first"), node("ConcatFromSequence", "last", "y", axis=0)
+    return model([ends[0], node("Loop", "n true first", "last", body=body), ends[1]], *stored)
+
+
+@pytest.mark.parametrize("opaque", [False, True])
+def test_a_loop_without_end_is_one_error_where_numbers_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, opaque: bool
+) -> None:
+    monkeypatch.setattr(control_flow, "ROUNDS", 500)
+    monkeypatch.setattr(onnx_runtime, "_LOOPING", 0.5)
+    graphopt.compile(looping(opaque=opaque), target="onnx", validate=False).to_onnx()
+    with pytest.raises(GraphOptError, match="no result after" if opaque else "no end after 500 rounds"):
+        graphopt.compile(looping(opaque=opaque), target="onnxruntime")
 
 
 def test_inputs_of_any_size_are_not_made_up() -> None:
