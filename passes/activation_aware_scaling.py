@@ -42,7 +42,7 @@ class ActivationAwareScaling(Pass):
 
     dtype, block_size, search: those that `quantize-weights` will use.
     steps: how many values of α above 0 are tried.
-    insert: where nothing before takes the division, multiply by 1/s in front of the layer.
+    insert: where nothing before takes the division, divide in front of the layer.
     clip: then cut each block of a weight where that makes the output better (lossy).
     smallest: weights of fewer elements are not looked at.
     samples: how many batches of calibration data are used, at most.

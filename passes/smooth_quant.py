@@ -41,7 +41,7 @@ class SmoothQuant(Pass):
 
     alpha: how much of the range goes from activations to weights, 0 to 1; by default each group of layers gets the one
         under which its quantized output is nearest to what it was, or is left as it is.
-    insert: where nothing before takes the division, multiply by 1/s in front of the layer.
+    insert: where nothing before takes the division, divide in front of the layer.
     convolutions: also smooth what convolutions read.
     activations, dtype, granularity: as of `quantize`, which the search imitates.
     samples: how many batches of calibration data are used, at most.

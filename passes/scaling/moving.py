@@ -37,7 +37,7 @@ def apply(spaces: Spaces, scales: np.ndarray, rewriter: Rewriter, name: str, cli
     for node in clipped:
         _clip_by_channel(node, spaces, scales, rewriter, name)
     for value, space in spaces.inserted.items():
-        _multiply(value, space, scales, rewriter, name)
+        _divide(value, space, scales, rewriter, name)
     successors = {value: rewriter.constant_like(value, tensor, succeeds=True) for value, tensor in new.items()}
     for value, successor in successors.items():
         rewriter.replace_value(value, successor)
@@ -61,17 +61,20 @@ def _products(spaces: Spaces, scales: np.ndarray) -> dict[Value, np.ndarray]:
     return found
 
 
-def _multiply(value: Value, space: Space, scales: np.ndarray, rewriter: Rewriter, name: str) -> None:
-    """Multiply what layers read by a stored vector, in front of the first of them."""
+def _divide(value: Value, space: Space, scales: np.ndarray, rewriter: Rewriter, name: str) -> None:
+    """Divide what layers read by a stored vector, in front of the first of them.
+
+    A division and no product: a target that multiplies integers would round the value before it is smoothed.
+    """
     factors = scales[space.channels]
     if (factors == 1).all():
         return
     nodes = [node for reader in space.readers for node in reader.nodes]
-    vector = rewriter.constant(torch.from_numpy(factors).to(value.dtype.torch), "smoothing", device=_device(value))
+    vector = rewriter.constant(torch.from_numpy(1 / factors).to(value.dtype.torch), "smoothing", device=_device(value))
     with rewriter.at(nodes[0], name):
-        product = rewriter.create("aten.mul.Tensor", value, vector).result
+        quotient = rewriter.create("aten.div.Tensor", value, vector).result
     for node in nodes:
-        rewriter.set_operand(node, node.operands.index(value), product)
+        rewriter.set_operand(node, node.operands.index(value), quotient)
 
 
 def _clip_by_channel(node: Node, spaces: Spaces, scales: np.ndarray, rewriter: Rewriter, name: str) -> None:

@@ -72,7 +72,7 @@ class Spaces:
     """The spaces of a graph.
 
     count: the number of channels. values: the channels of each value that has any, of its rank or less. factors: all.
-    clipped: clips that were passed (see `tracker.track`). inserted: values that are to be multiplied by a vector before
+    clipped: clips that were passed (see `tracker.track`). inserted: values that are to be divided by a vector before
     the layers that read them, in graph order, with the space of its channels (see `insert`).
 
     >>> from graphopt.ops import parse
@@ -121,7 +121,7 @@ class Spaces:
         return np.broadcast_to(channels[tuple(slice(None) if d == dim else 0 for d in range(channels.ndim))], (size,))
 
     def insert(self) -> None:
-        """Make spaces of what products read that keeps its scale, as if it were multiplied by a vector before them.
+        """Make spaces of what products read that keeps its scale, to be divided by a vector before them.
 
         A weight that other nodes read too is left.
         """
@@ -148,13 +148,13 @@ class Spaces:
     def reasons(self) -> dict[str, list[str]]:
         """Why layers keep the scales of what they read: the names of their weights by reason."""
         found: dict[str, list[str]] = {}
-        for value, claim in self._tracker.claims.items():
-            if claim.kind == "layer":
-                labels = claim.factors["in"][0].ravel()
-                kept = labels[self.channels(labels) == 0]
-                if kept.size and not any(v in self.inserted for node in claim.nodes for v in node.inputs):
-                    text, _ = self._atoms.reasons[int(self._atoms.reason_of(kept[:1])[0])]
-                    found.setdefault(text, []).append(name_of(value))
+        read = {v: claim.factors["in"][0] for v, claim in self._tracker.claims.items() if claim.kind == "layer"}
+        divided = {factor.constant for space in self.inserted.values() for factor in space.readers}
+        for value, labels in {**read, **self._tracker.refused}.items():
+            kept = labels[self.channels(labels) == 0]
+            if kept.size and value not in divided:
+                text, _ = self._atoms.reasons[int(self._atoms.reason_of(kept[:1])[0])]
+                found.setdefault(text, []).append(name_of(value))
         return found
 
     def reason(self, node: Node) -> str | None:

@@ -43,7 +43,8 @@ class Claim:
 class Tracker:
     """The labels of values, while a graph is walked. node: where the walk is.
 
-    clips: whether clips pass factors on; `clipped` then holds those that do.
+    clips: whether clips pass factors on; `clipped` then holds those that do. refused: labels of what layers read by a
+    weight that is also read otherwise.
     """
 
     def __init__(self, graph: Graph, clips: bool = False) -> None:
@@ -52,6 +53,7 @@ class Tracker:
         self.clipped: list[Node] = []
         self.atoms = Atoms()
         self.claims: dict[Value, Claim] = {}
+        self.refused: dict[Value, Ids] = {}
         self.surroundings = Surroundings(updated=frozenset(graph.mutations))
         self.node: Node = graph.terminator
         self._labels: dict[Value, Ids] = {}
@@ -137,6 +139,8 @@ class Tracker:
             return
         if why is None and (known.kind != kind or known.factors.keys() != factors.keys()):
             why = "its weight is read in several ways"
+            if "in" in factors:
+                self.refused[value] = factors["in"][0]
         for role, (labels, _) in factors.items():
             if why is not None:
                 self.freeze(labels, why)
