@@ -62,6 +62,14 @@ class CallingConvention:
         leaves = [outputs[leaf.index] if isinstance(leaf, Slot) else leaf.value for leaf in self.signature.out_leaves]
         return leaves[0] if self._returns_bare else pytree.tree_unflatten(leaves, self.signature.out_tree)
 
+    def outputs(self, result: Any) -> list[Any]:
+        """Return flat outputs from a result of the caller's form."""
+        if self.signature is None:
+            return list(result) if isinstance(result, tuple) else [result]
+        leaves = pytree.tree_leaves(result)
+        slots = {leaf.index: given for leaf, given in zip(self.signature.out_leaves, leaves) if isinstance(leaf, Slot)}
+        return [slots[index] for index in range(len(slots))]
+
     def _check_fixed(self, flat: Sequence[Any]) -> None:
         for fixed in () if self.signature is None else self.signature.fixed:
             if not fixed.holds(flat[fixed.index]):

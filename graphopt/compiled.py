@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from graphopt.debugging import Explanation
     from graphopt.passmanager.pipeline import PassLike
+    from graphopt.serving import Server
 
 
 class CompiledModel(nn.Module):
@@ -131,6 +132,33 @@ class CompiledModel(nn.Module):
         from graphopt.html_report.measured import measure
 
         measure(self, model, args, kwargs, **options)
+
+    def serve(self, **options: Any) -> Server:
+        """Serve the model to many callers at once, batching what they ask for: see `graphopt.serving.Server`.
+
+        max_batch: rows of a batch, at most. max_delay: how long a request may wait for others, in seconds, where that
+            is expected to pay. latency: the objective for a request, in seconds from submission to answer: batches stay
+            so small that the oldest in them is expected to meet it. max_queue: how many requests may wait.
+        pad: what fills up requests that are shorter than others in the batch: a number, or one for each input by name
+            (`{"input_ids": 0, "attention_mask": 0}`); without it, only requests of equal lengths run together. buckets:
+            by the name of a dynamic dim, the lengths that batches are filled up to, for engines that prefer few.
+        check: hold the first joined and the first filled-up batch to the graph in float64; if requests get other
+            results than alone, that is not done again, and a warning says so.
+
+        Raises:
+            GraphOptError: no dynamic dim counts the rows of all inputs and outputs, the model keeps state, or an
+                option that makes no sense.
+
+        >>> import graphopt
+        >>> model = graphopt.compile(nn.Linear(4, 2), (torch.ones(2, 4),), target="fx", dynamic_shapes="batch")
+        >>> with model.serve(max_batch=16) as server:
+        ...     answers = [server.submit(torch.ones(1, 4)) for _ in range(3)]
+        ...     print([list(answer.result().shape) for answer in answers])
+        [[1, 2], [1, 2], [1, 2]]
+        """
+        from graphopt.serving import Server
+
+        return Server(self._require("serve()"), **options)
 
     # Files
 

@@ -86,6 +86,18 @@ class SerializationError(GraphOptError):
     """A file that cannot be read or written."""
 
 
+class ServingError(GraphOptError):
+    """A request that a server does not take."""
+
+
+class QueueFullError(ServingError):
+    """A server has as many requests waiting as it may; try later."""
+
+
+class ServerClosedError(ServingError):
+    """A request to a server that was closed."""
+
+
 @contextmanager
 def requested() -> Iterator[None]:
     """Blame what the caller asked for, and not the pass, for the errors that are raised on purpose within."""
