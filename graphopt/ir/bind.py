@@ -20,31 +20,40 @@ def bind(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[A
         VerificationError: an argument is missing, or there are too many.
         UnknownNameError: a keyword that the schema does not have.
     """
-    named = dict(kwargs)
-    if len(args) > len(op.params):
-        raise VerificationError(f"{op.name} takes {len(op.params)} arguments, got {len(args)}")
-    for param, arg in zip(op.params, args):
-        if param.name in named:
-            raise VerificationError(f"{op.name} got two values for argument {param.name!r}")
-        named[param.name] = arg
+    params = op.params
+    count = len(args)
+    if count > len(params):
+        raise VerificationError(f"{op.name} takes {len(params)} arguments, got {count}")
     operands: list[Any] = []
     segments: list[int] = []
     attributes: dict[str, Any] = {}
-    for param in op.params:
-        given = named.pop(param.name, MISSING)
+    defaults, named = op.defaults, 0
+    for index, param in enumerate(params):
+        given = args[index] if index < count else MISSING
+        if param.name in kwargs:
+            if index < count:
+                raise VerificationError(f"{op.name} got two values for argument {param.name!r}")
+            given, named = kwargs[param.name], named + 1
         if param.kind is ParamKind.ATTRIBUTE:
-            if isinstance(given, Value):
-                raise VerificationError(_no_tensor(op, param, given))
+            if given is not MISSING:
+                if isinstance(given, Value):
+                    raise VerificationError(_no_tensor(op, param, given))
+                defaults = None
             attributes[param.name] = normalize(op, param, given)
+        elif param.kind is ParamKind.OPERAND and given is not MISSING and given is not None:
+            operands.append(given)
+            segments.append(1)
         else:
             bound = _bind_operand(op, param, given)
             operands += bound
             segments.append(len(bound))
-    if named:
-        raise unknown_name("argument", next(iter(named)), (p.name for p in op.params), f"It was given to {op.name}.")
-    if sum(p.kind is ParamKind.VARIADIC for p in op.operand_params) > 1:
+    if named < len(kwargs):
+        names = [p.name for p in params]
+        unknown = next(name for name in kwargs if name not in names)
+        raise unknown_name("argument", unknown, names, f"It was given to {op.name}.")
+    if op.variadics > 1:
         attributes[SEGMENTS] = tuple(segments)
-    return operands, Attributes(attributes) if attributes else EMPTY
+    return operands, defaults if defaults is not None else Attributes(attributes)
 
 
 def _no_tensor(op: Op, param: Param, given: Value) -> str:

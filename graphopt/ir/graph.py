@@ -93,8 +93,9 @@ class Graph:
 
     def erase(self, node: Node) -> None:
         """Remove a node without uses. Its own links stay, so an iteration standing on it goes on."""
-        if any(result._uses for result in node.results):
-            raise ValueError(f"cannot erase {node!r}: its results are still used")
+        for result in node.results:
+            if result._uses:
+                raise ValueError(f"cannot erase {node!r}: its results are still used")
         node.drop_operands()
         self._unlink(node)
 

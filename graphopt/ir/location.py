@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     """The origin of a node.
 
     file, line: the model's source line, if known. scope: the module path or ONNX node name.
@@ -29,7 +28,7 @@ class Location:
         """Return this location with one more rule; a rule that repeats is recorded once."""
         if not rule or rule in self.rules:
             return self
-        return replace(self, rules=(*self.rules, rule))
+        return self._replace(rules=(*self.rules, rule))
 
 
 UNKNOWN = Location()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from graphopt.ir.attributes import Attributes
+from graphopt.ir.attributes import EMPTY, Attributes
 from graphopt.ir.types import Type
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ class Op:
     infer: result types from operand types and attributes.
     evaluate: the reference semantics on torch tensors, called with the schema's arguments by name.
     open: a node may have attributes beyond the schema; they go to `evaluate` by name, too.
+    variadics: how many parameters take any number of operands.
+    defaults: the attributes of a node that is given none, one object for all nodes; None if some must be given.
     """
 
     name: str
@@ -110,12 +112,18 @@ class Op:
     base: str = field(init=False)
     operand_params: tuple[Param, ...] = field(init=False)
     attribute_params: tuple[Param, ...] = field(init=False)
+    variadics: int = field(init=False)
+    defaults: Attributes | None = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base", ".".join(self.name.split(".", 2)[:2]))
         operands = tuple(p for p in self.params if p.kind is not ParamKind.ATTRIBUTE)
+        attributes = tuple(p for p in self.params if p.kind is ParamKind.ATTRIBUTE)
+        variadics = sum(p.kind is ParamKind.VARIADIC for p in operands)
         object.__setattr__(self, "operand_params", operands)
-        object.__setattr__(self, "attribute_params", tuple(p for p in self.params if p.kind is ParamKind.ATTRIBUTE))
+        object.__setattr__(self, "attribute_params", attributes)
+        object.__setattr__(self, "variadics", variadics)
+        object.__setattr__(self, "defaults", None if variadics > 1 else _defaults(attributes))
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
@@ -163,11 +171,16 @@ class Op:
         if SEGMENTS in attributes:
             return tuple(attributes[SEGMENTS])
         params = self.operand_params
-        fixed = sum(p.kind is not ParamKind.VARIADIC for p in params)
-        variadic = len(params) - fixed
-        if not variadic:
+        if not self.variadics:
             return (1,) * count + (0,) * (len(params) - count)
-        return tuple(1 if p.kind is not ParamKind.VARIADIC else count - fixed for p in params)
+        rest = count - (len(params) - self.variadics)
+        return tuple(1 if p.kind is not ParamKind.VARIADIC else rest for p in params)
+
+
+def _defaults(params: Sequence[Param]) -> Attributes | None:
+    if any(p.default is MISSING for p in params):
+        return None
+    return Attributes({p.name: p.default for p in params}) if params else EMPTY
 
 
 SEGMENTS = "operand_segment_sizes"

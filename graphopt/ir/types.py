@@ -23,6 +23,15 @@ class TensorType:
     shape: tuple[Dim, ...]
     device: str = "cpu"
     _symbols: tuple[Symbol, ...] | None = field(default=None, init=False, repr=False, compare=False)
+    _hash: int | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            object.__setattr__(self, "_hash", hash((self.dtype, self.shape, self.device)))
+        return self._hash  # type: ignore[return-value]
+
+    def __reduce__(self) -> tuple[type[TensorType], tuple[DType, tuple[Dim, ...], str]]:
+        return TensorType, (self.dtype, self.shape, self.device)  # hashes differ from process to process
 
     @property
     def symbols(self) -> tuple[Symbol, ...]:

@@ -159,10 +159,10 @@ class Node:
         self._prev: Node | None = None
         self._next: Node | None = None
         self._order = 0
-        named = len(names)
-        self.results = tuple(
-            [Value(t, names[i] if i < named else "", producer=self, index=i) for i, t in enumerate(result_types)]
-        )
+        results = []
+        for index, type_ in enumerate(result_types):
+            results.append(Value(type_, names[index] if index < len(names) else "", producer=self, index=index))
+        self.results = tuple(results)
         for index, operand in enumerate(self._operands):
             if operand is not None:
                 operand._uses[_new_use(Use, (self, index))] = None
@@ -238,7 +238,7 @@ class Node:
         old = self._operands[index]
         if old is value:
             return
-        use = Use(self, index)
+        use = _new_use(Use, (self, index))
         if old is not None:
             del old._uses[use]
         self._operands[index] = value
@@ -251,13 +251,13 @@ class Node:
         self._operands = list(values)
         for index, value in enumerate(self._operands):
             if value is not None:
-                value._uses[Use(self, index)] = None
+                value._uses[_new_use(Use, (self, index))] = None
 
     def drop_operands(self) -> None:
         """Give up all operands, as before erasing."""
         for index, value in enumerate(self._operands):
             if value is not None:
-                del value._uses[Use(self, index)]
+                del value._uses[_new_use(Use, (self, index))]
         self._operands = []
 
     @property

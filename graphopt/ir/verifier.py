@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from graphopt.errors import GraphOptError, VerificationError
-from graphopt.ir.attributes import is_of_kind
+from graphopt.ir.attributes import EMPTY, is_of_kind
 from graphopt.ir.dims import Symbol
 from graphopt.ir.graph import Graph
 from graphopt.ir.infer import infer_with_symbols
 from graphopt.ir.op import MISSING, SEGMENTS, ParamKind
 from graphopt.ir.printer import print_node
 from graphopt.ir.types import TensorType, type_symbols, types_compatible
-from graphopt.ir.value import Node, Use, Value
+from graphopt.ir.value import Node, Value
 
 
 def verify(graph: Graph) -> None:
@@ -109,13 +109,22 @@ def _check_operands(node: Node, defined: set[Value]) -> None:
             continue
         if operand not in defined:
             raise _error(node, f"operand {index} (%{operand.name}) is not defined before its use")
-        if Use(node, index) not in operand._uses:
+        if (node, index) not in operand._uses:
             raise _error(node, f"operand {index} (%{operand.name}) does not list this use")
 
 
 def _check_schema(node: Node) -> None:
     op, attributes = node.op, node.attributes
-    sizes = op.segments(len(node._operands), attributes)
+    if op.variadics or None in node._operands or len(node._operands) != len(op.operand_params):
+        _check_operand_params(node)
+    if attributes.valid_for is not op and (attributes is not EMPTY or op.attribute_params):
+        _check_attributes(node)
+        attributes.valid_for = op
+
+
+def _check_operand_params(node: Node) -> None:
+    op = node.op
+    sizes = op.segments(len(node._operands), node.attributes)
     if len(sizes) != len(op.operand_params) or sum(sizes) != len(node._operands) or (sizes and min(sizes) < 0):
         raise _error(node, f"{op.name} takes {len(op.operand_params)} operands, got {len(node._operands)}")
     position = 0
@@ -123,9 +132,6 @@ def _check_schema(node: Node) -> None:
         if param.kind is ParamKind.OPERAND and (not size or node._operands[position] is None):
             raise _error(node, f"{op.name} needs operand {param.name!r}")
         position += size
-    if attributes.valid_for is not op:
-        _check_attributes(node)
-        attributes.valid_for = op
 
 
 def _check_attributes(node: Node) -> None:
