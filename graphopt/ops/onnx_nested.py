@@ -29,7 +29,7 @@ def graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 def count_nodes(graph: onnx.GraphProto) -> int:
     """The number of nodes of a graph, those of the graphs in it included."""
-    return sum(1 + sum(map(count_nodes, graphs_of(node))) for node in graph.node)
+    return len(graph.node) + sum(count_nodes(inner) for node in graph.node for inner in graphs_of(node))
 
 
 def captured_names(node: onnx.NodeProto) -> list[str]:

@@ -42,7 +42,7 @@ class OpRegistry:
         Raises:
             UnknownNameError: no such operator; the message suggests near names.
         """
-        op = self.find(name) or self.find(f"aten.{name}")
+        op = self._ops.get(name) or self.find(name) or self.find(f"aten.{name}")
         if op is None:
             raise unknown_name("operator", name, self._ops)
         return op

@@ -138,6 +138,8 @@ class Application:
     def __getitem__(self, index: int) -> Value:
         """An operand as a value. Known contents become nodes."""
         entry = self.inputs[index] if index < len(self.inputs) else None
+        if isinstance(entry, Value):
+            return entry
         if entry is None:
             raise Declined(f"{self.name} has no input {index}")
         return self.value(entry)
@@ -285,12 +287,14 @@ class Application:
 
     @staticmethod
     def _is_small(operator: Op, operands: Sequence[Any]) -> bool:
+        for value in operands:
+            if value is not None and (value.constant is None or value.constant.tensor.numel() > SMALL):
+                return False
         return (
             bool(operands)
             and operator.dialect != "graphopt"  # quantized numbers keep their form
             and Trait.PURE in operator.traits
             and operator.evaluate is not None
-            and all(v is None or (v.constant is not None and v.constant.tensor.numel() <= SMALL) for v in operands)
             and not any(v is not None and is_packed(tensor_type(v).dtype) for v in operands)
         )
 

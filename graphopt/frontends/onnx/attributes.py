@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from graphopt.errors import CaptureError
@@ -21,30 +23,33 @@ def attributes_of(node: onnx.NodeProto, folder: Folder | None) -> dict[str, Any]
 
 
 def _value(attribute: onnx.AttributeProto, folder: Folder | None) -> Any:
+    read = _readers().get(attribute.type)
+    if read is not None:
+        return read(attribute, folder)
+    kinds, kind = type(attribute).AttributeType, attribute.type
+    name = kinds.Name(kind) if kind in kinds.values() else str(kind)
+    raise CaptureError(f"attribute {attribute.name!r} is of kind {name}, which is not supported")
+
+
+@cache
+def _readers() -> Mapping[int, Callable[[onnx.AttributeProto, Folder | None], Any]]:
+    """How an attribute of each kind is read."""
     from onnx import AttributeProto
 
-    kind = attribute.type
-    if kind == AttributeProto.INT:
-        return attribute.i
-    if kind == AttributeProto.FLOAT:
-        return attribute.f
-    if kind == AttributeProto.STRING:
-        return attribute.s.decode(errors="surrogateescape")
-    if kind == AttributeProto.TENSOR:
-        return to_torch(attribute.t, folder)
-    if kind == AttributeProto.GRAPH:
-        return attribute.g
-    if kind == AttributeProto.INTS:
-        return list(attribute.ints)
-    if kind == AttributeProto.FLOATS:
-        return list(attribute.floats)
-    if kind == AttributeProto.STRINGS:
-        return [s.decode(errors="surrogateescape") for s in attribute.strings]
-    if kind == AttributeProto.GRAPHS:
-        return list(attribute.graphs)
-    if kind == AttributeProto.SPARSE_TENSOR:
-        return attribute.sparse_tensor
-    if kind == AttributeProto.TYPE_PROTO:
-        return attribute.tp
-    name = AttributeProto.AttributeType.Name(kind) if kind in AttributeProto.AttributeType.values() else str(kind)
-    raise CaptureError(f"attribute {attribute.name!r} is of kind {name}, which is not supported")
+    return {
+        AttributeProto.INT: lambda attribute, _: attribute.i,
+        AttributeProto.FLOAT: lambda attribute, _: attribute.f,
+        AttributeProto.STRING: lambda attribute, _: _text(attribute.s),
+        AttributeProto.TENSOR: lambda attribute, folder: to_torch(attribute.t, folder),
+        AttributeProto.GRAPH: lambda attribute, _: attribute.g,
+        AttributeProto.INTS: lambda attribute, _: list(attribute.ints),
+        AttributeProto.FLOATS: lambda attribute, _: list(attribute.floats),
+        AttributeProto.STRINGS: lambda attribute, _: list(map(_text, attribute.strings)),
+        AttributeProto.GRAPHS: lambda attribute, _: list(attribute.graphs),
+        AttributeProto.SPARSE_TENSOR: lambda attribute, _: attribute.sparse_tensor,
+        AttributeProto.TYPE_PROTO: lambda attribute, _: attribute.tp,
+    }
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="surrogateescape")

@@ -66,7 +66,10 @@ def _is_valid(reader: Reader, protos: Sequence[onnx.NodeProto], guess: bool) -> 
 
 def key(node: onnx.NodeProto) -> str:
     """What a node is known by: the first of its outputs that has a name."""
-    return next((name for name in node.output if name), "")
+    for name in node.output:
+        if name:
+            return name
+    return ""
 
 
 def _needs_value(error: BaseException | None) -> bool:

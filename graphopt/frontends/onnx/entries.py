@@ -83,6 +83,6 @@ Entry: TypeAlias = "Value | Known | Sequence_ | None"
 
 def holds_strings(entry: Entry) -> bool:
     """True for a tensor of strings, and for a sequence with one."""
-    if isinstance(entry, Sequence_):
-        return any(map(holds_strings, entry.items))
-    return isinstance(entry, Value) and getattr(entry.type, "dtype", None) is DType.STRING
+    if isinstance(entry, Value):
+        return getattr(entry.type, "dtype", None) is DType.STRING
+    return isinstance(entry, Sequence_) and any(map(holds_strings, entry.items))

@@ -61,7 +61,7 @@ class Functions:
 
     def find(self, node: onnx.NodeProto) -> onnx.FunctionProto | None:
         """Return the model's function that a node calls, if it calls one."""
-        return self.local.get(_key(node))
+        return self.local.get(_key(node)) if self.local else None
 
     def enter(self, node: onnx.NodeProto, function: onnx.FunctionProto) -> None:
         """Note that a call is being read.

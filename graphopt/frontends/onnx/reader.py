@@ -130,7 +130,7 @@ class Reader:
         Raises:
             CaptureError: the name is taken.
         """
-        if name in (self.names.maps[0] if isinstance(self.names, ChainMap) else self.names):
+        if name in (self.names.maps[0] if type(self.names) is ChainMap else self.names):
             raise CaptureError(f"{name!r} is defined twice")
         self.names[name] = entry
         if isinstance(entry, Value) and not entry.name and entry.producer is not None:
@@ -218,12 +218,13 @@ class Reader:
     def _translated(self, protos: Sequence[onnx.NodeProto], index: int) -> Sequence[Entry]:
         """What the outputs of the node at an index stand for."""
         node = protos[index]
-        inputs = tuple([self.lookup(name) for name in node.input])
+        lookup = self.lookup
+        inputs = tuple([lookup(name) for name in node.input])
         version = self.opsets.since(node.domain, node.op_type)
         mark = self.mark()
         try:
             results = self._by_rules(node, version, inputs)
-            if any(node.output[len(results) :]):
+            if len(node.output) > len(results) and any(node.output[len(results) :]):
                 raise Declined(f"{node.op_type} has {len(node.output)} outputs, its rule gives {len(results)}")
             return results
         except MISTAKES as mistake:
@@ -278,13 +279,13 @@ class Reader:
         return reason is not None and reason.name in self.undecided
 
     def _by_rules(self, node: onnx.NodeProto, version: int, inputs: tuple[Entry, ...]) -> Sequence[Entry]:
-        if any(map(holds_strings, inputs)) and node.op_type not in _OF_ANY_KIND:
+        if node.op_type not in _OF_ANY_KIND and any(map(holds_strings, inputs)):
             raise Declined("PyTorch has no tensors of strings")
         application = Application(node, version, inputs, attributes_of(node, self.folder), self.builder, self)
         domain = short_domain(node.domain)
         if not domain and 0 < version < MODERN:
             application = modernized(application)
-        if not domain and any(isinstance(entry, Known) for entry in inputs):
+        if not domain and Known in map(type, inputs):
             found = known_results(application)
             if found is not None:
                 return found
@@ -297,7 +298,7 @@ class Reader:
             if rule is None:
                 raise Declined(f"operator {domain + '.' if domain else ''}{node.op_type} is not supported")
             result = rule(application)
-            return result if isinstance(result, Sequence) else [result]
+            return result if isinstance(result, list | tuple) else [result]
         except GraphOptError as reason:
             self.undo(mark)
             left = isinstance(reason, OneOperator) or (self.native and rule is not None)
@@ -393,4 +394,4 @@ def _malformed(mistake: Exception) -> Declined:
 
 
 def _label(node: onnx.NodeProto) -> str:
-    return node.name or next((name for name in node.output if name), node.op_type)
+    return node.name or key(node) or node.op_type
