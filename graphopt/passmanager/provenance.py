@@ -15,7 +15,8 @@ Applications are counted from 1 within a step, as `bisect` counts them; steps fr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from graphopt.ir import Graph, Location, Node, Value, types_known_equal
 from graphopt.passmanager.base import Pass
@@ -24,8 +25,7 @@ from graphopt.passmanager.pipeline import Pipeline
 from graphopt.rewrite import Listener
 
 
-@dataclass(frozen=True, slots=True)
-class Application:
+class Application(NamedTuple):
     """One application of a rule: rule `rule` at `root`, the `number`th of its step (from 1).
 
     operands, location: those of the root when the rule was applied; a root that was replaced has lost them since.
@@ -34,7 +34,7 @@ class Application:
     number: int
     rule: str
     root: Node
-    operands: tuple[Value | None, ...] = field(repr=False)
+    operands: tuple[Value | None, ...]
     location: Location
 
     @property

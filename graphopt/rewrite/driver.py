@@ -175,12 +175,11 @@ class _Driver:
     def _sweep(self) -> bool:
         """Empty the worklist; return whether the graph changed."""
         before = self.statistics.changes
-        while self.worklist:
-            node = self.worklist.pop()
+        while (node := self.worklist.pop()) is not None:
             if node.graph is not self.graph:
                 continue
             self.statistics.visits += 1
-            if not (self._drop(node) or self._fold(node)):
+            if not (self._drop(node) or (self.fold is not None and self._fold(node, self.fold))):
                 self._rewrite(node)
         return self.statistics.changes > before
 
@@ -194,11 +193,9 @@ class _Driver:
         self.statistics.erased += 1
         return True
 
-    def _fold(self, node: Node) -> bool:
-        if self.fold is None:
-            return False
+    def _fold(self, node: Node, fold: Fold) -> bool:
         try:
-            values = self.fold(node, self.rewriter)
+            values = fold(node, self.rewriter)
         except Exception as error:
             raise _rule_error("fold", node, error) from error
         if values is None or type_reason(node.results, values) is not None:
@@ -217,14 +214,17 @@ class _Driver:
         candidates = self._candidates.get(key)
         if candidates is None:
             candidates = self._candidates[key] = self._find_candidates(*key)
+        if not candidates:
+            return
         label = ""
+        match = Match(node, self.surroundings)
         try:
             for rule, pattern, counts in candidates:
                 counts.attempts += 1
                 label = counts.name
-                match = Match(node, self.surroundings)
                 if pattern.match_node(node, match) and rule.guard(match) and self._try(rule, match, node, counts):
                     return
+                match.clear()
         except RewriteLimitError:
             raise
         except Exception as error:
@@ -247,19 +247,19 @@ class _Driver:
             self._decline(counts.name, node, reason)
             applied = False
         else:
-            applied = self._allowed(counts.name, node) and self._apply(rule, match, node)
+            applied = self._allowed(counts.name, node) and self._apply(rule, counts.name, match, node)
         counts.seconds += perf_counter() - start
         if applied:
             counts.applied += 1
             self._spend()
         return applied
 
-    def _apply(self, rule: Rule, match: Match, node: Node) -> bool:
+    def _apply(self, rule: Rule, label: str, match: Match, node: Node) -> bool:
         self.feed.created.clear()
         constants = len(self.graph.constants)
         if self.applications >= self.budget - RECENT:
-            self.recent.append((rule.label, repr(node)))
-        self.rewriter.stand_at(node, rule.label)
+            self.recent.append((label, repr(node)))
+        self.rewriter.stand_at(node, label)
         # Until the rewrite is accepted, nothing is re-enqueued: a rule that builds, declines and is tried again because
         # of what it built would never end.
         self.feed.worklist = self.pending
@@ -270,13 +270,13 @@ class _Driver:
         if isinstance(replacement, str):
             self._undo(constants)
             if replacement:
-                self._decline(rule.label, node, replacement)
+                self._decline(label, node, replacement)
             return False
         values = [replacement] if isinstance(replacement, Value) else list(replacement)
         reason = type_reason(node.results, values)
         if reason is not None:
             self._undo(constants)
-            self._decline(rule.label, node, reason)
+            self._decline(label, node, reason)
             return False
         self._accept()
         self.rewriter.replace(node, values)

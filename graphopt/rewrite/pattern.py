@@ -72,6 +72,11 @@ class Match:
         assert isinstance(node, Node)
         return node
 
+    def clear(self) -> None:
+        """Forget what was bound."""
+        self.bindings.clear()
+        self.nodes.clear()
+
     def mark(self) -> tuple[int, int]:
         """A point to return to with `reset`."""
         return len(self.bindings), len(self.nodes)

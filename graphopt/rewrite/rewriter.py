@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,7 +55,11 @@ class Rewriter:
 
     def __init__(self, graph: Graph, listeners: Sequence[Listener] = ()) -> None:
         self.graph = graph
-        self.listeners: list[Listener] = list(listeners)
+        self._on_inserted = _hearing("inserted", listeners)
+        self._on_removed = _hearing("removed", listeners)
+        self._on_modified = _hearing("modified", listeners)
+        self._on_replaced = _hearing("replaced", listeners)
+        self._on_value_replaced = _hearing("value_replaced", listeners)
         self.changed = False
         self._anchor: Node = graph.terminator
         self._location: Location = UNKNOWN
@@ -112,8 +116,8 @@ class Rewriter:
         """Insert a node that was built by hand before the anchor."""
         self.graph.insert_before(node, self._anchor)
         self.changed = True
-        for listener in self.listeners:
-            listener.inserted(node)
+        for hear in self._on_inserted:
+            hear(node)
         return node
 
     def constant(
@@ -177,8 +181,8 @@ class Rewriter:
         """Make every use of the node's results a use of `values`, then remove the node."""
         if len(values) != len(node.results):
             raise GraphOptError(f"{node.op.name} has {len(node.results)} results, got {len(values)} replacements")
-        for listener in self.listeners:
-            listener.replaced(node, values)
+        for hear in self._on_replaced:
+            hear(node, values)
         for old, new in zip(node.results, values):
             self.replace_value(old, new)
         self.erase(node)
@@ -187,14 +191,14 @@ class Rewriter:
         """Make every use of `old` a use of `new`, which claims to be equal to it. The types of the users follow."""
         if old is new:
             return
-        for listener in self.listeners:
-            listener.value_replaced(old, new)
+        for hear in self._on_value_replaced:
+            hear(old, new)
         if not new.name and new.producer is not None:
             new.name = old.name
         same_type = old.type == new.type
-        for use in old.uses:
-            use.node.set_operand(use.index, new)
-            self._modified(use.node, retype=not same_type)
+        for node, index in tuple(old._uses):
+            node.set_operand(index, new)
+            self._modified(node, retype=not same_type)
 
     def set_operand(self, node: Node, index: int, value: Value | None) -> None:
         """Replace one operand."""
@@ -212,8 +216,8 @@ class Rewriter:
 
     def erase(self, node: Node) -> None:
         """Remove a node whose results are unused."""
-        for listener in self.listeners:
-            listener.removed(node)
+        for hear in self._on_removed:
+            hear(node)
         self.graph.erase(node)
         self.changed = True
 
@@ -243,8 +247,8 @@ class Rewriter:
 
     def _modified(self, node: Node, *, retype: bool) -> None:
         self.changed = True
-        for listener in self.listeners:
-            listener.modified(node)
+        for hear in self._on_modified:
+            hear(node)
         if retype and node is not self.graph.terminator and node.op.infer is not None:
             self._retype(node)
 
@@ -259,9 +263,14 @@ class Rewriter:
                 if result.type != type_:
                     result.type = type_
                     for user in result.users:
-                        for listener in self.listeners:
-                            listener.modified(user)
+                        for hear in self._on_modified:
+                            hear(user)
                         pending.append(user)
+
+
+def _hearing(event: str, listeners: Sequence[Listener]) -> list[Callable[..., None]]:
+    """The methods for an event, of those listeners that have one of their own: the others need not be called."""
+    return [getattr(one, event) for one in listeners if getattr(type(one), event) is not getattr(Listener, event)]
 
 
 def _composed(

@@ -13,9 +13,10 @@ def uniform_value(value: Value) -> float | int | None:
     if value.constant is None:
         return None
     tensor = value.constant.tensor
-    if not 0 < tensor.numel() <= LIMIT or tensor.is_complex():
+    count = tensor.numel()
+    if not 0 < count <= LIMIT or tensor.is_complex():
         return None
-    if tensor.numel() == 1:
+    if count == 1:
         number = tensor.item()
         return number if number == number else None
     first = tensor.reshape(-1)[0]

@@ -30,16 +30,19 @@ class Worklist:
             self._index[node] = len(self._stack)
             self._stack.append(node)
 
-    def pop(self) -> Node:
-        """Remove and return the top node."""
-        while True:
+    def pop(self) -> Node | None:
+        """Remove and return the top node; None if there is none."""
+        while self._stack:
             node = self._stack.pop()
             if node is not None:
                 del self._index[node]
                 return node
+        return None
 
     def drain(self) -> list[Node]:
         """Remove all nodes and return them in the order in which they were pushed."""
+        if not self._index:
+            return []
         nodes = list(self._index)
         self._stack.clear()
         self._index.clear()
