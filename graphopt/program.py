@@ -78,6 +78,15 @@ class Program:
         args, kwargs = self.convention.arguments(flat)
         return self.module(*args, **kwargs)
 
+    def run(self, flat: list[Any]) -> list[Any]:
+        """Run on flat inputs in graph order, without gradients; return the flat outputs."""
+        if self.executable is not None:
+            return _run(self.executable, flat)
+        assert self.module is not None
+        args, kwargs = self.convention.arguments(flat)
+        with torch.no_grad():
+            return self.convention.outputs(self.module(*args, **kwargs))
+
     def fx_module(self) -> torch.fx.GraphModule:
         """The FX module of the graph, emitted at the first use on an engine target."""
         if self.module is not None:
