@@ -1,0 +1,1 @@
+"""Assigning nodes to devices: the problem in numbers, solvers, bounds, and what they do to a graph."""

@@ -1,0 +1,100 @@
+"""Assignments to start from: one device, the order cut into pieces, and HEFT."""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Iterator
+from itertools import combinations, islice, permutations
+from math import inf
+
+import numpy as np
+
+from graphopt.passes.partitioning.problem import HOME, Ints, Problem
+
+CUTS = 12
+"""Places at which the order is cut."""
+
+
+def single_devices(problem: Problem) -> Iterator[Ints]:
+    """All nodes on one device, as far as it can run them; the others on their fastest."""
+    fastest = problem.seconds.argmin(axis=1)
+    for device in range(problem.devices):
+        able = np.isfinite(problem.seconds[:, device])
+        yield np.where(able, device, fastest)
+
+
+def stage_orders(problem: Problem) -> list[tuple[int, ...]]:
+    """Orders of the devices to try as stages: all for up to four devices, else rotations."""
+    if problem.devices <= 4:
+        return list(permutations(range(problem.devices)))
+    return [tuple((d + shift) % problem.devices for d in range(problem.devices)) for shift in range(problem.devices)]
+
+
+def pieces(problem: Problem, cuts: int = CUTS) -> Iterator[Ints]:
+    """The order of nodes cut into as many runs as there are devices, or fewer; by work, so that cuts lie where the time
+    goes. Tensors move forward only, so each is a pipeline. Nodes that cannot run where they are stay there."""
+    work = np.where(np.isfinite(problem.seconds), problem.seconds, 0.0).max(axis=1)
+    done = np.cumsum(work) / max(float(work.sum()), 1e-300)
+    places = sorted({int(np.searchsorted(done, share)) for share in np.linspace(0, 1, cuts + 2)[1:-1]})
+    for order in stage_orders(problem):
+        for chosen in combinations(places, min(problem.devices - 1, 3)):
+            yield np.array(order)[np.searchsorted(np.array(chosen), np.arange(problem.nodes), side="right")]
+
+
+def heft(problem: Problem) -> tuple[Ints, float]:
+    """Heterogeneous earliest finish time: nodes by their way to the end, on average, each where it ends first, in the
+    gaps of what is scheduled already. Returns the assignment, and when its own schedule ends. Memory is not looked at.
+    """
+    rank = _ranks(problem)
+    assignment = np.zeros(problem.nodes, dtype=np.int64)
+    made = np.zeros(len(problem.tensors))
+    taken: list[list[tuple[float, float]]] = [[] for _ in range(problem.devices)]
+    for node in sorted(range(problem.nodes), key=lambda i: (-rank[i], i)):
+        best = (np.inf, 0, 0.0)
+        for device in np.flatnonzero(np.isfinite(problem.seconds[node])):
+            ready = 0.0
+            for index in problem.reads[node]:
+                tensor = problem.tensors[index]
+                source = problem.place(tensor, assignment)
+                ready = max(ready, float(made[index]) + problem.transfer(tensor, source, int(device)))
+            length = float(problem.seconds[node, device])
+            start = _gap(taken[device], ready, length)
+            best = min(best, (start + length, int(device), start))
+        end, device, start = best
+        assignment[node] = device
+        insort(taken[device], (start, end))
+        for index in problem.made[node]:
+            made[index] = end
+    finish = max((end for spans in taken for _, end in spans), default=0.0)
+    for index, tensor in enumerate(problem.tensors):
+        if tensor.consumers and tensor.consumers[-1] == problem.nodes:
+            back = problem.transfer(tensor, problem.place(tensor, assignment), HOME)
+            finish = max(finish, float(made[index]) + back)
+    return assignment, finish
+
+
+def _ranks(problem: Problem) -> list[float]:
+    """For each node the mean seconds from its start to the end of the graph."""
+    finite = np.isfinite(problem.seconds)
+    mean = np.where(finite, problem.seconds, 0.0).sum(axis=1) / finite.sum(axis=1)
+    pairs = max(problem.devices * (problem.devices - 1), 1)
+    latency, per_byte = problem.latency.sum() / pairs, problem.per_byte.sum() / pairs
+    rank = [0.0] * problem.nodes
+    for node in range(problem.nodes - 1, -1, -1):
+        after = 0.0
+        for index in problem.made[node]:
+            tensor = problem.tensors[index]
+            move = latency + tensor.size * per_byte if tensor.moves else 0.0
+            after = max([after, *[rank[c] + move for c in tensor.consumers if c < problem.nodes]])
+        rank[node] = float(mean[node]) + after
+    return rank
+
+
+def _gap(taken: list[tuple[float, float]], ready: float, length: float) -> float:
+    """The first time from `ready` on at which a device is free for so long. taken: disjoint spans, in order."""
+    start = ready
+    for begin, end in islice(taken, max(bisect_right(taken, (ready, inf)) - 1, 0), None):
+        if start + length <= begin:
+            return start
+        start = max(start, end)
+    return start
