@@ -17,10 +17,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-BINS = 2048
-"""More numbers than twice this are gathered in bins: half of them of equal width, half of equal counts."""
-ITERATIONS, MOVING, SAMPLE = 30, 10, 1 << 15
-"""Lloyd's iterations, and the most vectors that they look at."""
+POINTS, POINTS_FOR_CODE = 1024, 8
+"""More numbers than this, and than so many a code, are gathered in bins: half of equal width, half of equal counts."""
+ITERATIONS, MOVING, FEWER, SAMPLE = 30, 10, 5, 1 << 15
+"""Lloyd's iterations, those of them that move codes, those from a good start; the most vectors that they look at."""
 _CELLS = 1 << 22
 _PIECE = 1 << 13
 
@@ -34,7 +34,7 @@ def codebook(x: torch.Tensor, importance: torch.Tensor, codes: int) -> torch.Ten
     >>> codebook(x, torch.ones_like(x), 3)
     tensor([[0.0500, 5.0000, 9.1000]], dtype=torch.float64)
     """
-    numbers, weights = _points(x.double(), importance.double())
+    numbers, weights = _points(x.double(), importance.double(), max(POINTS, POINTS_FOR_CODE * codes))
     found = np.empty((len(numbers), codes))
     step = max(1, _CELLS // (numbers.shape[1] * codes))
     for start in range(0, len(numbers), step):
@@ -43,23 +43,42 @@ def codebook(x: torch.Tensor, importance: torch.Tensor, codes: int) -> torch.Ten
     return torch.from_numpy(found)
 
 
-def vector_codebook(x: torch.Tensor, importance: torch.Tensor, codes: int) -> torch.Tensor:
-    """Return codes [codes, d] for vectors x [n, d] with an importance [n], in double precision."""
+def vector_codebook(
+    x: torch.Tensor, importance: torch.Tensor, codes: int, start: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return codes [codes, d] for vectors x [n, d] with an importance [n], in double precision.
+
+    start: codes to begin with, which are good already.
+    """
     step = -(-len(x) // SAMPLE)
     x, importance = x[::step].double(), importance[::step].double()
+    if start is not None:
+        return _improved(start.double(), x, importance, FEWER, 0)
+    return _improved(_grid(x, importance, codes), x, importance, ITERATIONS, MOVING)
+
+
+def _grid(x: torch.Tensor, importance: torch.Tensor, codes: int) -> torch.Tensor:
+    """The numbers' own codes in every combination, and for what is left the vectors that these serve worst."""
     size = x.shape[1]
     side = int(codes ** (1 / size) + 1e-9)
     own = codebook(x.reshape(1, -1), importance.repeat_interleave(size)[None], side)[0]
     found = torch.cartesian_prod(*[own] * size).reshape(-1, size)
-    if len(found) < codes:  # no full grid: the vectors that it serves worst
+    if len(found) < codes:
         errors = (found[nearest(x, found)] - x).square().sum(1) * importance
         found = torch.cat([found, x[errors.argsort(descending=True, stable=True)[: codes - len(found)]]])
-    for iteration in range(ITERATIONS):
+    return found
+
+
+def _improved(
+    found: torch.Tensor, x: torch.Tensor, importance: torch.Tensor, iterations: int, moving: int
+) -> torch.Tensor:
+    """Lloyd's iterations; in the first so many, codes of little use are moved."""
+    for iteration in range(iterations):
         index = nearest(x, found)
         weights = torch.zeros(len(found), dtype=x.dtype).index_add_(0, index, importance)
         sums = torch.zeros_like(found).index_add_(0, index, x * importance[:, None])
         found = torch.where(weights[:, None] > 0, sums / weights[:, None].clamp(min=1e-300), found)
-        if iteration < MOVING:
+        if iteration < moving:
             found = _moved(found, x, importance, index)
     return found
 
@@ -92,13 +111,13 @@ def nearest_numbers(x: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     return torch.searchsorted(middles.contiguous(), x.to(codes.dtype).contiguous())
 
 
-def _points(x: torch.Tensor, importance: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _points(x: torch.Tensor, importance: torch.Tensor, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers in ascending order and their weights, [rows, points]; the numbers as means of the bins."""
     ordered, order = x.sort(1)
     weights = importance.gather(1, order)
-    if x.shape[1] <= 2 * BINS:
+    if x.shape[1] <= most:
         return ordered.numpy(), weights.numpy()
-    even = torch.linspace(0, 1, BINS + 1, dtype=x.dtype)[1:-1]
+    even = torch.linspace(0, 1, most // 2 + 1, dtype=x.dtype)[1:-1]
     low, high = ordered[:, :1], ordered[:, -1:]
     quantiles = ordered[:, (even * (x.shape[1] - 1)).long()]
     edges = torch.cat([low + (high - low) * even, quantiles], 1).sort(1)[0]
@@ -111,7 +130,7 @@ def _points(x: torch.Tensor, importance: torch.Tensor) -> tuple[np.ndarray, np.n
 
 
 def _means(numbers: np.ndarray, weights: np.ndarray, codes: int) -> np.ndarray:
-    """The mean of each run of the best partition; a run without numbers has the mean of the one before."""
+    """The mean of each run of the best partition; a run without numbers has that of a neighbour."""
     zero = np.zeros((len(numbers), 1))
     center = (numbers * weights).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
     mass = np.concatenate([zero, weights.cumsum(1)], 1)
@@ -120,7 +139,8 @@ def _means(numbers: np.ndarray, weights: np.ndarray, codes: int) -> np.ndarray:
     parts = np.diff(np.take_along_axis(mass, ends, 1), axis=1)
     sums = np.diff(np.take_along_axis(moment, ends, 1), axis=1)
     means = np.divide(sums, parts, out=np.full_like(sums, -np.inf), where=parts > 0)
-    return np.maximum.accumulate(means, 1) + center
+    first = np.where(parts > 0, means, np.inf).min(1, keepdims=True)
+    return np.maximum(np.maximum.accumulate(means, 1), first) + center
 
 
 def _partition(mass: np.ndarray, moment: np.ndarray, codes: int) -> np.ndarray:

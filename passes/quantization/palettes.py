@@ -16,7 +16,7 @@ import torch
 from graphopt.ops.quantization import lookup, packed_codes
 from graphopt.passes.quantization.codebooks import codebook, nearest, nearest_numbers, vector_codebook
 
-ROUNDS = 4
+ROUNDS = 3
 _FLOOR = 0.01
 _HALF_PRECISION = 2.0**-10
 """Stored numbers are rounded to half precision where that changes none by more than this share."""
@@ -91,10 +91,11 @@ def palette(matrix: torch.Tensor, importance: torch.Tensor | None, grain: Grain)
     whole, mass = x.unflatten(1, (blocks, -1)), h.unflatten(1, (blocks, -1))
     largest = whole.abs().amax(2)
     scale = _stored(torch.where(largest > 0, largest, 1.0), grain.half)
+    codes: torch.Tensor | None = None
     for last in range(ROUNDS):
         factor = scale.double().unsqueeze(2)
         inner, importance_ = (whole / factor).flatten(1), (mass * factor.square()).flatten(1)
-        codes = _stored(_codes(inner, importance_, grain), grain.half)
+        codes = _stored(_codes(inner, importance_, grain, codes), grain.half)
         indices = _indices(inner, codes, grain)
         if last < ROUNDS - 1:
             found = lookup(indices, codes.double(), None, grain.group_size).unflatten(1, (blocks, -1))
@@ -117,14 +118,15 @@ def _groups(matrix: torch.Tensor, grain: Grain) -> list[torch.Tensor]:
     return [part for part in parts if part.numel()]
 
 
-def _codes(x: torch.Tensor, importance: torch.Tensor, grain: Grain) -> torch.Tensor:
-    """[groups, codes, d] in double precision."""
+def _codes(x: torch.Tensor, importance: torch.Tensor, grain: Grain, start: torch.Tensor | None = None) -> torch.Tensor:
+    """[groups, codes, d] in double precision. start: codes for much the same."""
     count = 2 ** (grain.bits * grain.vector)
     pairs = list(zip(_groups(x, grain), _groups(importance, grain)))
     if grain.vector == 1:
         return torch.cat([codebook(numbers, weights, count) for numbers, weights in pairs]).unsqueeze(2)
     vectors = [(n.reshape(-1, grain.vector), w.reshape(-1, grain.vector)) for a, b in pairs for n, w in zip(a, b)]
-    return torch.stack([vector_codebook(n, w.mean(1), count) for n, w in vectors])
+    starts = [None] * len(vectors) if start is None else list(start)
+    return torch.stack([vector_codebook(n, w.mean(1), count, begin) for (n, w), begin in zip(vectors, starts)])
 
 
 def _indices(x: torch.Tensor, codes: torch.Tensor, grain: Grain) -> torch.Tensor:
