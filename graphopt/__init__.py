@@ -28,6 +28,7 @@ try:
     from graphopt.ops.quantization import dequantize, fake_quantize, quantize
     from graphopt.passmanager import Pass, PassContext, PassManager, PassResult, RulePass, pass_, register_pass, rewrite
     from graphopt.pruning import prune
+    from graphopt.quantization_search import quantize_search
     from graphopt.rewrite import Algebra, Contract, Rewriter, Rule
     from graphopt.targets import Target
     from graphopt.training import finetune
@@ -65,6 +66,7 @@ __all__ = [
     "pass_",
     "prune",
     "quantize",
+    "quantize_search",
     "register_pass",
     "rewrite",
     "trace",

@@ -95,10 +95,11 @@ def prune(
         after = replace(after, calibration=list(islice(after.calibration, pass_.batches)))
     graph = trace(model, *arguments, dynamic_shapes=dynamic_shapes, trust=trust)
     given = arguments if any(arguments) or not graph.inputs else None
-    return _Steps(pass_, after, given, finetune, _title(model)).run(graph, steps)
+    return _Steps(pass_, after, given, finetune, model_title(model)).run(graph, steps)
 
 
-def _title(model: Any) -> str:
+def model_title(model: Any) -> str:
+    """What a report calls a model."""
     if isinstance(model, str | os.PathLike):
         return os.path.basename(model)
     return getattr(model, "__name__", type(model).__name__)

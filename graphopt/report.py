@@ -2,7 +2,8 @@
 
 As JSON (`to_dict`), form 1: `model`, `target`, `engine`; `engines`, a row for each that was tried; `seconds` of each
 stage; `passes`, see `graphopt.passmanager.Report`; `graphs`, `before` and `after`, see `graphopt.html_report.facts`.
-`pruning`, if channels were pruned, see `graphopt.passes.pruning.report`.
+`pruning`, if channels were pruned, see `graphopt.passes.pruning.report`; `quantization`, if layers were quantized, see
+`graphopt.passes.quantization.report`.
 `opaque`, if there are such nodes: how many of each operator of ONNX that no PyTorch operator expresses.
 Where it was asked for: `measured`, latencies; `attribution`, where errors come from; `histories`, by the name of a
 result the steps that made or changed its node; `peaks`, what the machine can do; `compiled`, the report that a loaded
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from graphopt.html_report import Peaks
     from graphopt.measure import Measurement
     from graphopt.passes.pruning.report import PruningReport
+    from graphopt.passes.quantization.report import QuantizationReport
 
 FORMAT = 1
 
@@ -83,6 +85,26 @@ class CompileReport:
         return PruningReport.merged(found) if found else None
 
     @property
+    def quantization(self) -> QuantizationReport:
+        """What was quantized, by the pass that did so last.
+
+        Raises:
+            GraphOptError: nothing was.
+        """
+        found = self._quantized()
+        if found is None:
+            raise GraphOptError("nothing was quantized: no pass that quantizes ran, or it found nothing")
+        return found
+
+    def _quantized(self) -> QuantizationReport | None:
+        details = [record.details for record in self.passes.kept if record.details is not None]
+        if not details:
+            return None
+        from graphopt.passes.quantization.report import QuantizationReport
+
+        return next((one for one in reversed(details) if isinstance(one, QuantizationReport)), None)
+
+    @property
     def opaque(self) -> list[Node]:
         """The nodes of the result that are operators of ONNX which no PyTorch operator expresses."""
         return [] if self.after is None else [node for node in walk(self.after) if is_opaque(node)]
@@ -112,6 +134,8 @@ class CompileReport:
             found["opaque"] = dict(Counter(node.op.name for node in self.opaque))
         if (pruned := self._pruned()) is not None:
             found["pruning"] = pruned.to_dict()
+        if (quantized := self._quantized()) is not None:
+            found["quantization"] = quantized.to_dict()
         if self.measured:
             found["measured"] = [asdict(row) for row in self.measured]
         if self.attribution is not None:

@@ -135,7 +135,7 @@ class Quantize(Pass):
             plan = place(graph, profile, lambda node: formats.why_float(node_names(node)))
             if not plan.layers:
                 return PassResult(rewriter.changed, notes=[NOTHING, *_left(plan)])
-            format_, symmetric = self._activations(profile)
+            format_, symmetric = self.activation_format(profile)
             guard = Guard(graph, plan, profile, format_, context) if self.only_if_faster else None
             if guard is not None:
                 plan = place(graph, profile, lambda node: formats.why_float(node_names(node)) or guard.slow.get(node))
@@ -182,7 +182,7 @@ class Quantize(Pass):
     ) -> tuple[dict[Node, Layer], list[str]]:
         """Write the plan into the graph; return what the layers are now, and notes."""
         kind = TrainableInserter if trainable else Inserter
-        inserter = kind(graph, rewriter, profile, self._activations(profile)[0], self.name)
+        inserter = kind(graph, rewriter, profile, self.activation_format(profile)[0], self.name)
         scales = {node: self._input_scale(node, plan, parameters) for node in plan.layers}
         some = kept[:CORRECTION_SAMPLES]
         means = layer_means(graph, list(plan.layers), some) if self.correct_bias else {}
@@ -205,7 +205,7 @@ class Quantize(Pass):
         """The format of each layer's weight; of 7 bits for 8 where sums of pairs of products would saturate."""
         reduce = self.reduce_range
         if reduce is None:
-            unsigned = self._activations(profile)[0].name == "uint8"
+            unsigned = self.activation_format(profile)[0].name == "uint8"
             reduce = profile.byte_pairs and unsigned and get_chip(self.chip, context.features).saturates
         found = {node: formats.of(node_names(node)) for node in plan.layers}
         reduced = find_format("int7")
@@ -214,7 +214,8 @@ class Quantize(Pass):
     def _trains(self, context: PassContext) -> bool:
         return context.trainable if self.trainable is None else self.trainable
 
-    def _activations(self, profile: Profile) -> tuple[Format, bool]:
+    def activation_format(self, profile: Profile) -> tuple[Format, bool]:
+        """The format of activations, and whether it is symmetric."""
         symmetric = profile.symmetric if self.symmetric is None else self.symmetric
         default = "int8" if symmetric else profile.activations
         return find_format(self.activations or default), symmetric

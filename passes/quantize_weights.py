@@ -76,7 +76,7 @@ class QuantizeWeights(Pass):
             UnknownNameError: a name in `ignore` or `formats` that no weight has.
         """
         with requested():
-            products, tables, formats = self._chosen(graph)
+            products, tables, formats = self.chosen(graph)
             if not products and not tables:
                 return PassResult(False, notes=[_NOTHING])
             rounding = self._rounding(graph, products, context)
@@ -99,7 +99,7 @@ class QuantizeWeights(Pass):
         notes = [f"{len(errors)} weights in {widths}, relative error {max(errors):.3g} at most"]
         return PassResult(True, notes=notes + (rounding.notes if rounding is not None else []))
 
-    def _chosen(self, graph: Graph) -> tuple[list[StoredProduct], list[Table], dict[Value, Format]]:
+    def chosen(self, graph: Graph) -> tuple[list[StoredProduct], list[Table], dict[Value, Format]]:
         """What is quantized, and the format of each weight."""
         products = [p for p in stored_products(graph) if p.matrix.numel() >= self.smallest]
         tables = embedding_tables(graph) if self.embeddings else []

@@ -7,16 +7,20 @@ whose accumulated is low suffers from those before it.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from graphopt.ir import Graph, Node, Value
 from graphopt.passes.quantization.insertion import Layer
 from graphopt.passes.quantization.lockstep import Lockstep
+
+if TYPE_CHECKING:
+    from graphopt.passes.format_search.report import SearchReport
 
 SHOWN = 5
 """The notes name so many layers, those with the most noise of their own."""
@@ -43,15 +47,20 @@ class LayerFigures:
 
 @dataclass
 class QuantizationReport:
-    """counts: of layers, other operators, pairs. layers: in graph order. left: what stayed a float, and why."""
+    """counts: of layers, other operators, pairs. layers: in graph order. left: what stayed a float, and why.
+
+    search: how formats were chosen, if they were.
+    """
 
     counts: dict[str, int]
     layers: list[LayerFigures] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    search: SearchReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """JSON values; infinities as strings."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)), parse_constant=str)
+        return found
 
     def lines(self) -> list[str]:
         """Sentences: the counts, then the layers with the most noise first."""

@@ -141,7 +141,7 @@ class Guard:
         self.slow: dict[Node, str] = {}
         self.notes: list[str] = []
         self._measured: dict[Node, Times] = {}
-        reason = _why_unmeasured(graph, context)
+        reason = why_unmeasured(graph, context)
         if reason is not None:
             self.notes.append(f"the speed of layers was not measured: {reason}")
             return
@@ -156,7 +156,8 @@ class Guard:
         return None if times is None else (1e3 * times.float_, 1e3 * times.integer)
 
 
-def _why_unmeasured(graph: Graph, context: PassContext) -> str | None:
+def why_unmeasured(graph: Graph, context: PassContext) -> str | None:
+    """Why the speed of operators cannot be measured, or None."""
     if context.engine is None:
         return "the target has no engine"
     if not context.samples:

@@ -130,7 +130,7 @@ def _flat_inputs(graph: Graph, given: Any) -> list[Any] | None:
         if spec == signature.in_tree:
             return [leaves[i] for i, leaf in enumerate(signature.in_leaves) if isinstance(leaf, Slot)]
     if isinstance(given, Mapping):
-        names = _input_names(graph)
+        names = input_names(graph)
         return [given[name] for name in names] if all(name in given for name in names) else None
     if isinstance(given, tuple | list):
         leaves = pytree.tree_leaves(given)
@@ -138,7 +138,7 @@ def _flat_inputs(graph: Graph, given: Any) -> list[Any] | None:
     return None
 
 
-def _input_names(graph: Graph) -> list[str]:
+def input_names(graph: Graph) -> list[str]:
     """The argument names of the inputs in graph order."""
     signature = graph.signature
     if signature is None or len(signature.in_names) != len(signature.in_leaves):
