@@ -151,7 +151,7 @@ def measure(file: File, results: dict[str, Any], options: Any) -> dict[str, Any]
         sessions = {name: _session(str(path), True, options.threads) for name, path in paths.items()}
         given = {name: _taken(session, file.feeds[0]) for name, session in sessions.items()}
         calls = {name: (lambda s=session, f=given[name]: s.run(None, f)) for name, session in sessions.items()}
-        timings = time_interleaved(calls, rounds=options.rounds, seconds=0.3, warmup=3)
+        timings = time_interleaved(calls, rounds=options.rounds, seconds=0.2, warmup=3)
         attempts.append({name: ratio(timings, OURS, name) for name in paths})
         if max(attempts[-1].values()) <= BAR:
             break

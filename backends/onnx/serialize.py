@@ -34,11 +34,14 @@ def to_model(
     name: str,
     write_data: WriteData | None = None,
     metadata: OnnxMetadata | None = None,
+    *,
+    flat: bool = False,
 ) -> onnx.ModelProto:
     """Write a finished body as a model. Unused operations and initializers are left out.
 
     write_data: fills in the elements of an initializer; by default they go into the model. metadata: of the file that
-    the graph was read from.
+    the graph was read from. flat: all initializers in the main graph; else one that only a branch uses is in the
+    branch, for a runtime passes a branch what it uses of the graph around at each run.
     """
     drop_dead(body)
     initializers = used_initializers(body)
@@ -54,9 +57,8 @@ def to_model(
     model.producer_version = _version()
     graph = model.graph
     graph.name = name
-    for tensor in initializers:
-        write_initializer(graph.initializer.add(), tensor, write_data or write_raw)
-    _write_body(graph, body)
+    stored = {id(body): initializers} if flat else placed_initializers(body)
+    _Writer(stored, write_data or write_raw).body(graph, body)
     if metadata is not None:
         _write_metadata(model, metadata)
     return model
@@ -124,6 +126,30 @@ def used_initializers(body: Body) -> list[Tensor]:
     return list(found.values())
 
 
+def placed_initializers(body: Body) -> dict[int, list[Tensor]]:
+    """The initializers by the innermost body that has all of their uses, as that body's id."""
+    found: dict[int, tuple[Tensor, tuple[Body, ...]]] = {}
+
+    def visit(tensors: Iterable[Tensor | None], path: tuple[Body, ...]) -> None:
+        for tensor in tensors:
+            if tensor is not None and tensor.data is not None:
+                known = found.get(id(tensor), (tensor, path))[1]
+                found[id(tensor)] = tensor, tuple([a for a, b in zip(known, path) if a is b])
+
+    def walk(path: tuple[Body, ...]) -> None:
+        for operation in path[-1].operations:
+            visit(operation.uses, path)
+            for inner in operation.bodies():
+                walk((*path, inner))
+        visit(path[-1].outputs, path)
+
+    walk((body,))
+    placed: dict[int, list[Tensor]] = {}
+    for tensor, path in found.values():
+        placed.setdefault(id(path[-1]), []).append(tensor)
+    return placed
+
+
 def _domains(body: Body, opset: int) -> dict[str, int]:
     found = {"": opset}
     for operation in body.operations:
@@ -148,19 +174,6 @@ def rename_nested(body: Body, fresh: Rename) -> None:
             rename_nested(inner, fresh)
 
 
-def _write_body(graph: onnx.GraphProto, body: Body) -> None:
-    for tensor in body.inputs:
-        write_type(graph.input.add(), tensor)
-    for tensor in body.outputs:
-        write_type(graph.output.add(), tensor)
-    outputs = {id(t) for t in body.outputs}
-    for operation in body.operations:
-        _write_operation(graph.node.add(), operation)
-        for tensor in operation.outputs:
-            if tensor.shape is not None and id(tensor) not in outputs:
-                write_type(graph.value_info.add(), tensor)
-
-
 def write_type(info: onnx.ValueInfoProto, tensor: Tensor) -> None:
     """Write a tensor's name, element type and shape; symbolic dims by their text."""
     info.name = tensor.name
@@ -180,33 +193,60 @@ def write_type(info: onnx.ValueInfoProto, tensor: Tensor) -> None:
             entry.dim_param = str(dim)
 
 
-def _write_operation(proto: onnx.NodeProto, operation: Operation) -> None:
-    proto.op_type = operation.op_type
-    proto.name = operation.name
-    if operation.domain:
-        proto.domain = operation.domain
-    inputs = [t.name if t is not None else "" for t in operation.inputs]
-    while inputs and not inputs[-1]:
-        inputs.pop()
-    proto.input.extend(inputs)
-    positions = operation.positions or range(len(operation.outputs))
-    named = dict(zip(positions, [t.name for t in operation.outputs]))
-    proto.output.extend([named.get(position, "") for position in range(max(named, default=-1) + 1)])
-    for name in operation.attributes:
-        write_attribute(proto.attribute.add(), name, operation.attributes[name])
-    operation.note.write(proto)
+class _Writer:
+    """Writes bodies as graphs.
+
+    stored: the initializers of each body, by its id. write_data: fills in their elements.
+    """
+
+    def __init__(self, stored: dict[int, list[Tensor]], write_data: WriteData) -> None:
+        self.stored = stored
+        self.write_data = write_data
+
+    def body(self, graph: onnx.GraphProto, body: Body) -> None:
+        """Write what a body holds."""
+        for tensor in self.stored.get(id(body), ()):
+            write_initializer(graph.initializer.add(), tensor, self.write_data)
+        for tensor in body.inputs:
+            write_type(graph.input.add(), tensor)
+        for tensor in body.outputs:
+            write_type(graph.output.add(), tensor)
+        outputs = {id(t) for t in body.outputs}
+        for operation in body.operations:
+            self.operation(graph.node.add(), operation)
+            for tensor in operation.outputs:
+                if tensor.shape is not None and id(tensor) not in outputs:
+                    write_type(graph.value_info.add(), tensor)
+
+    def operation(self, proto: onnx.NodeProto, operation: Operation) -> None:
+        """Write an operation as a node."""
+        proto.op_type = operation.op_type
+        proto.name = operation.name
+        if operation.domain:
+            proto.domain = operation.domain
+        inputs = [t.name if t is not None else "" for t in operation.inputs]
+        while inputs and not inputs[-1]:
+            inputs.pop()
+        proto.input.extend(inputs)
+        positions = operation.positions or range(len(operation.outputs))
+        named = dict(zip(positions, [t.name for t in operation.outputs]))
+        proto.output.extend([named.get(position, "") for position in range(max(named, default=-1) + 1)])
+        for name, value in operation.attributes.items():
+            if isinstance(value, Body):
+                attribute = proto.attribute.add(name=name, type=_Kind.GRAPH)
+                attribute.g.name = value.name
+                self.body(attribute.g, value)
+            else:
+                write_attribute(proto.attribute.add(), name, value)
+        operation.note.write(proto)
 
 
 def write_attribute(proto: onnx.AttributeProto, name: str, value: Any) -> None:
-    """Write an attribute of any kind that lowerings use."""
+    """Write an attribute of any kind that lowerings use, but for a body."""
     proto.name = name
     if isinstance(value, torch.Tensor):
         proto.type = _Kind.TENSOR
         write_initializer(proto.t, Tensor(from_torch(value.dtype), tuple(value.shape), "", value), write_raw)
-    elif isinstance(value, Body):
-        proto.type = _Kind.GRAPH
-        proto.g.name = value.name
-        _write_body(proto.g, value)
     elif isinstance(value, _Kind):
         proto.CopyFrom(value)
     elif isinstance(value, onnx.TensorProto):

@@ -51,7 +51,7 @@ def load(graph: Graph, engine: OnnxRuntimeEngine) -> OnnxRuntimeExecutable:
         weights[proto.name] = held
         point_to(proto, "memory", 0, held.numel() * held.element_size())
 
-    model = to_model(body, opset, graph.name, write)
+    model = to_model(body, opset, graph.name, write, flat=True)  # a session takes memory for the main graph alone
     session = _session(model, weights, engine)
     return OnnxRuntimeExecutable(graph, session, list(weights.values()))
 

@@ -141,7 +141,7 @@ class MaxPoolOfOne(_Identity):
 
 
 class AveragePoolOfOne(_Identity):
-    """Average pooling with kernel 1 and stride 1."""
+    """Average pooling with kernel 1 and stride 1, or of an image of one element."""
 
     name = "average-pool-of-one"
     contract = VALUE_EXACT
@@ -149,7 +149,10 @@ class AveragePoolOfOne(_Identity):
 
     def guard(self, match: Match) -> bool:
         """Every window is one element, divided by 1."""
-        return _window_of_one(match.root) and match.root.attributes.get("divisor_override") in (None, 1)
+        node = match.root
+        if node.attributes.get("divisor_override") not in (None, 1):
+            return False
+        return _window_of_one(node) or (_image_of_one(node, match["x"]) and _all(node.attr("padding"), 0))
 
 
 class AdaptivePoolToSameSize(_Identity):
@@ -191,6 +194,12 @@ class ReduceUnitDim(Rule):
 def _window_of_one(node: Node) -> bool:
     stride = node.attr("stride")
     return _all(node.attr("kernel_size"), 1) and (not stride or _all(stride, 1)) and _all(node.attr("padding"), 0)
+
+
+def _image_of_one(node: Node, image: Value) -> bool:
+    assert isinstance(image.type, TensorType)
+    spatial = int(node.op.base.removesuffix("d")[-1])
+    return _all(image.type.shape[-spatial:], 1)
 
 
 def _all(values: tuple[object, ...], number: int) -> bool:

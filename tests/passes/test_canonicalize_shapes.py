@@ -14,6 +14,7 @@ from graphopt.passmanager import PassContext
 
 V = "input %x: f32[N, 4, 6]\ninput %y: f32[N, 4, 6]\n"
 IMAGE = "input %x: f32[N, 3, 6, 6]\n"
+DOT = "input %x: f32[N, 3, 1, 1]\n"
 
 REWRITES = [
     ("noop-view", V, "%r = aten.reshape(%x) {shape=(N, 4, 6)}", "%x"),
@@ -33,6 +34,7 @@ REWRITES = [
     ("noop-roll", V, "%r = aten.roll(%x) {shifts=0, dims=1}", "%x"),
     ("max-pool-of-one", IMAGE, "%r = aten.max_pool2d(%x) {kernel_size=1}", "%x"),
     ("average-pool-of-one", IMAGE, "%r = aten.avg_pool2d(%x) {kernel_size=1, stride=1}", "%x"),
+    ("average-pool-of-one", DOT, "%r = aten.avg_pool2d(%x) {kernel_size=3, ceil_mode=true}", "%x"),
     ("adaptive-pool-to-same-size", IMAGE, "%r = aten.adaptive_avg_pool2d(%x) {output_size=6}", "%x"),
     ("reduce-unit-dim", "input %x: f32[N, 1, 6]\n", "%r = aten.mean.dim(%x) {dim=(1,), keepdim=true}", "%x"),
     (
@@ -264,6 +266,8 @@ UNTOUCHED = [
      "%r = aten.index.Tensor(%x, %i, %j)"),
     ("indices along one axis", "input %x: f32[3, 3]\nconstant %j: i64[3] = (0, 1, 2)\n",
      "%r = aten.index.Tensor(%x, %j, %j)"),
+    ("average that counts padding", DOT, "%r = aten.avg_pool2d(%x) {kernel_size=3, padding=1}"),
+    ("average of two", "input %x: f32[N, 3, 2, 1]\n", "%r = aten.avg_pool2d(%x) {kernel_size=2, ceil_mode=true}"),
     ("pooling that skips", IMAGE, "%r = aten.max_pool2d(%x) {kernel_size=1, stride=2}"),
     ("mean over a symbol", "input %x: f32[N, 4]\n", "%r = aten.mean.dim(%x) {dim=(0,)}"),
     ("stack of what has no operands", "input %x: f32[1]\n", "%a = aten.arange() {end=3}\n%r = aten.stack(%a, %a)"),

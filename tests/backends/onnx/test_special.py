@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import onnxruntime
 import pytest
 import torch
 
+import graphopt
 from graphopt.analysis import run_graph
-from graphopt.backends.onnx import OnnxRuntimeEngine
+from graphopt.backends.onnx import OnnxRuntimeEngine, save_onnx
 from graphopt.ir import Attributes, Graph, Node
 from graphopt.ops import get_op, parse
 from tests.backends.onnx.cases import SIZES, case_inputs, make_case
@@ -74,6 +78,50 @@ def test_cond_runs_one_branch(sign: float, size: int) -> None:
     graph = parse(COND)
     x = sign * torch.rand(size, 3)
     assert_matches(graph, [x], run(graph, x))
+
+
+OWN_WEIGHTS = """
+input %x: f32[N, 600]
+parameter %shared: f32[600]
+parameter %own: f32[600]
+%n = sum(%x)
+%p = gt.Scalar(%n) {other=0}
+%y: f32[N, 600] = higher_order.cond(%p, %x, %shared, %own) [
+  graph yes {
+    input %a: f32[N, 600]
+    input %b: f32[600]
+    input %c: f32[600]
+    %m = mul.Tensor(%a, %b)
+    %r = add.Tensor(%m, %c)
+    return %r
+  }
+  graph no {
+    input %a: f32[N, 600]
+    input %b: f32[600]
+    input %c: f32[600]
+    %r = add.Tensor(%a, %b)
+    return %r
+  }
+]
+return %y
+"""
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_what_one_branch_alone_uses_is_stored_in_it(tmp_path: Path, external: bool) -> None:
+    """A runtime passes a branch what it uses of the graph around, at each run."""
+    graph, path = parse(OWN_WEIGHTS), tmp_path / "model.onnx"
+    model = save_onnx(graph, path, external)
+    (node,) = [n for n in model.graph.node if n.op_type == "If"]
+    assert "shared" in [t.name for t in model.graph.initializer]
+    assert {a.name: [t.name for t in a.g.initializer] for a in node.attribute} == {
+        "then_branch": ["own"],
+        "else_branch": [],
+    }
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for x in (torch.rand(2, 600), -torch.rand(3, 600)):
+        assert_matches(graph, [x], run_session(session, [x]))
+        assert_matches(graph, [x], run_graph(graphopt.trace(path), x))
 
 
 WHILE = """
