@@ -207,7 +207,7 @@ class _Search:
         """A copy of the graph, quantized as chosen."""
         copy = self.graph.clone()
         if any(format_ != FLOAT for format_ in choice.formats.values()):
-            self.quantizer(choice).run(copy, replace(self.context, listeners=[]))
+            self.quantizer(choice).run(copy, replace(self.context, listeners=[], engine=None))
         return copy
 
     def choose(self) -> Choice:

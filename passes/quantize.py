@@ -18,6 +18,8 @@ from graphopt.ops.quantization import Format, find_format
 from graphopt.passes.quantization.bias_correction import layer_means, shifts
 from graphopt.passes.quantization.calibrate import calibrate
 from graphopt.passes.quantization.clipping import METHODS, NEED_BOUNDS_ALONE, Grid, affine, choose_range, outliers
+from graphopt.passes.quantization.fused_pairs import fused_pairs
+from graphopt.passes.quantization.histograms import histogram
 from graphopt.passes.quantization.insertion import Inserter, Layer, Parameters, WeightOptions
 from graphopt.passes.quantization.layer_formats import LayerFormats, graph_names, node_names, settled
 from graphopt.passes.quantization.placement import Placement, activations_of, place
@@ -39,7 +41,7 @@ REPORT_SAMPLES = 8
 """The report measures layers on so many samples at most."""
 
 _Samples = list[list[Any]]
-NOTHING_FASTER = "nothing was quantized: no layer with what it needs around it is faster on integers"
+NOTHING_FASTER = "nothing was quantized: the graph is no faster on integers, whichever layers run so"
 NOTHING = "nothing to quantize: no operator that the target runs on integers has a stored weight"
 
 
@@ -74,7 +76,7 @@ class Quantize(Pass):
 
     contract = Contract.LOSSY
     establishes = frozenset({"quantized"})
-    conflicts = frozenset({"quantized"})
+    conflicts = frozenset({"quantized", "reduced-precision"})
 
     dtype: str = "int8"
     activations: str = ""
@@ -161,12 +163,21 @@ class Quantize(Pass):
         for node, source in sources.items():
             layer, scale = layers[node], plan.scale_of(source)
             rounded = [parameters[scale].rounded(x, format_) for x in recorded.inputs[source]]
-            own = judge.own(layer, rounded, recorded.outputs[node])
-            seen, covered = (found[scale].low, found[scale].high), parameters[scale].covered(format_)
-            times = None if guard is None else guard.milliseconds(node)
+            covered = parameters[scale].covered(format_)
             report.layers.append(
-                LayerFigures(layer.name, node.op.base, widths[node].name, seen, covered, own, whole[layer.node], times)
+                LayerFigures(
+                    layer.name,
+                    node.op.base,
+                    widths[node].name,
+                    seen=(found[scale].low, found[scale].high),
+                    covered=covered,
+                    own=judge.own(layer, rounded, recorded.outputs[node]),
+                    accumulated=whole[layer.node],
+                    milliseconds=None if guard is None else guard.milliseconds(node),
+                    histogram=histogram(found[scale], covered),
+                )
             )
+        report.fused = None if self._trains(context) else fused_pairs(graph, context)
         return PassResult(rewriter.changed, notes=[*report.lines(), *notes, *told], details=report)
 
     def _rewritten(

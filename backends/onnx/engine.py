@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from graphopt.errors import EmissionError, TargetError
 from graphopt.ir import Graph, TensorType, Type, walk
 from graphopt.ops.quantization import is_packed
+from graphopt.targets import Kernel
 
 if TYPE_CHECKING:
     from graphopt.backends.onnx.session import OnnxRuntimeExecutable
@@ -75,6 +76,16 @@ class OnnxRuntimeEngine:
         from graphopt.backends.onnx.session import load
 
         return load(graph, self)
+
+    def kernels(self, graph: Graph) -> list[Kernel]:
+        """Load the graph and return the operators that ONNX Runtime runs after its own optimizations.
+
+        Raises:
+            EmissionError: the graph has something that ONNX or ONNX Runtime cannot express.
+        """
+        from graphopt.backends.onnx.optimized import kernels
+
+        return kernels(graph, self)
 
     def _no_kernel(self, graph: Graph) -> str | None:
         from graphopt.backends.onnx.emitter import Emitter

@@ -2,7 +2,7 @@
 
 from graphopt.targets.chip import Chip, get_chip
 from graphopt.targets.device import Capability, Device, Link
-from graphopt.targets.engine import Engine, Executable
+from graphopt.targets.engine import Engine, Executable, Kernel, ShowsKernels
 from graphopt.targets.names import get_target, require_devices, target_names
 from graphopt.targets.registry import engine_names, get_engine, register_engine
 from graphopt.targets.target import Target
@@ -14,6 +14,8 @@ __all__ = [
     "Device",
     "Engine",
     "Executable",
+    "Kernel",
+    "ShowsKernels",
     "Link",
     "Target",
     "engine_names",

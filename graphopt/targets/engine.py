@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from graphopt.ir import Graph
@@ -35,6 +36,28 @@ class Engine(Protocol):
 
     def load(self, graph: Graph) -> Executable:
         """Emit and load a graph.
+
+        Raises:
+            EmissionError: the graph has something that the engine cannot express.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What an engine runs: the name of its operator, and of the values that it reads and gives."""
+
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@runtime_checkable
+class ShowsKernels(Engine, Protocol):
+    """An engine that says what it makes of a graph."""
+
+    def kernels(self, graph: Graph) -> list[Kernel]:
+        """Return what runs after the engine's own optimizations. Values keep their names where they are left.
 
         Raises:
             EmissionError: the graph has something that the engine cannot express.

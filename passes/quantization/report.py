@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graphopt.ir import Graph, Node, Value
+from graphopt.passes.quantization.fused_pairs import FusedPairs
+from graphopt.passes.quantization.histograms import Histogram
 from graphopt.passes.quantization.insertion import Layer
 from graphopt.passes.quantization.lockstep import Lockstep
 
@@ -33,6 +35,7 @@ class LayerFigures:
 
     own, accumulated: its signal-to-noise ratio in decibels, alone and with everything before it quantized.
     milliseconds: what it takes alone in floating point and on integers, where that was measured.
+    histogram: of what was seen of its input, where one was kept.
     """
 
     name: str
@@ -43,18 +46,20 @@ class LayerFigures:
     own: float
     accumulated: float
     milliseconds: tuple[float, float] | None = None
+    histogram: Histogram | None = None
 
 
 @dataclass
 class QuantizationReport:
     """counts: of layers, other operators, pairs. layers: in graph order. left: what stayed a float, and why.
 
-    search: how formats were chosen, if they were.
+    fused: what the engine made of the pairs, if one says. search: how formats were chosen, if they were.
     """
 
     counts: dict[str, int]
     layers: list[LayerFigures] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    fused: FusedPairs | None = None
     search: SearchReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,7 +71,12 @@ class QuantizationReport:
         """Sentences: the counts, then the layers with the most noise first."""
         counts = ", ".join(f"{count} {what}" for what, count in self.counts.items())
         worst = sorted(self.layers, key=lambda figures: figures.own)[:SHOWN]
-        return [f"quantized {counts}", *map(_sentence, worst), *self.left]
+        return [
+            f"quantized {counts}",
+            *([] if self.fused is None else self.fused.lines()),
+            *map(_sentence, worst),
+            *self.left,
+        ]
 
 
 def _sentence(layer: LayerFigures) -> str:

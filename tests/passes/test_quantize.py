@@ -418,7 +418,7 @@ def test_the_report_tells_each_layers_noise() -> None:
     assert report["counts"] == {"layers": 2, "other operators": 2, "pairs": 4}
     first, last = report["layers"]
     assert (first["name"], first["operator"], last["name"]) == ("w", "aten.conv2d", "v")
-    assert first["seen"] == (float(x.min()), float(x.max()))
+    assert first["seen"] == [float(x.min()), float(x.max())]
     assert 30 < first["own"] == first["accumulated"] < 60
     assert last["own"] > last["accumulated"]
     found = 10 * math.log10(
