@@ -1,0 +1,164 @@
+"""Layers that read channels whose scales may move, and what they read on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphopt.analysis.channels.atoms import Ids
+from graphopt.ir import DType, Node, Value
+from graphopt.passes.scaling.observing import Watcher, observe
+from graphopt.passes.scaling.spaces import Factor, Space, Spaces
+from graphopt.passes.support.evaluation import evaluate, stored_tensor
+
+_PRODUCTS = frozenset({"aten.linear", "aten.matmul", "aten.mm", "aten.addmm"})
+_CONVOLUTIONS = {"aten.conv1d": 1, "aten.conv2d": 2, "aten.conv3d": 3}
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A node that sums over channels by a stored weight.
+
+    at: the operand that is the activation; the weight is the next. axis: of its channels, from the end.
+    columns: the channel of each of them, 0 where the scale stays.
+    """
+
+    node: Node
+    factor: Factor
+    at: int
+    axis: int
+    columns: Ids
+
+    @property
+    def x(self) -> Value:
+        """The activation."""
+        value = self.node.operands[self.at]
+        assert value is not None
+        return value
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The stored weight."""
+        return stored_tensor(self.factor.constant)
+
+    @property
+    def is_product(self) -> bool:
+        """True for a product of matrices."""
+        return self.node.op.base in _PRODUCTS
+
+    @property
+    def matrix(self) -> torch.Tensor:
+        """The weight of a product as [inputs, outputs]."""
+        return self.weight.t() if self.node.op.base == "aten.linear" else self.weight
+
+    @property
+    def output_axis(self) -> int:
+        """The axis of outputs of the weight."""
+        return 0 if self.node.op.base == "aten.linear" or not self.is_product else 1
+
+    def scaled_weight(self, scales: np.ndarray) -> torch.Tensor:
+        """W · s for scales s by channel."""
+        own = scales[self.factor.channels]
+        return (self.weight.double() * torch.from_numpy(own)).to(self.weight.dtype)
+
+    def by_column(self, scales: np.ndarray, x: torch.Tensor) -> torch.Tensor:
+        """Scales by channel in the shape in which they multiply the activation."""
+        own = torch.from_numpy(scales[self.columns]).to(x)
+        return own.reshape(-1, *[1] * (-1 - self.axis))
+
+    def computed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """What the node computes from an activation and a weight."""
+        operands = [
+            None if v is None else stored_tensor(v) if v.constant is not None else x for v in self.node.operands
+        ]
+        operands[self.at + 1] = weight
+        return evaluate(self.node, operands)[0]
+
+
+def readers_of(spaces: Spaces, space: Space, convolutions: bool = False) -> list[Reader]:
+    """The layers that read a space: products of single precision, and convolutions if asked for."""
+    found = []
+    for factor in space.readers:
+        for node in factor.nodes if factor.kind == "layer" else ():
+            base = node.op.base
+            if base in _PRODUCTS:
+                at, axis = int(base == "aten.addmm"), -1
+            elif convolutions and base in _CONVOLUTIONS:
+                at, axis = 0, -1 - _CONVOLUTIONS[base]
+            else:
+                continue
+            x = node.operands[at]
+            if x is None or x.dtype is not DType.F32 or factor.constant.dtype is not DType.F32:
+                continue
+            found.append(Reader(node, factor, at, axis, spaces.columns(x, axis)))
+    return found
+
+
+class Inputs:
+    """What readers of one value read: by column the greatest magnitude, and the mean magnitude; and what is asked for.
+
+    gram: Σ x xᵀ over all positions. kept: some of it as it is: rows of a product, samples of a convolution.
+    """
+
+    def __init__(self, reader: Reader, gram: bool, keep: int) -> None:
+        self.axis, self.is_product, self.keep = reader.axis, reader.is_product, keep
+        size = len(reader.columns)
+        self.largest = np.zeros(size)
+        self.gram = torch.zeros(size, size) if gram else None
+        self.kept: list[torch.Tensor] = []
+        self._total = np.zeros(size)
+        self._count = 0
+
+    @property
+    def mean(self) -> np.ndarray:
+        """E|x| by column."""
+        return self._total / max(self._count, 1)
+
+    def __call__(self, x: torch.Tensor) -> None:
+        """Take a batch."""
+        if not x.numel():
+            return
+        rows = x.movedim(self.axis, -1).reshape(-1, len(self.largest))
+        self.largest = np.maximum(self.largest, rows.abs().amax(0).double().cpu().numpy())
+        self._total += rows.abs().sum(0, dtype=torch.float64).cpu().numpy()
+        self._count += len(rows)
+        if self.gram is not None:
+            self.gram.addmm_(rows.t(), rows)
+        if self.keep:
+            whole = rows if self.is_product else x
+            wanted = max(1, min(len(whole), self.keep // max(whole[0].numel(), 1)))
+            places = torch.linspace(0, len(whole) - 1, wanted).round().long()
+            self.kept.append(whole[places].clone())
+
+
+def inputs_of(
+    spaces: Spaces,
+    readers: Sequence[Reader],
+    batches: Sequence[Sequence[Any]],
+    *,
+    gram: Callable[[Reader], bool] = lambda reader: False,
+    keep: int = 0,
+) -> dict[Reader, Inputs]:
+    """Run the graph on batches and return what each reader reads. keep: so many elements of each value at most."""
+    found: dict[tuple[Value, int], Inputs] = {}
+    watchers: dict[Value, list[Watcher]] = {}
+    for reader in readers:
+        key = reader.x, reader.axis
+        if key not in found:
+            found[key] = Inputs(reader, gram(reader), -(-keep // max(len(batches), 1)) if keep else 0)
+            watchers.setdefault(reader.x, []).append(found[key])
+    observe(spaces.graph, watchers, batches)
+    return {reader: found[reader.x, reader.axis] for reader in readers}
+
+
+def by_channel(readers: Sequence[Reader], columns: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """The greatest of numbers a column, by channel, [count + 1]."""
+    found = np.zeros(count + 1)
+    for reader, own in zip(readers, columns):
+        np.maximum.at(found, reader.columns, own)
+    found[0] = 0.0
+    return found
