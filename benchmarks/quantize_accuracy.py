@@ -1,192 +1,162 @@
 """Static int8 side by side: the same trained weights, the same calibration data, the same engine.
 
-For each network and seed: ONNX Runtime's `quantize_static` (per tensor, its default, and per channel; signed and
-unsigned activations), NNCF where it is installed, and `quantize` of this project. Figures: SQNR and Kullback-Leibler
-divergence of the logits against fp32 on all held-out images, top-1, how many operators run on integers after ONNX
-Runtime's fusion and how many are left in floating point, and latency against fp32, interleaved.
+For each network and seed: ONNX Runtime's `quantize_static` (min-max, percentile and entropy calibration; per tensor, as
+by default, and per channel; signed and unsigned activations), NNCF where it is installed (both presets, fast and full
+bias correction; samples one by one and in batches of 64, since its ranges depend on that), and `quantize` of this
+project. Figures: SQNR and Kullback-Leibler divergence of the logits against fp32 on all held-out data; top-1, and its
+difference to fp32 with a paired 95 % interval; how many operators read quantized operands, how many run on integers
+after ONNX Runtime's fusion. Peers get the file that suits them better: this project's fp32 file, or PyTorch's, in which
+attention is written out.
 
-    python benchmarks/quantize_accuracy.py [--quick] [--json FILE] [--seeds N] [--options "rounding=gptq"]
+    python benchmarks/quantize_accuracy.py [--quick] [--json FILE] [--seeds N] [--network NAME] [--options TEXT]
 """
 
 from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnxruntime
 import torch
-from torch import Tensor, nn
+from quantize_peers import ONNXRUNTIME_DEFAULT, nncfs, onnxruntimes
+from quantize_subjects import SUBJECTS, Batch, Subject
+from torch import Tensor
 
-import graphopt
-from common import onnxruntime_options, parse_args, print_table, ratio, time_interleaved, write_json
-from tests.zoo.nets_cnn import InvertedResidual, conv_bn
-from tests.zoo.trained import Trained, cached, mnist, trained_lenet, trained_resnet8
+from common import onnxruntime_options, parse_args, print_table, write_json
 
-CALIBRATION = 256
-INTEGER = ("QLinear", "QGemm", "MatMulIntegerToFloat", "ConvInteger")
-MATTER = ("Conv", "FusedConv", "Gemm", "MatMul", "Add", "AveragePool", "GlobalAveragePool", "ReduceMean")
-"""Operators that, left in floating point, cost a conversion."""
-
-
-class MobileNet(nn.Module):
-    """Inverted residuals for images of 28×28: depthwise convolutions are the hard case."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        widths = ((16, 16, 1, 1), (16, 24, 2, 4), (24, 24, 1, 4), (24, 32, 2, 4), (32, 32, 1, 4))
-        blocks = [InvertedResidual(inputs, outputs, stride, expand) for inputs, outputs, stride, expand in widths]
-        self.features = nn.Sequential(
-            *conv_bn(1, 16, 3, 2), nn.ReLU6(), *blocks, *conv_bn(32, 64, 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1)
-        )
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x).flatten(1))
-
-
-def trained_mobilenet(seed: int = 0) -> Trained:
-    """The network on MNIST, about 0.97 on the held-out images."""
-    data = mnist()
-    return Trained(cached("mobilenet", MobileNet, data, epochs=6, seed=seed), data)
-
-
-NETWORKS: dict[str, Callable[[int], Trained]] = {
-    "LeNet": trained_lenet,
-    "ResNet-8": trained_resnet8,
-    "MobileNet-like": trained_mobilenet,
-}
+INTEGER = ("QLinear", "QGemm", "MatMulIntegerToFloat", "ConvInteger", "DynamicQuantize")
+PRODUCTS = ("Conv", "Gemm", "MatMul")
+MATTER = (*PRODUCTS, "Add", "Mul", "AveragePool", "GlobalAveragePool", "ReduceMean")
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one quantizer made of one network."""
+    """What one quantizer made of one network.
+
+    change: of top-1 against fp32; interval: half the width of its 95 % interval. products, others: operators that read
+    quantized operands. integer: operators on integers after fusion. seconds: that quantizing took. failed: the error.
+    """
 
     network: str
     seed: int
     tool: str
-    sqnr: float
-    divergence: float
-    top1: float
-    integer: int
-    left: int
-    against_fp32: float
+    sqnr: float = float("nan")
+    divergence: float = float("nan")
+    top1: float = float("nan")
+    change: float = float("nan")
+    interval: float = float("nan")
+    products: int = 0
+    others: int = 0
+    integer: int = 0
+    seconds: float = 0.0
+    failed: str = ""
 
 
 class Loaded:
     """A model in ONNX Runtime, and the operators that it runs after its own fusion."""
 
-    def __init__(self, model: bytes, threads: int) -> None:
+    def __init__(self, model: onnx.ModelProto, threads: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             options = onnxruntime_options(threads)
             options.optimized_model_filepath = str(Path(folder) / "fused.onnx")
-            self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-            self.operators = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
-        self.name = self.session.get_inputs()[0].name
+            data = model.SerializeToString()
+            self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            fused = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+        self.integer = sum(count for name, count in fused.items() if name.startswith(INTEGER))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        parts = [self.session.run(None, {self.name: part.numpy()})[0] for part in x.split(100)]
+    def __call__(self, batches: list[Batch]) -> Tensor:
+        parts = [self.session.run(None, {name: x.numpy() for name, x in batch.items()})[0] for batch in batches]
         return torch.cat([torch.from_numpy(part) for part in parts])
 
-    @property
-    def integer(self) -> int:
-        return sum(count for name, count in self.operators.items() if name.startswith(INTEGER))
 
-    @property
-    def left(self) -> int:
-        return sum(self.operators[name] for name in MATTER)
-
-
-def onnxruntimes(model: onnx.ModelProto, calibration: Tensor) -> Iterator[tuple[str, bytes]]:
-    """ONNX Runtime's own quantizer, at four settings."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches = iter([{model.graph.input[0].name: x.numpy()} for x in calibration.split(1)])
-
-        def get_next(self) -> Any:
-            return next(self.batches, None)
-
-    with tempfile.TemporaryDirectory() as folder:
-        plain, made = Path(folder) / "plain.onnx", Path(folder) / "made.onnx"
-        onnx.save(model, plain)
-        for per_channel in (False, True):
-            for kind in (QuantType.QInt8, QuantType.QUInt8):
-                quantize_static(plain, made, Reader(), per_channel=per_channel, activation_type=kind)
-                grain = "per channel" if per_channel else "per tensor"
-                default = ", default" if not per_channel and kind is QuantType.QInt8 else ""
-                yield f"ONNX Runtime {grain} {str(kind)[1:]}{default}", made.read_bytes()
+def quantized_operators(model: onnx.ModelProto) -> Counter[str]:
+    """Operators all of whose first two operands come out of a quantized tensor, by type."""
+    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    stored = {tensor.name for tensor in model.graph.initializer}
+    found: Counter[str] = Counter()
+    for node in model.graph.node:
+        read = [name for name in node.input[:2] if name and name not in stored]
+        moved = {"DequantizeLinear", "MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "Slice"}
+        if read and node.op_type in MATTER and all(made.get(name) in moved for name in read):
+            found[node.op_type] += 1
+    return found
 
 
-def nncfs(model: onnx.ModelProto, calibration: Tensor) -> Iterator[tuple[str, bytes]]:
-    """NNCF, if it is installed."""
-    if find_spec("nncf") is None:
-        return
-    import nncf
+def bases(subject: Subject) -> dict[str, onnx.ModelProto]:
+    """The fp32 files that peers start from: this project's, and for transformers PyTorch's, too."""
+    found = {"": subject.compile().to_onnx()}
+    if subject.transformer:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "exported.onnx"
+            torch.onnx.export(
+                subject.model,
+                (),
+                path,
+                kwargs=subject.example,
+                dynamo=True,
+                dynamic_shapes=subject.shapes,
+                external_data=False,
+                verbose=False,
+            )
+            found[", attention written out"] = onnx.load(path)
+    return found
 
-    name = model.graph.input[0].name
-    data = nncf.Dataset([{name: x.numpy()} for x in calibration.split(1)])
-    for fast in (True, False):
-        made = nncf.quantize(model, data, subset_size=len(calibration), fast_bias_correction=fast)
-        yield f"NNCF{'' if fast else ', full bias correction'}", made.SerializeToString()
 
-
-def ours(module: nn.Module, calibration: Tensor, options: str) -> Iterator[tuple[str, bytes]]:
-    """This project's pass."""
-    made = graphopt.compile(
-        module,
-        (calibration[:4],),
-        target="onnx",
-        dynamic_shapes="batch",
-        passes=f"default,quantize{{{options}}},fold-constants,dead-code" if options else _PLAIN,
-        calibration=calibration.split(64),
-        on_failure="raise",
-    )
-    yield f"graphopt{f' ({options})' if options else ''}", made.to_onnx().SerializeToString()
+def made(subject: Subject, plain: dict[str, onnx.ModelProto], options: list[str], quick: bool) -> Iterator[Any]:
+    """Every quantizer's file, or why there is none."""
+    for option in options:
+        passes = f"default,quantize{{{option}}},fold-constants,dead-code" if option else _PLAIN
+        yield f"graphopt{f' ({option})' if option else ''}", subject.compile(passes=passes).to_onnx()
+    for base, model in plain.items():
+        for tool, file in onnxruntimes(model, subject.calibration, quick):
+            yield tool + base, file
+        for size, samples in (("", subject.calibration), (", batches of 64", subject.together)):
+            for tool, file in nncfs(model, samples, subject.transformer, quick):
+                yield tool + size + base, file
 
 
 _PLAIN = "default,quantize,fold-constants,dead-code"
 
 
-def measured(network: str, seed: int, options: list[str], chosen: Any) -> list[Figures]:
+def measured(network: str, seed: int, options: list[str], chosen: Any) -> Iterator[Figures]:
     """Every quantizer on one network."""
-    trained = NETWORKS[network](seed)
-    calibration, images, labels = trained.data.train_images[:CALIBRATION], trained.data.images, trained.data.labels
-    plain = graphopt.compile(trained.module, (calibration[:4],), target="onnx", dynamic_shapes="batch").to_onnx()
-    base = Loaded(plain.SerializeToString(), chosen.threads)
-    reference = base(images)
-    makers = [onnxruntimes(plain, calibration), nncfs(plain, calibration)]
-    makers += [ours(trained.module, calibration, option) for option in options]
-    loaded = {tool: Loaded(model, chosen.threads) for maker in makers for tool, model in maker}
-    one = images[:1]
-    calls: dict[str, Callable[[], Any]] = {"fp32": lambda: base(one)}
-    calls |= {tool: (lambda model=model: model(one)) for tool, model in loaded.items()}
-    seconds = 0.05 if chosen.quick else 0.3
-    timings = time_interleaved(calls, chosen.rounds, seconds)
-    found = []
-    for tool, model in loaded.items():
-        logits = model(images)
-        found.append(
-            Figures(
-                network,
-                seed,
-                tool,
-                float(10 * torch.log10(reference.square().sum() / (reference - logits).square().sum())),
-                divergence(reference, logits),
-                float((logits.argmax(1) == labels).double().mean()),
-                model.integer,
-                model.left,
-                ratio(timings, tool, "fp32"),
-            )
+    subject = SUBJECTS[network](seed)
+    plain = bases(subject)
+    reference = Loaded(plain[""], chosen.threads)(subject.held_out)
+    right = reference.argmax(1) == subject.labels
+    start = time.perf_counter()
+    for tool, file in made(subject, plain, options, chosen.quick):
+        seconds, start = time.perf_counter() - start, time.perf_counter()
+        if isinstance(file, str):
+            yield Figures(network, seed, tool, failed=file)
+            continue
+        model, counts = Loaded(file, chosen.threads), quantized_operators(file)
+        logits = model(subject.held_out)
+        hits = logits.argmax(1) == subject.labels
+        difference = hits.double() - right.double()
+        products = sum(counts[name] for name in PRODUCTS)
+        yield Figures(
+            network,
+            seed,
+            tool,
+            float(10 * torch.log10(reference.square().sum() / (reference - logits).square().sum())),
+            divergence(reference, logits),
+            float(hits.double().mean()),
+            float(difference.mean()),
+            1.96 * float(difference.std()) / len(difference) ** 0.5,
+            products,
+            counts.total() - products,
+            model.integer,
+            seconds,
         )
-    return found
+        start = time.perf_counter()
 
 
 def divergence(reference: Tensor, logits: Tensor) -> float:
@@ -198,42 +168,63 @@ def divergence(reference: Tensor, logits: Tensor) -> float:
 def main() -> None:
     extra = (
         ("--seeds", {"type": int, "default": 3}),
+        ("--network", {"action": "append", "choices": list(SUBJECTS), "help": "only this one"}),
         ("--options", {"action": "append", "default": [], "help": "options of a further run of quantize"}),
     )
     chosen = parse_args(__doc__, *extra)
     seeds = range(1 if chosen.quick else chosen.seeds)
-    figures = [
-        figure
-        for network in NETWORKS
-        for seed in seeds
-        for figure in measured(network, seed, ["", *chosen.options], chosen)
-    ]
-    tools = list(dict.fromkeys(f.tool for f in figures))
-    for network in NETWORKS:
-        rows = [_row(tool, [f for f in figures if (f.network, f.tool) == (network, tool)]) for tool in tools]
-        columns = ("quantizer", "SQNR dB", "KL", "top-1", "on integers", "left in float", "time / fp32")
-        print_table(f"{network}, means of {len(seeds)} seeds", columns, [row for row in rows if row])
-    _gains(figures)
+    figures: list[Figures] = []
+    for network in chosen.network or SUBJECTS:
+        for seed in seeds:
+            figures += measured(network, seed, ["", *chosen.options], chosen)
+        own = [f for f in figures if f.network == network]
+        rows = [_row(tool, [f for f in own if f.tool == tool]) for tool in dict.fromkeys(f.tool for f in own)]
+        columns = ("quantizer", "SQNR dB", "KL", "top-1", "against fp32", "±", "products", "others", "fused", "s")
+        print_table(f"{network}, means of {len(seeds)} seeds", columns, rows)
+    print_table("graphopt against its peers", ("network", *_COLUMNS), list(_compared(figures)))
     write_json(chosen.json, "quantize_accuracy", figures)
 
 
 def _row(tool: str, found: list[Figures]) -> list[Any]:
-    if not found:
-        return []
-    means = [statistics.fmean(getattr(f, name) for f in found) for name in ("sqnr", "divergence", "top1")]
-    return [tool, *means, found[0].integer, found[0].left, statistics.median(f.against_fp32 for f in found)]
+    failed = [f.failed for f in found if f.failed]
+    if failed:
+        return [f"{tool}: {failed[0][:60]}", *[float("nan")] * 5, 0, 0, 0, 0.0]
+    fields = ("sqnr", "divergence", "top1", "change")
+    means = [statistics.fmean(getattr(f, name) for f in found) for name in fields]
+    interval = sum(f.interval**2 for f in found) ** 0.5 / len(found)
+    seconds = statistics.fmean(f.seconds for f in found)
+    return [tool, *means, interval, found[0].products, found[0].others, found[0].integer, seconds]
 
 
-def _gains(figures: list[Figures]) -> None:
-    """How far graphopt's default is above ONNX Runtime's default, and above the best of the peers, in dB."""
-    mine = {(f.network, f.seed): f.sqnr for f in figures if f.tool == "graphopt"}
-    default = {(f.network, f.seed): f.sqnr for f in figures if f.tool.endswith("default")}
-    peers = [f for f in figures if not f.tool.startswith("graphopt")]
-    best = {key: max(f.sqnr for f in peers if (f.network, f.seed) == key) for key in mine}
-    over_default = statistics.fmean(mine[key] - default[key] for key in mine)
-    least = min(mine[key] - best[key] for key in mine)
-    print(f"over ONNX Runtime's default: {over_default:+.2f} dB in geometric mean of the ratios")
-    print(f"over the best peer of each network and seed: {least:+.2f} dB at least")
+_COLUMNS = ("over the default, dB", "over the best, dB, least", "KL / best, most", "best peer", "its products", "own")
+
+
+def _compared(figures: list[Figures]) -> Iterator[list[Any]]:
+    """For each network: above ONNX Runtime's default (mean of seeds), above the best peer of each seed (the least)."""
+    gains = []
+    for network in dict.fromkeys(f.network for f in figures):
+        found = [f for f in figures if f.network == network and not f.failed]
+        over, above, divergences = [], [], []
+        for seed in dict.fromkeys(f.seed for f in found):
+            of_seed = [f for f in found if f.seed == seed]
+            own = next(f for f in of_seed if f.tool == "graphopt")
+            peers = [f for f in of_seed if not f.tool.startswith("graphopt")]
+            default = next(f for f in peers if f.tool == ONNXRUNTIME_DEFAULT)
+            best = max(peers, key=lambda f: f.sqnr)
+            over.append(own.sqnr - default.sqnr)
+            above.append(own.sqnr - best.sqnr)
+            divergences.append(own.divergence / min(f.divergence for f in peers))
+        gains += over
+        yield [
+            network,
+            statistics.fmean(over),
+            min(above),
+            max(divergences),
+            best.tool,
+            f"{best.products} + {best.others}",
+            f"{own.products} + {own.others}",
+        ]
+    yield ["geometric mean", statistics.fmean(gains), None, None, "", "", ""]
 
 
 if __name__ == "__main__":
