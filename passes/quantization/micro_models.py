@@ -25,10 +25,20 @@ from graphopt.targets import Engine, Executable
 
 ROUNDS = 3
 SECONDS = 0.004
-"""Each candidate runs in turn for about so long a round; the best round's median counts."""
+"""Candidates run in turn, each for about so long a round; the best round's median counts."""
 
-LEAST = 5
+LEAST = 3
 """Runs in a round, at least."""
+
+
+ANY_SCALE = 0.05
+ANY_WEIGHTS = WeightOptions(find_format("int8"), True, False)
+"""No kernel is faster for other scales."""
+
+
+def any_parameters(format_: Format) -> Parameters:
+    """A scale and a zero point in the middle."""
+    return Parameters(ANY_SCALE, int(format_.low + format_.high + 1) // 2)
 
 
 class Times(NamedTuple):
@@ -36,6 +46,14 @@ class Times(NamedTuple):
 
     float_: float
     integer: float
+
+
+@dataclass
+class Timed:
+    """A graph and inputs for it."""
+
+    graph: Graph
+    inputs: list[Any]
 
 
 class MicroModels:
@@ -71,21 +89,27 @@ class MicroModels:
             self._known[key] = self._times(*(_conversion(self.found[value], self.format_, q) for q in (True, False)))
         return self._known[key]
 
-    def _times(self, first: _Model, second: _Model) -> Times:
+    def _times(self, first: Timed, second: Timed) -> Times:
         return Times(*(max(seconds - self._call, 0.0) for seconds in self._seconds([first, second])))
 
-    def _seconds(self, models: Sequence[_Model]) -> list[float]:
-        loaded = [(self.engine.load(model.graph), model.inputs) for model in models]
-        for executable, inputs in loaded:
-            executable.run(inputs)
-        best = [float("inf")] * len(loaded)
-        for _ in range(ROUNDS):
-            for index, (executable, inputs) in enumerate(loaded):
-                best[index] = min(best[index], _median(executable, inputs))
-        return best
+    def _seconds(self, models: Sequence[Timed]) -> list[float]:
+        return best_seconds(self.engine, models)
 
     def _shape(self, value: Value) -> Sequence[int]:
         return self.found[value].shape if value.constant is None else value.constant.tensor.shape
+
+
+def best_seconds(engine: Engine, graphs: Sequence[Timed], rounds: int = ROUNDS) -> list[float]:
+    """Return the seconds that a run of each graph takes: they run in turn, and the best round's median counts, since a
+    busy machine only makes things slower."""
+    loaded = [(engine.load(one.graph), one.inputs) for one in graphs]
+    for executable, inputs in loaded:
+        executable.run(inputs)
+    best = [float("inf")] * len(loaded)
+    for _ in range(rounds):
+        for index, (executable, inputs) in enumerate(loaded):
+            best[index] = min(best[index], _median(executable, inputs))
+    return best
 
 
 def _median(executable: Executable, inputs: Sequence[Any]) -> float:
@@ -98,15 +122,7 @@ def _median(executable: Executable, inputs: Sequence[Any]) -> float:
     return median(times)
 
 
-@dataclass
-class _Model:
-    """A graph and inputs for it."""
-
-    graph: Graph
-    inputs: list[Any]
-
-
-class _Operator(_Model):
+class _Operator(Timed):
     """One operator and its clips."""
 
     def __init__(self, chain: Sequence[Node], fusion: Fusion, is_layer: bool, found: dict[Value, torch.Tensor]) -> None:
@@ -138,12 +154,11 @@ class _Operator(_Model):
         operands = list(dict.fromkeys(activations_of(self.node, self.fusion, self.is_layer)))
         plan = Placement(pairs=[*operands, self.last])
         (plan.layers if self.is_layer else plan.others)[self.node] = self.fusion
-        given = dict.fromkeys(plan.pairs, Parameters(0.05, int(format_.low + format_.high + 1) // 2))
+        given = dict.fromkeys(plan.pairs, any_parameters(format_))
         inserter = Inserter(self.graph, Rewriter(self.graph), profile, format_, "micro")
         inserter.pairs(plan, given)
         if self.is_layer:
-            options = WeightOptions(find_format("int8"), True, False)
-            inserter.bias(inserter.weight(self.node, self.fusion, 0.05, options), None)
+            inserter.bias(inserter.weight(self.node, self.fusion, ANY_SCALE, ANY_WEIGHTS), None)
         self._cut_floats_off(format_)
 
     def _cut_floats_off(self, format_: Format) -> None:
@@ -162,20 +177,20 @@ class _Operator(_Model):
         rewriter.erase(dequantize)
 
 
-def _conversion(tensor: torch.Tensor, format_: Format, quantize: bool) -> _Model:
+def _conversion(tensor: torch.Tensor, format_: Format, quantize: bool) -> Timed:
     """A graph that does nothing but quantize or dequantize."""
     graph = Graph("micro")
     rewriter = Rewriter(graph)
     dtype = DType.F32 if quantize else format_.dtype
     value = graph.add_input("x", TensorType(dtype, tuple(tensor.shape)))
-    scale = rewriter.constant(torch.tensor(0.05), "scale")
+    scale = rewriter.constant(torch.tensor(ANY_SCALE), "scale")
     zero = rewriter.constant(torch.tensor(0, dtype=format_.storage), "zero_point", dtype=format_.dtype)
     name = "graphopt.quantize" if quantize else "graphopt.dequantize"
     graph.set_outputs([rewriter.create(name, value, scale, zero, format_.name).result])
-    return _Model(graph, [tensor if quantize else torch.full(tensor.shape, 100, dtype=format_.storage)])
+    return Timed(graph, [tensor if quantize else torch.full(tensor.shape, 100, dtype=format_.storage)])
 
 
-def _tiny(count: int) -> _Model:
+def _tiny(count: int) -> Timed:
     """So many operators on a single number."""
     graph = Graph("micro")
     rewriter = Rewriter(graph)
@@ -183,4 +198,4 @@ def _tiny(count: int) -> _Model:
     for name in ("aten.exp", "aten.neg")[:count]:
         value = rewriter.create(name, value).result
     graph.set_outputs([value])
-    return _Model(graph, [torch.zeros(1)])
+    return Timed(graph, [torch.zeros(1)])

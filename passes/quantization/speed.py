@@ -9,7 +9,7 @@ quantized and integers dequantized,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,29 @@ import torch
 from graphopt.analysis import Interpreter
 from graphopt.ir import Graph, Node, Value
 from graphopt.ops.quantization import Format
+from graphopt.passes.quantization.insertion import Inserter
 from graphopt.passes.quantization.integer_program import IntegerProgram
-from graphopt.passes.quantization.micro_models import MicroModels, Times
-from graphopt.passes.quantization.placement import Placement, activations_of, tail_of
+from graphopt.passes.quantization.micro_models import (
+    ANY_SCALE,
+    ANY_WEIGHTS,
+    MicroModels,
+    Timed,
+    Times,
+    any_parameters,
+    best_seconds,
+)
+from graphopt.passes.quantization.placement import Placement, activations_of, place, tail_of
 from graphopt.passes.quantization.profiles import Fusion, Profile
 from graphopt.passmanager import PassContext
+from graphopt.rewrite import Rewriter
 from graphopt.targets import Engine
+
+CONVERSIONS = (1.0, 4.0, 16.0)
+"""What conversions are taken to cost, times what was measured."""
+
+WHOLE_ROUNDS = 7
+GAIN = 0.98
+"""What a graph with integers may take of the time in floating point, at most; nearer is noise."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +151,11 @@ class SpeedProgram:
 class Guard:
     """Says which operators of a plan are to stay in floating point, since the graph then runs fastest.
 
-    slow: them, and why. notes: why nothing was measured, if so.
+    What the program chooses is a prediction: engines lay values out differently for floats and integers, which single
+    operators do not tell. So whole graphs are timed, with scales that mean nothing: in floating point, all on integers,
+    and as the program chooses if conversions cost what was measured, or a multiple of that. The fastest wins.
+
+    slow: what stays, and why. notes: what was measured, or why nothing was.
     """
 
     def __init__(self, graph: Graph, plan: Placement, profile: Profile, format_: Format, context: PassContext) -> None:
@@ -148,7 +169,24 @@ class Guard:
         assert context.engine is not None
         measured = measure(graph, plan, profile, format_, context.engine, context.samples[0])
         self._measured = measured.nodes
-        self.slow = slower(plan, profile, measured)
+        whole = _Whole(graph, plan, profile, format_)
+        choices = [dict[Node, str](), *(slower(plan, profile, measured, factor) for factor in CONVERSIONS)]
+        self._choose(choices, whole, context.engine, list(context.samples[0]))
+
+    def _choose(self, choices: list[dict[Node, str]], whole: _Whole, engine: Engine, inputs: list[Any]) -> None:
+        distinct = list({tuple(choice): choice for choice in choices}.values())
+        graphs = [whole.graph, *(whole.quantized(choice) for choice in distinct)]
+        before, *after = best_seconds(engine, [Timed(one, inputs) for one in graphs], WHOLE_ROUNDS)
+        best = min(range(len(distinct)), key=after.__getitem__)
+        float_, integer = (f"{1e3 * seconds:.3g} ms" for seconds in (before, after[best]))
+        if after[best] < GAIN * before:
+            self.slow = distinct[best]
+            self.notes.append(
+                f"the graph takes {integer} with these layers on integers, and {float_} in floating point"
+            )
+            return
+        told = f"the graph takes {float_} in floating point and {integer} at best with some on integers"
+        self.slow = {node: f"{_why(times)}; {told}" for node, times in self._measured.items()}
 
     def milliseconds(self, node: Node) -> tuple[float, float] | None:
         """What an operator takes alone, in floating point and on integers."""
@@ -165,12 +203,37 @@ def why_unmeasured(graph: Graph, context: PassContext) -> str | None:
     return context.engine.unsupported(graph)
 
 
-def slower(plan: Placement, profile: Profile, measured: Measured) -> dict[Node, str]:
-    """The operators that are to stay in floating point since the graph then runs fastest, and why."""
+class _Whole:
+    """Makes graphs that are quantized with scales that mean nothing, to be timed."""
+
+    def __init__(self, graph: Graph, plan: Placement, profile: Profile, format_: Format) -> None:
+        self.graph = graph
+        self.profile = profile
+        self.format_ = format_
+        self.known = {node.results[0].name for node in (*plan.layers, *plan.others)}
+
+    def quantized(self, floats: Mapping[Node, str]) -> Graph:
+        """A copy with the plan's operators on integers, but for `floats`."""
+        copy = self.graph.clone()
+        names = self.known - {node.results[0].name for node in floats}
+        plan = place(copy, self.profile, lambda node: None if node.results[0].name in names else "it is to be timed")
+        inserter = Inserter(copy, Rewriter(copy), self.profile, self.format_, "timing")
+        inserter.pairs(plan, dict.fromkeys(plan.pairs, any_parameters(self.format_)))
+        for node, fusion in plan.layers.items():
+            inserter.bias(inserter.weight(node, fusion, ANY_SCALE, ANY_WEIGHTS), None)
+        return copy
+
+
+def slower(plan: Placement, profile: Profile, measured: Measured, factor: float = 1.0) -> dict[Node, str]:
+    """The operators that are to stay in floating point since the graph then runs fastest, and why.
+
+    factor: what conversions cost, times what was measured.
+    """
     program = IntegerProgram()
     speed = SpeedProgram(program, plan, profile, measured)
+    operators = set(speed.integer.values())
     for variable, seconds in speed.terms.items():
-        program.costs[variable] = seconds
+        program.costs[variable] = seconds if variable in operators else factor * seconds
     solution = program.solve()
     assert solution is not None, "all in floating point is a solution"
     return {node: _why(measured.nodes[node]) for node, variable in speed.integer.items() if not solution[variable]}
@@ -178,6 +241,5 @@ def slower(plan: Placement, profile: Profile, measured: Measured) -> dict[Node, 
 
 def _why(times: Times) -> str:
     float_, integer = (f"{1e3 * seconds:.3g} ms" for seconds in times)
-    if times.integer >= times.float_:
-        return f"it takes {integer} on integers and {float_} in floating point"
-    return f"it takes {integer} on integers and {float_} in floating point, and converting for it takes more than that"
+    found = f"it takes {integer} on integers and {float_} in floating point"
+    return found if times.integer >= times.float_ else f"{found}, and converting for it takes more than that"

@@ -138,7 +138,7 @@ def test_conversions_decide() -> None:
 
 
 def with_times(monkeypatch: pytest.MonkeyPatch, slow: Sequence[str]) -> None:
-    """Operators of these names are slow on integers, all others fast, and conversions free."""
+    """Operators of these names are slow on integers, all others fast, and conversions free; alone and in graphs."""
 
     class Fixed:
         def __init__(self, *args: Any) -> None: ...
@@ -149,7 +149,18 @@ def with_times(monkeypatch: pytest.MonkeyPatch, slow: Sequence[str]) -> None:
         def conversions(self, value: Any) -> Times:
             return Times(0.0, 0.0)
 
+    def whole(engine: Any, graphs: Sequence[Any], rounds: int) -> list[float]:
+        return [sum(map(seconds, one.graph)) for one in graphs]
+
+    def seconds(node: Node) -> float:
+        if node.op.base not in ("aten.conv2d", "aten.linear"):
+            return 0.0
+        if node.operands[1].producer is None:  # type: ignore[union-attr]
+            return 1e-5
+        return 2e-5 if node.op.base in slow else 1e-6
+
     monkeypatch.setattr(speed, "MicroModels", Fixed)
+    monkeypatch.setattr(speed, "best_seconds", whole)
 
 
 def test_slow_layers_stay_and_the_report_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +179,18 @@ def test_slow_layers_stay_and_the_report_says_so(monkeypatch: pytest.MonkeyPatch
     with_times(monkeypatch, ["aten.conv2d", "aten.linear"])
     result = Quantize(only_if_faster=True).run(graph := graphopt.parse(SMALL), context)
     assert "quantize" not in ops(graph) and "no faster" in result.notes[0]
+
+
+def test_whole_graphs_have_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operators that are fast alone stay in floating point if no graph with them on integers is faster."""
+    with_times(monkeypatch, [])
+    monkeypatch.setattr(speed, "best_seconds", lambda engine, graphs, rounds: [1e-3] + [2e-3] * (len(graphs) - 1))
+    context = PassContext(
+        target="onnxruntime", calibration=[data()], samples=[[data()]], engine=get_engine("onnxruntime")
+    )
+    result = Quantize(only_if_faster=True).run(graph := graphopt.parse(SMALL), context)
+    assert "quantize" not in ops(graph)
+    assert any("the graph takes 1 ms in floating point and 2 ms at best" in note for note in result.notes)
 
 
 def test_without_an_engine_it_says_that_nothing_was_measured() -> None:
