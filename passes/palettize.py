@@ -49,6 +49,7 @@ class Palettize(Pass):
 
     contract = Contract.LOSSY
     establishes = frozenset({"quantized"})
+    conflicts = frozenset({"reduced-precision"})
 
     bits: int = 4
     vector: int = 1

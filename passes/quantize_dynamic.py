@@ -34,6 +34,7 @@ class QuantizeDynamic(Pass):
 
     contract = Contract.LOSSY
     establishes = frozenset({"quantized"})
+    conflicts = frozenset({"reduced-precision"})
 
     granularity: str = "channel"
     smallest: int = 1024

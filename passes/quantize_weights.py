@@ -47,6 +47,7 @@ class QuantizeWeights(Pass):
 
     contract = Contract.LOSSY
     establishes = frozenset({"quantized"})
+    conflicts = frozenset({"reduced-precision"})
 
     dtype: str = "uint4"
     formats: Mapping[str, str] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from graphopt.backends.onnx.quantization_opsets import needed_opset
 from graphopt.backends.onnx.records import Operation, Tensor
 from graphopt.backends.onnx.versions import means_the_same
 from graphopt.errors import EmissionError
-from graphopt.ir import DType, Graph, Node, OptionalType, SequenceType, TensorType, Type, UnrankedType, walk
+from graphopt.ir import DType, Graph, Node, OptionalType, SequenceType, TensorType, Type, UnrankedType, Value, walk
 from graphopt.ops.onnx_dialect import CAPTURED, OUTPUTS, imports_of, is_opaque, node_proto
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
 from graphopt.ops.onnx_inference import infer_shapes
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 SINCE = {"aten.view.dtype": 26, "graphopt.attention": 23}
 """Operators whose only ONNX form is of a later opset than the default."""
+_BFLOAT16 = 22
+_LATE_BFLOAT16 = ("aten.conv", "aten.max_pool", "aten.avg_pool", "aten.adaptive_", "aten.elu", "aten.hard", "aten.mish")
+"""Convolutions, poolings and a few others take bfloat16 from here on; the rest of the operators did before."""
 _TANH_GELU = 20
 """GELU by tanh is an operator from here on: runtimes don't know its parts, which take up to 16 times as long."""
 
@@ -54,7 +57,13 @@ def opset_for(graph: Graph, wanted: int) -> int:
 def _since(node: Node) -> int:
     if node.op.name == "aten.gelu" and node.attr("approximate") == "tanh":
         return _TANH_GELU
+    if node.op.name.startswith(_LATE_BFLOAT16) and _dtype(node.results[0]) is DType.BF16:
+        return _BFLOAT16
     return SINCE.get(node.op.name, 0)
+
+
+def _dtype(value: Value) -> DType | None:
+    return value.type.dtype if isinstance(value.type, TensorType) else None
 
 
 def lower_opaque(e: Emitter, node: Node, operands: Sequence[Tensor | None]) -> list[Tensor]:
