@@ -32,6 +32,7 @@ from graphopt.rewrite import Contract, Rewriter
 KEPT = 1 << 18
 """So many elements of each activation are kept to judge a choice by."""
 _ALPHAS = tuple(step / 10 for step in range(11))
+_TINY = 1e-300
 NOTHING = "nothing to smooth: no layer reads what a norm or a layer before it may scale"
 
 
@@ -106,26 +107,33 @@ class SmoothQuant(Pass):
         self, count: int, space: Space, readers: Sequence[Reader], inputs: Sequence[Inputs]
     ) -> tuple[np.ndarray, str]:
         """The scales of a space by channel, and a note."""
-        seen = by_channel(readers, [given.largest for given in inputs], count)
         weights = np.zeros(count + 1)
         for reader in readers:
             weights = np.maximum(weights, reader.factor.largest(reader.weight, count))
-        if self.alpha is not None:
-            return smoothing(seen, weights, self.alpha), f"{space.name}: smoothed with alpha {self.alpha:.2g}"
+        alpha, note = self.alpha, f"smoothed with alpha {self.alpha:.2g}" if self.alpha is not None else ""
+        if alpha is None:
+            alpha, note = self._searched(count, weights, readers, inputs)
+        if alpha is None:
+            return np.ones(count + 1), f"{space.name}: {note}"
+        seen = by_channel(readers, [given.largest for given in inputs], count)
+        return smoothing(seen, weights, alpha), f"{space.name}: {note}"
+
+    def _searched(
+        self, count: int, weights: np.ndarray, readers: Sequence[Reader], inputs: Sequence[Inputs]
+    ) -> tuple[float | None, str]:
+        """The best alpha, None if none is better than to leave the space as it is, and a note.
+
+        What it does is measured on every other sample, with scales and ranges from the others: a scale that fits the
+        data too well is one that new data exceed.
+        """
         judge = _Judge(readers, inputs, self)
-        plain = np.ones(count + 1)
-        before = least = judge(plain)
-        best, chosen = plain, None
-        for alpha in _ALPHAS:
-            tried = smoothing(seen, weights, alpha)
-            error = judge(tried)
-            if error < least:
-                best, least, chosen = tried, error, alpha
-        gain = 10 * np.log10(before / least) if least > 0 else 0.0
-        how = (
-            f"smoothed with alpha {chosen:.2g}, {gain:.1f} dB" if chosen is not None else "left, for no alpha is better"
-        )
-        return best, f"{space.name}: {how}"
+        seen = by_channel(readers, [given.folds[0].largest for given in inputs], count)
+        before = judge(np.ones(count + 1))
+        errors = {alpha: judge(smoothing(seen, weights, alpha)) for alpha in _ALPHAS}
+        best = min(errors, key=lambda alpha: errors[alpha])
+        if errors[best] >= before:
+            return None, "left as it was, for no alpha is better"
+        return best, f"smoothed with alpha {best:.2g}, {10 * np.log10(before / max(errors[best], _TINY)):.1f} dB"
 
 
 def smoothing(seen: np.ndarray, weights: np.ndarray, alpha: float) -> np.ndarray:
@@ -140,29 +148,33 @@ def smoothing(seen: np.ndarray, weights: np.ndarray, alpha: float) -> np.ndarray
 
 
 class _Judge:
-    """The squared error of the outputs of some layers with quantized activations and weights."""
+    """The squared error of the outputs of some layers with quantized activations and weights, on data held out."""
 
     def __init__(self, readers: Sequence[Reader], inputs: Sequence[Inputs], options: SmoothQuant) -> None:
         self.activations, self.weights = find_format(options.activations), find_format(options.dtype)
         self.granularity = options.granularity
-        self.layers = [(reader, torch.cat(given.kept)) for reader, given in zip(readers, inputs) if given.kept]
-        self.wanted = [reader.computed(x, reader.weight) for reader, x in self.layers]
+        # One sample alone is known by itself.
+        folds = [[fold for fold in given.folds if fold.kept] for given in inputs]
+        self.layers = [(r, torch.cat(f[0].kept), torch.cat(f[-1].kept)) for r, f in zip(readers, folds) if f]
+        self.wanted = [reader.computed(held, reader.weight) for reader, _, held in self.layers]
 
     def __call__(self, scales: np.ndarray) -> float:
         total = 0.0
-        for (reader, x), wanted in zip(self.layers, self.wanted):
-            rounded = self._activation(x / reader.by_column(scales, x))
+        for (reader, known, held), wanted in zip(self.layers, self.wanted):
+            own = reader.by_column(scales, held)
             weight = self._weight(reader, reader.scaled_weight(scales))
+            rounded = self._activation(known / own, held / own)
             total += float((reader.computed(rounded, weight) - wanted).double().square().sum())
         return total
 
-    def _activation(self, x: torch.Tensor) -> torch.Tensor:
+    def _activation(self, known: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
+        """Activations rounded, with the range of others."""
         spread = Spread()
-        spread.add(x)
+        spread.add(known)
         grid = Grid(self.activations, symmetric=self.activations.low < 0)
         scale, zero = affine(*choose_range(spread, "lp", grid, 99.99, 3.0), self.activations, grid.symmetric)
         step, point = torch.tensor(scale), torch.tensor(zero, dtype=self.activations.storage)
-        return dequantized(quantized(x, step, point, self.activations, None, 0), step, point, None, 0)
+        return dequantized(quantized(held, step, point, self.activations, None, 0), step, point, None, 0)
 
     def _weight(self, reader: Reader, weight: torch.Tensor) -> torch.Tensor:
         axis = reader.output_axis if self.granularity == "channel" else None

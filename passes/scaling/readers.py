@@ -99,40 +99,63 @@ def readers_of(spaces: Spaces, space: Space, convolutions: bool = False) -> list
 
 
 class Inputs:
-    """What readers of one value read: by column the greatest magnitude, and the mean magnitude; and what is asked for.
+    """What readers of one value read, by column, and what is asked for beyond.
 
-    gram: Σ x xᵀ over all positions. kept: some of it as it is: rows of a product, samples of a convolution.
+    largest: the greatest magnitudes. mean: the mean magnitudes. gram: Σ x xᵀ over all positions.
+    folds: the same for every other sample each, so that what is chosen on one can be judged on the other.
     """
 
     def __init__(self, reader: Reader, gram: bool, keep: int) -> None:
-        self.axis, self.is_product, self.keep = reader.axis, reader.is_product, keep
         size = len(reader.columns)
-        self.largest = np.zeros(size)
+        self.axis = reader.axis
         self.gram = torch.zeros(size, size) if gram else None
-        self.kept: list[torch.Tensor] = []
+        self.folds = tuple(_Fold(size, reader.is_product, keep // 2) for _ in range(2))
         self._total = np.zeros(size)
-        self._count = 0
+        self._positions = self._samples = 0
+
+    @property
+    def largest(self) -> np.ndarray:
+        """The greatest magnitude by column."""
+        return np.maximum(self.folds[0].largest, self.folds[1].largest)
 
     @property
     def mean(self) -> np.ndarray:
         """E|x| by column."""
-        return self._total / max(self._count, 1)
+        return self._total / max(self._positions, 1)
 
     def __call__(self, x: torch.Tensor) -> None:
         """Take a batch."""
         if not x.numel():
             return
-        rows = x.movedim(self.axis, -1).reshape(-1, len(self.largest))
-        self.largest = np.maximum(self.largest, rows.abs().amax(0).double().cpu().numpy())
+        rows = _rows(x, self.axis)
         self._total += rows.abs().sum(0, dtype=torch.float64).cpu().numpy()
-        self._count += len(rows)
+        self._positions += len(rows)
         if self.gram is not None:
             self.gram.addmm_(rows.t(), rows)
-        if self.keep:
-            whole = rows if self.is_product else x
-            wanted = max(1, min(len(whole), self.keep // max(whole[0].numel(), 1)))
-            places = torch.linspace(0, len(whole) - 1, wanted).round().long()
-            self.kept.append(whole[places].clone())
+        for start in range(min(2, len(x))):
+            self.folds[(self._samples + start) % 2].add(x[start::2], self.axis)
+        self._samples += len(x)
+
+
+class _Fold:
+    """largest: by column. kept: some of what was seen as it is, rows of a product or samples of a convolution."""
+
+    def __init__(self, size: int, is_product: bool, keep: int) -> None:
+        self.largest = np.zeros(size)
+        self.kept: list[torch.Tensor] = []
+        self._is_product, self._keep = is_product, keep
+
+    def add(self, x: torch.Tensor, axis: int) -> None:
+        rows = _rows(x, axis)
+        self.largest = np.maximum(self.largest, rows.abs().amax(0).double().cpu().numpy())
+        if self._keep:
+            whole = rows if self._is_product else x
+            wanted = max(1, min(len(whole), self._keep // max(whole[0].numel(), 1)))
+            self.kept.append(whole[torch.linspace(0, len(whole) - 1, wanted).round().long()].clone())
+
+
+def _rows(x: torch.Tensor, axis: int) -> torch.Tensor:
+    return x.movedim(axis, -1).reshape(-1, x.shape[axis])
 
 
 def inputs_of(
