@@ -2,7 +2,8 @@
 
 Its `Slice` asserts that the size of what it slices is not negative, and a failed assertion cannot be caught. A node's
 operands have sizes of the IR, which are none; what is computed inside of a graph that the node holds may have any (a
-padding that takes away more than there is). So a model that slices there is handed to a process of its own.
+padding that takes away more than there is). So a model that slices there is handed to a process of its own, whose
+memory is limited where the system can.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ _ABORTING = frozenset(["Slice"])
 _CHILD = """
 import sys, onnx
 from onnx import shape_inference
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
+except ImportError:
+    pass
 model, data_prop = onnx.ModelProto.FromString(sys.stdin.buffer.read()), sys.argv[1] == "True"
 try:
     found = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=data_prop)
@@ -48,7 +54,7 @@ def infer_shapes(model: onnx.ModelProto, *, data_prop: bool = True) -> onnx.Mode
         return ModelProto.FromString(_apart(model.SerializeToString(deterministic=True), data_prop))
     try:
         return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=data_prop)
-    except (shape_inference.InferenceError, ValueError, RuntimeError) as error:
+    except (shape_inference.InferenceError, ValueError, RuntimeError, MemoryError) as error:
         raise TypeInferenceError(f"ONNX refuses the node: {_reason(str(error))}") from error
 
 

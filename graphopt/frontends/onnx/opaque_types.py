@@ -64,6 +64,25 @@ class Dims:
         return self.dims[name]
 
 
+_TAKING_LISTS = frozenset(
+    [
+        "CenterCropPad",
+        "Col2Im",
+        "ConstantOfShape",
+        "Expand",
+        "Pad",
+        "Reshape",
+        "Resize",
+        "Slice",
+        "Squeeze",
+        "Tile",
+        "Unsqueeze",
+        "Upsample",
+    ]
+)
+MOST_DIMS = 1000
+
+
 def result_types(
     node: onnx.NodeProto,
     operands: Mapping[str, tuple[Value, Entry]],
@@ -79,6 +98,7 @@ def result_types(
     Raises:
         TypeInferenceError: ONNX says that the operands don't fit, or knows no type for an output.
     """
+    _refuse_long_lists(node, operands)
     dims = Dims(frozenset(bound))
     model = _model(node, operands, imports, dims)
     inferred = _inferred(model) if node.domain != MICROSOFT else _by_runtime(model)
@@ -93,6 +113,18 @@ def result_types(
             )
         types.append(type_from_proto(proto, dims, f"output {name!r}"))
     return types
+
+
+def _refuse_long_lists(node: onnx.NodeProto, operands: Mapping[str, tuple[Value, Entry]]) -> None:
+    """ONNX's inference makes a list as long as an operand that holds sizes or axes says it is."""
+    if node.op_type not in _TAKING_LISTS and not node.op_type.startswith("Reduce"):
+        return
+    for name in node.input[node.op_type != "ConstantOfShape" :]:
+        type_ = operands[name][0].type if name in operands else None
+        if isinstance(type_, TensorType) and type_.rank == 1:
+            length = type_.shape[0]
+            if isinstance(length, int) and length > MOST_DIMS:
+                raise TypeInferenceError(f"{name!r} holds {length} sizes or axes, and no tensor has so many dims")
 
 
 def _better(inferred: onnx.TypeProto | None, declared: onnx.TypeProto | None) -> onnx.TypeProto | None:

@@ -227,6 +227,13 @@ def test_a_loop_without_end_is_one_error_where_numbers_are_asked_for(
         graphopt.compile(looping(opaque=opaque), target="onnxruntime")
 
 
+@pytest.mark.parametrize("length", [2**31, 2**63 - 1])
+def test_a_list_of_axes_longer_than_memory_is_refused(length: int) -> None:
+    """ONNX's shape inference would write it out. The rules decline both nodes: sizes don't fit, axes are not known."""
+    nodes = [node("Reshape", "one many", "axes"), node("Slice", "x zero one axes", "y")]
+    refused(model(nodes, numbers("zero", 0), numbers("one", 1), numbers("many", length)), "so many dims")
+
+
 def test_inputs_of_any_size_are_not_made_up() -> None:
     graphopt.compile(model(RELU, shape=(TERA,)), target="onnx", validate=False)
     with pytest.raises(GraphOptError):
