@@ -44,6 +44,8 @@ FAMILIES = {
     "Resize": {"Resize", "Upsample"},
     "pool": {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"},
 }
+VIEWS = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+SPELLINGS = ("auto_pad", "kernel_shape", "pads")
 WITHIN = {"Attention": ("MatMul", "Softmax", "MatMul"), "MultiHeadAttention": ("MatMul", "Softmax", "MatMul")}
 """What operators of several parts count as; com.microsoft's Attention holds a projection more."""
 
@@ -64,7 +66,8 @@ def counts(path: Path) -> dict[str, Any]:
 
 def kernels(path: Path, threads: int) -> dict[str, int]:
     """What ONNX Runtime runs for a file once it has optimized it: how often each operator with its attributes and the
-    shapes of its constants. Two files with the same ones run alike, whatever a clock says."""
+    shapes of its constants, without views, which cost no work, and padding, which files spell in several ways. Two files
+    with the same ones run alike, whatever a clock says."""
     import onnx
     import onnxruntime
 
@@ -77,7 +80,10 @@ def kernels(path: Path, threads: int) -> dict[str, int]:
     shapes = {stored.name: (stored.data_type, *stored.dims) for stored in graph.initializer}
     found: Counter[str] = Counter()
     for node in _nodes(graph):
-        scalars = sorted(str(a).replace("\n", " ") for a in node.attribute if not a.HasField("g"))
+        if node.op_type in VIEWS:
+            continue
+        told = [a for a in node.attribute if a.name not in SPELLINGS and not a.HasField("g")]
+        scalars = sorted(str(a).replace("\n", " ") for a in told)
         constants = [shapes.get(name) for name in node.input]
         found[f"{node.domain}:{node.op_type} {' '.join(scalars)} {constants}"] += 1
     return dict(found)
