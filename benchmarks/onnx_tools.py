@@ -66,8 +66,8 @@ def counts(path: Path) -> dict[str, Any]:
 
 def kernels(path: Path, threads: int) -> dict[str, int]:
     """What ONNX Runtime runs for a file once it has optimized it: how often each operator with its attributes and the
-    shapes of its constants, without views, which cost no work, and padding, which files spell in several ways. Two files
-    with the same ones run alike, whatever a clock says."""
+    shapes of its constants, without views, which cost no work, and padding, which files spell in several ways. Two
+    files with the same ones run alike, whatever a clock says."""
     import onnx
     import onnxruntime
 
