@@ -85,22 +85,23 @@ def palette(matrix: torch.Tensor, importance: torch.Tensor | None, grain: Grain)
     )
     x, h = matrix.double(), weights.double()
     if not grain.scaled:
-        codes = _stored(_codes(x, h, grain), grain.half)
-        return Palette(_indices(x, codes, grain), codes, None, grain.group_size, grain.bits * grain.vector)
+        plain = _stored(_codes(x, h, grain), grain.half)
+        return Palette(_indices(x, plain, grain), plain, None, grain.group_size, grain.bits * grain.vector)
     blocks = matrix.shape[1] // grain.block_size if grain.block_size else 1
     whole, mass = x.unflatten(1, (blocks, -1)), h.unflatten(1, (blocks, -1))
     largest = whole.abs().amax(2)
     scale = _stored(torch.where(largest > 0, largest, 1.0), grain.half)
     codes: torch.Tensor | None = None
-    for last in range(ROUNDS):
+    for left in reversed(range(ROUNDS)):
         factor = scale.double().unsqueeze(2)
-        inner, importance_ = (whole / factor).flatten(1), (mass * factor.square()).flatten(1)
-        codes = _stored(_codes(inner, importance_, grain, codes), grain.half)
+        inner, weights = (whole / factor).flatten(1), (mass * factor.square()).flatten(1)
+        codes = _stored(_codes(inner, weights, grain, codes), grain.half)
         indices = _indices(inner, codes, grain)
-        if last < ROUNDS - 1:
+        if left:
             found = lookup(indices, codes.double(), None, grain.group_size).unflatten(1, (blocks, -1))
             best = (mass * whole * found).sum(2) / (mass * found.square()).sum(2).clamp(min=1e-300)
             scale = _stored(torch.where(best > 0, best, scale.double()), grain.half)
+    assert codes is not None
     return Palette(indices, codes, scale, grain.group_size, grain.bits * grain.vector)
 
 

@@ -64,6 +64,7 @@ def _lower_lookup(e: Emitter, a: Call) -> Tensor:
     groups, codes, size = a.codebook.dims
     indices = e.cast(a.indices, DType.I32)
     if a.group_size:
+        assert isinstance(indices.dims[0], int), "groups of rows are those of a stored weight"
         rows = torch.arange(indices.dims[0], dtype=torch.int32) // a.group_size * codes
         indices = e.op("Add", indices, e.constant(rows[:, None], "first_code"), shape=indices.shape)
     table = reshape(e, a.codebook, (groups * codes, size) if size > 1 else (groups * codes,))
