@@ -153,18 +153,23 @@ class _Judge:
     def __init__(self, readers: Sequence[Reader], inputs: Sequence[Inputs], options: SmoothQuant) -> None:
         self.activations, self.weights = find_format(options.activations), find_format(options.dtype)
         self.granularity = options.granularity
-        # One sample alone is known by itself.
-        folds = [[fold for fold in given.folds if fold.kept] for given in inputs]
-        self.layers = [(r, torch.cat(f[0].kept), torch.cat(f[-1].kept)) for r, f in zip(readers, folds) if f]
-        self.wanted = [reader.computed(held, reader.weight) for reader, _, held in self.layers]
+        self.read: dict[Inputs, list[Reader]] = {}
+        for reader, given in zip(readers, inputs):
+            if given.folds[0].kept:
+                self.read.setdefault(given, []).append(reader)
+        self.known = {given: torch.cat(given.folds[0].kept) for given in self.read}
+        # One sample alone is held out from nothing.
+        self.held = {given: torch.cat(given.folds[bool(given.folds[1].kept)].kept) for given in self.read}
+        self.wanted = {r: r.computed(self.held[given], r.weight) for given, own in self.read.items() for r in own}
 
     def __call__(self, scales: np.ndarray) -> float:
         total = 0.0
-        for (reader, known, held), wanted in zip(self.layers, self.wanted):
-            own = reader.by_column(scales, held)
-            weight = self._weight(reader, reader.scaled_weight(scales))
-            rounded = self._activation(known / own, held / own)
-            total += float((reader.computed(rounded, weight) - wanted).double().square().sum())
+        for given, readers in self.read.items():
+            own = readers[0].by_column(scales, self.held[given])
+            rounded = self._activation(self.known[given] / own, self.held[given] / own)
+            for reader in readers:
+                found = reader.computed(rounded, self._weight(reader, reader.scaled_weight(scales)))
+                total += float((found - self.wanted[reader]).double().square().sum())
         return total
 
     def _activation(self, known: torch.Tensor, held: torch.Tensor) -> torch.Tensor:

@@ -127,6 +127,7 @@ class Inputs:
         """Take a batch."""
         if not x.numel():
             return
+        x = x if x.dim() + self.axis else x.unsqueeze(0)  # one sample without a dim for samples
         rows = _rows(x, self.axis)
         self._total += rows.abs().sum(0, dtype=torch.float64).cpu().numpy()
         self._positions += len(rows)
