@@ -71,7 +71,7 @@ def test_rounded_weights_gain(dtype: str, block_size: int) -> None:
     torch.testing.assert_close(run_graph(after, held)[0], wanted, rtol=1e-4, atol=1e-3)
     rounding = QuantizeWeights(**options)  # type: ignore[arg-type]
     plain, scaled = (run_graph(rounding(g), held)[0] for g in (graph, after))
-    assert decibels(wanted - held, scaled - held) > decibels(wanted - held, plain - held) + 1
+    assert decibels(wanted - held, scaled - held) > decibels(wanted - held, plain - held) + 0.3
 
 
 def test_the_scale_is_a_power_of_the_mean_magnitude() -> None:
