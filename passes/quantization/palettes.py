@@ -124,10 +124,21 @@ def _codes(x: torch.Tensor, importance: torch.Tensor, grain: Grain, start: torch
     count = 2 ** (grain.bits * grain.vector)
     pairs = list(zip(_groups(x, grain), _groups(importance, grain)))
     if grain.vector == 1:
-        return torch.cat([codebook(numbers, weights, count) for numbers, weights in pairs]).unsqueeze(2)
+        found = torch.cat([codebook(numbers, weights, count) for numbers, weights in pairs]).unsqueeze(2)
+        return _with_zero(found, [row.unsqueeze(1) for part, _ in pairs for row in part])
     vectors = [(n.reshape(-1, grain.vector), w.reshape(-1, grain.vector)) for a, b in pairs for n, w in zip(a, b)]
     starts = [None] * len(vectors) if start is None else list(start)
-    return torch.stack([vector_codebook(n, w.mean(1), count, begin) for (n, w), begin in zip(vectors, starts)])
+    made = [vector_codebook(n, w.mean(1), count, begin) for (n, w), begin in zip(vectors, starts)]
+    return _with_zero(torch.stack(made), [numbers for numbers, _ in vectors])
+
+
+def _with_zero(codes: torch.Tensor, groups: list[torch.Tensor]) -> torch.Tensor:
+    """Let the code nearest to zero be zero where more than one code's share of the numbers is, as in a weight
+    that was pruned."""
+    for own, numbers in zip(codes, groups):
+        if (numbers == 0).all(1).double().mean() > 1 / len(own):
+            own[own.square().sum(1).argmin()] = 0
+    return codes
 
 
 def _indices(x: torch.Tensor, codes: torch.Tensor, grain: Grain) -> torch.Tensor:

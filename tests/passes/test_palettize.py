@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,6 +104,13 @@ def test_palettes_are_no_worse_than_one_code_and_exact_where_they_can_be(
     few = values[torch.randint(0, 2**bits, (6, 12), generator=generator)]
     assert torch.equal(palette(few, None, grain).matrix(), few)
     assert torch.equal(palette(torch.full((6, 12), 0.3), None, grain).matrix(), torch.full((6, 12), 0.3))
+
+
+@pytest.mark.parametrize("vector", [1, 2])
+def test_what_was_pruned_stays_zero(vector: int) -> None:
+    matrix = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+    matrix[:, ::4], matrix[:, 1::4] = 0, 0
+    assert bool((palette(matrix, None, Grain(4, vector)).matrix()[matrix == 0] == 0).all())
 
 
 def test_the_graph_reads_like_this() -> None:
@@ -259,6 +267,17 @@ def test_codebooks_train() -> None:
         (made(x) - wanted).square().mean().backward()
         optimizer.step()
     assert float((made(x) - wanted).square().mean().detach()) < 0.7 * before
+
+
+def test_saved_and_from_an_onnx_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv1d(8, 32, 3), nn.ReLU(), nn.Conv1d(32, 16, 3)).eval(), torch.randn(2, 8, 20)
+    file = graphopt.compile(model, (x,), target="onnx").to_onnx()
+    made = graphopt.compile(file, (x,), target="onnxruntime", passes="default,palettize{bits=6, smallest=64}")
+    assert signal_to_noise(model(x).detach(), made(x)) > 25
+    made.save(tmp_path / "model.graphopt")
+    assert torch.equal(graphopt.load(tmp_path / "model.graphopt")(x), made(x))
+    assert len(made.to_onnx().SerializeToString()) < len(file.SerializeToString())
 
 
 def test_the_file_is_as_small_as_promised() -> None:
