@@ -91,14 +91,16 @@ class ActivationAwareScaling(Pass):
         everyone = [reader for readers in groups.values() for reader in readers]
         seen = inputs_of(spaces, everyone, batches, gram=lambda reader: True)
         scales, notes = np.ones(spaces.count + 1), []
+        chosen_scales: dict[Reader, np.ndarray] = {}
         for space, readers in groups.items():
-            chosen, note = self._chosen(spaces.count, space, readers, [seen[reader] for reader in readers])
-            scales[space.channels] = 1 / chosen[space.channels]
+            chosen, note = self._chosen(space, readers, [seen[reader] for reader in readers])
+            scales[space.channels] = 1 / chosen[1:]
+            chosen_scales.update(dict.fromkeys(readers, chosen))
             notes.append(note)
         rewriter = Rewriter(graph, context.listeners)
         failed = apply(spaces, scales, rewriter, self.name)
         if self.clip and not failed:
-            self._clip({reader: seen[reader] for reader in everyone}, scales, rewriter)
+            self._clip(seen, chosen_scales, rewriter)
         return PassResult(rewriter.changed, notes=(failed or notes) + kept_notes(spaces))
 
     def explain(self, graph: Graph, node: Node) -> str | None:
@@ -108,12 +110,10 @@ class ActivationAwareScaling(Pass):
     def _readers(self, spaces: Spaces, space: Space) -> list[Reader]:
         return [r for r in readers_of(spaces, space) if r.matrix.numel() >= self.smallest]
 
-    def _chosen(
-        self, count: int, space: Space, readers: Sequence[Reader], inputs: Sequence[Inputs]
-    ) -> tuple[np.ndarray, str]:
+    def _chosen(self, space: Space, readers: Sequence[Reader], inputs: Sequence[Inputs]) -> tuple[np.ndarray, str]:
         """The scales of a space by channel, and a note."""
-        magnitudes = by_channel(readers, [given.mean for given in inputs], count)
-        plain = np.ones(count + 1)
+        magnitudes = by_channel(space, readers, [given.mean for given in inputs])
+        plain = np.ones(space.size + 1)
         before = least = self._loss(readers, inputs, plain)
         best, chosen = plain, 0.0
         for step in range(1, self.steps + 1):
@@ -142,7 +142,7 @@ class ActivationAwareScaling(Pass):
         q = quantized(matrix, scales, points, format_, axis, self.block_size)
         return dequantized(q, scales, points, axis, self.block_size)
 
-    def _clip(self, inputs: dict[Reader, Inputs], scales: np.ndarray, rewriter: Rewriter) -> None:
+    def _clip(self, inputs: dict[Reader, Inputs], scales: dict[Reader, np.ndarray], rewriter: Rewriter) -> None:
         """Cut blocks of weights. Of a weight that several nodes read, what the first reads counts."""
         successors: dict[Value, Value] = {}
         for reader, given in inputs.items():
@@ -150,7 +150,7 @@ class ActivationAwareScaling(Pass):
             assert weight is not None and given.gram is not None
             if weight in successors:
                 continue
-            own = torch.from_numpy(scales[reader.columns]).to(given.gram)
+            own = 1 / torch.from_numpy(scales[reader][reader.columns]).to(given.gram)
             tensor = stored_tensor(weight)
             transposed = reader.node.op.base == "aten.linear"
             matrix = tensor.t() if transposed else tensor

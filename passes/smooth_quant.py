@@ -92,8 +92,8 @@ class SmoothQuant(Pass):
         seen = inputs_of(spaces, everyone, batches, keep=KEPT if self.alpha is None else 0)
         scales, notes = np.ones(spaces.count + 1), []
         for space, readers in groups.items():
-            chosen, note = self._chosen(spaces.count, space, readers, [seen[reader] for reader in readers])
-            scales[space.channels] = 1 / chosen[space.channels]
+            chosen, note = self._chosen(space, readers, [seen[reader] for reader in readers])
+            scales[space.channels] = 1 / chosen[1:]
             notes.append(note)
         rewriter = Rewriter(graph, context.listeners)
         failed = apply(spaces, scales, rewriter, self.name)
@@ -103,23 +103,21 @@ class SmoothQuant(Pass):
         """Why a layer keeps the scale of what it reads."""
         return Spaces(graph).reason(node)
 
-    def _chosen(
-        self, count: int, space: Space, readers: Sequence[Reader], inputs: Sequence[Inputs]
-    ) -> tuple[np.ndarray, str]:
+    def _chosen(self, space: Space, readers: Sequence[Reader], inputs: Sequence[Inputs]) -> tuple[np.ndarray, str]:
         """The scales of a space by channel, and a note."""
-        weights = np.zeros(count + 1)
+        weights = np.zeros(space.size + 1)
         for reader in readers:
-            weights = np.maximum(weights, reader.factor.largest(reader.weight, count))
+            weights = np.maximum(weights, reader.factor.largest(reader.weight, space))
         alpha, note = self.alpha, f"smoothed with alpha {self.alpha:.2g}" if self.alpha is not None else ""
         if alpha is None:
-            alpha, note = self._searched(count, weights, readers, inputs)
+            alpha, note = self._searched(space, weights, readers, inputs)
         if alpha is None:
-            return np.ones(count + 1), f"{space.name}: {note}"
-        seen = by_channel(readers, [given.largest for given in inputs], count)
+            return np.ones(space.size + 1), f"{space.name}: {note}"
+        seen = by_channel(space, readers, [given.largest for given in inputs])
         return smoothing(seen, weights, alpha), f"{space.name}: {note}"
 
     def _searched(
-        self, count: int, weights: np.ndarray, readers: Sequence[Reader], inputs: Sequence[Inputs]
+        self, space: Space, weights: np.ndarray, readers: Sequence[Reader], inputs: Sequence[Inputs]
     ) -> tuple[float | None, str]:
         """The best alpha, None if none is better than to leave the space as it is, and a note.
 
@@ -127,8 +125,8 @@ class SmoothQuant(Pass):
         data too well is one that new data exceed.
         """
         judge = _Judge(readers, inputs, self)
-        seen = by_channel(readers, [given.folds[0].largest for given in inputs], count)
-        before = judge(np.ones(count + 1))
+        seen = by_channel(space, readers, [given.folds[0].largest for given in inputs])
+        before = judge(np.ones(space.size + 1))
         errors = {alpha: judge(smoothing(seen, weights, alpha)) for alpha in _ALPHAS}
         best = min(errors, key=lambda alpha: errors[alpha])
         if errors[best] >= before:

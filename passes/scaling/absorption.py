@@ -38,38 +38,39 @@ def absorb_biases(
     """Absorb in every space where it may be; return notes. batches: to run the graph on, as it is now."""
     passing = _passing(graph, spaces)
     chains = [chain for space in spaces.spaces if (chain := _chain(space, passing.get(space, []))) is not None]
-    moments = {chain.maker: _Moments(spaces.of(chain.maker.result), spaces.count) for chain in chains}
+    moments = {chain.maker: _Moments(chain.space.local(spaces.of(chain.maker.result)), chain.space) for chain in chains}
     observe(graph, {node.result: [found] for node, found in moments.items()}, batches)
     changes: dict[Node, torch.Tensor] = {}
-    absorbed = np.zeros(spaces.count + 1)
+    count, most = 0, 0.0
     for chain in chains:
         found = moments[chain.maker]
         shift = np.maximum(found.mean - deviations * found.deviation, 0.0)
         shift[found.high > chain.bound] = 0.0
         shift[0] = 0.0
-        absorbed = np.maximum(absorbed, shift)
+        count, most = count + int((shift > 0).sum()), max(most, float(shift.max()))
         if shift.any():
-            _add(changes, chain.maker, -_vector(chain.layer, spaces.of(chain.maker.result), chain.maker.result, shift))
+            made = chain.maker.result
+            _add(changes, chain.maker, -_vector(chain.layer, chain.space.local(spaces.of(made)), made, shift))
             for reader in chain.readers:
                 x = reader.node.operands[0]
                 assert x is not None
-                _add(changes, reader.node, reader.response(_vector(reader, spaces.of(x), x, shift)))
+                _add(changes, reader.node, reader.response(_vector(reader, chain.space.local(spaces.of(x)), x, shift)))
     for node, change in changes.items():
         layer = contraction(node, ALONE)
         assert isinstance(layer, Contraction) and node.operands[0] is not None
         with rewriter.at(node, name):
-            made = layer.rebuilt(node.operands[0], None, layer.bias_tensor() + change, rewriter)
-        if isinstance(made, str):
-            return [f"absorption stopped at %{node.result.name}: {made}"]
-        rewriter.replace(node, [made])
-    return [f"absorbed the biases of {int((absorbed > 0).sum())} channels, {absorbed.max():.3g} at most"]
+            rebuilt = layer.rebuilt(node.operands[0], None, layer.bias_tensor() + change, rewriter)
+        if isinstance(rebuilt, str):
+            return [f"absorption stopped at %{node.result.name}: {rebuilt}"]
+        rewriter.replace(node, [rebuilt])
+    return [f"absorbed the biases of {count} channels, {most:.3g} at most"]
 
 
 class _Chain:
     """A layer, what passes shifts on, and the layers that read it. bound: above which a clip cuts."""
 
-    def __init__(self, layer: Contraction, readers: list[Contraction], bound: float) -> None:
-        self.layer, self.maker, self.readers, self.bound = layer, layer.node, readers, bound
+    def __init__(self, space: Space, layer: Contraction, readers: list[Contraction], bound: float) -> None:
+        self.space, self.layer, self.maker, self.readers, self.bound = space, layer, layer.node, readers, bound
 
 
 def _chain(space: Space, passing: list[Node]) -> _Chain | None:
@@ -88,12 +89,12 @@ def _chain(space: Space, passing: list[Node]) -> _Chain | None:
     if not isinstance(layer, Contraction) or len(sound) != len(readers):
         return None
     bounds = [clip_bounds(node)[1] for node in between if node.op.base in ("aten.relu6", "aten.clamp")]
-    return _Chain(layer, sound, min((b for b in bounds if b is not None), default=np.inf))
+    return _Chain(space, layer, sound, min((b for b in bounds if b is not None), default=np.inf))
 
 
 def _passing(graph: Graph, spaces: Spaces) -> dict[Space, list[Node]]:
     """The nodes whose results belong to each space."""
-    owner = {int(channel): space for space in spaces.spaces for channel in space.channels}
+    owner = {channel: space for space in spaces.spaces for channel in range(space.start, space.start + space.size)}
     found: dict[Space, list[Node]] = {}
     for node in graph:
         channels = [int(channel) for result in node.results for channel in np.unique(spaces.of(result)) if channel]
@@ -116,10 +117,10 @@ def _add(changes: dict[Node, torch.Tensor], node: Node, change: torch.Tensor) ->
 
 
 class _Moments:
-    """Mean, standard deviation and greatest number by channel, [count + 1]."""
+    """Mean, standard deviation and greatest number by channel of a space, [size + 1]."""
 
-    def __init__(self, channels: Ids, count: int) -> None:
-        self.channels, self.size = channels, count + 1
+    def __init__(self, channels: Ids, space: Space) -> None:
+        self.channels, self.size = channels, space.size + 1
         self.high = np.full(self.size, -np.inf)
         self._count, self._sum, self._squares = (np.zeros(self.size) for _ in range(3))
 

@@ -32,10 +32,9 @@ class Equalizer:
     """
 
     def __init__(self, spaces: Spaces, limits: np.ndarray | None = None) -> None:
-        self.count = spaces.count
-        self.limits = np.full(self.count + 1, np.inf) if limits is None else limits
-        self.scales = np.ones(self.count + 1)
-        self.equalized = [space for space in spaces.spaces if space.layers and space.readers]
+        self.limits = np.full(spaces.count + 1, np.inf) if limits is None else limits
+        self.scales = np.ones(spaces.count + 1)
+        self.equalized = [space for space in spaces.spaces if space.makers_of("layer") and space.readers_of("layer")]
         self._magnitudes: dict[Value, torch.Tensor] = {}
         self._factors: dict[Value, list[Factor]] = {}
         for factor in spaces.factors:
@@ -59,27 +58,28 @@ class Equalizer:
 
     def spread(self, space: Space) -> float:
         """How unequal the channels are: the greatest over the least range of what makes them, now."""
-        ranges = self._ranges(space.layers)[space.channels]
+        ranges = self._ranges(space, space.makers_of("layer"))
         ranges = ranges[ranges > 0]
         return float(ranges.max() / ranges.min()) if ranges.size else 1.0
 
     def _balance(self, space: Space) -> float:
         """Bring the two ranges of each channel together; return by how much the largest change of a factor is."""
-        made, read = self._ranges(space.layers)[space.channels], self._ranges(space.readers)[space.channels]
+        made = self._ranges(space, space.makers_of("layer"))
+        read = self._ranges(space, space.readers_of("layer"))
         old = self.scales[space.channels]
         with np.errstate(divide="ignore", invalid="ignore"):
             wanted = np.where((made > 0) & (read > 0), old * np.sqrt(read / made), old)
-        self.scales[space.channels] = np.minimum(wanted, self.limits[space.channels])
-        self.scales = bounded(self.scales)
-        change = np.abs(np.log(self.scales[space.channels] / old))
-        return float(change.max(initial=0.0))
+        new = bounded(np.minimum(wanted, self.limits[space.channels]))
+        change = np.abs(np.log(new / old)).max(initial=0.0)
+        self.scales[space.channels] = new
+        return float(change)
 
-    def _ranges(self, factors: Sequence[Factor]) -> np.ndarray:
-        """The greatest magnitude of each channel as a share of its tensor's, over some tensors."""
-        found = np.zeros(self.count + 1)
+    def _ranges(self, space: Space, factors: Sequence[Factor]) -> np.ndarray:
+        """The greatest magnitude of each channel of a space as a share of its tensor's, over some tensors."""
+        found = np.zeros(space.size)
         for factor in factors:
-            largest = factor.largest(self._scaled(factor.constant), self.count)
-            found = np.maximum(found, largest / max(largest.max(), np.finfo(float).tiny))
+            largest = factor.largest(self._scaled(factor.constant), space)
+            found = np.maximum(found, largest[1:] / max(largest.max(), np.finfo(float).tiny))
         return found
 
     def _scaled(self, constant: Value) -> torch.Tensor:
@@ -94,16 +94,12 @@ class Equalizer:
 
     def _neighbours(self) -> dict[Space, list[Space]]:
         """The spaces that share a weight with each."""
-        known: dict[Value, list[Space]] = {}
-        for space in self.equalized:
-            for factor in (*space.layers, *space.readers):
-                known.setdefault(factor.constant, []).append(space)
+        weights = {space: [f.constant for f in (*space.makers, *space.readers)] for space in self.equalized}
+        sharing: dict[Value, list[Space]] = {}
+        for space, constants in weights.items():
+            for constant in constants:
+                sharing.setdefault(constant, []).append(space)
         return {
-            space: [
-                other
-                for factor in (*space.layers, *space.readers)
-                for other in known[factor.constant]
-                if other is not space
-            ]
-            for space in self.equalized
+            space: [other for constant in constants for other in sharing[constant] if other is not space]
+            for space, constants in weights.items()
         }

@@ -47,10 +47,7 @@ def apply(spaces: Spaces, scales: np.ndarray, rewriter: Rewriter, name: str, cli
 
 def bounded(scales: np.ndarray) -> np.ndarray:
     """Factors within reason: 1 where they are none."""
-    found = np.where(np.isfinite(scales) & (scales > 0), scales, 1.0)
-    found = np.clip(found, 1 / LIMIT, LIMIT)
-    found[0] = 1.0
-    return found
+    return np.clip(np.where(np.isfinite(scales) & (scales > 0), scales, 1.0), 1 / LIMIT, LIMIT)
 
 
 def _products(spaces: Spaces, scales: np.ndarray) -> dict[Value, np.ndarray]:

@@ -24,14 +24,22 @@ class Reader:
     """A node that sums over channels by a stored weight.
 
     at: the operand that is the activation; the weight is the next. axis: of its channels, from the end.
-    columns: the channel of each of them, 0 where the scale stays.
+    columns: the channel in the space of each of them, 0 where the scale stays.
+
+    Scales by channel are arrays [size of the space + 1], with 1 at 0.
     """
 
     node: Node
     factor: Factor
+    space: Space
     at: int
     axis: int
     columns: Ids
+
+    @property
+    def channels(self) -> Ids:
+        """The channel in the space of each input of the weight; they broadcast to it."""
+        return self.space.local(self.factor.channels)
 
     @property
     def x(self) -> Value:
@@ -62,7 +70,7 @@ class Reader:
 
     def scaled_weight(self, scales: np.ndarray) -> torch.Tensor:
         """W · s for scales s by channel."""
-        own = scales[self.factor.channels]
+        own = scales[self.channels]
         return (self.weight.double() * torch.from_numpy(own)).to(self.weight.dtype)
 
     def by_column(self, scales: np.ndarray, x: torch.Tensor) -> torch.Tensor:
@@ -94,7 +102,7 @@ def readers_of(spaces: Spaces, space: Space, convolutions: bool = False) -> list
             x = node.operands[at]
             if x is None or x.dtype is not DType.F32 or factor.constant.dtype is not DType.F32:
                 continue
-            found.append(Reader(node, factor, at, axis, spaces.columns(x, axis)))
+            found.append(Reader(node, factor, space, at, axis, space.local(spaces.columns(x, axis))))
     return found
 
 
@@ -179,9 +187,9 @@ def inputs_of(
     return {reader: found[reader.x, reader.axis] for reader in readers}
 
 
-def by_channel(readers: Sequence[Reader], columns: Sequence[np.ndarray], count: int) -> np.ndarray:
-    """The greatest of numbers a column, by channel, [count + 1]."""
-    found = np.zeros(count + 1)
+def by_channel(space: Space, readers: Sequence[Reader], columns: Sequence[np.ndarray]) -> np.ndarray:
+    """The greatest of numbers a column, by channel, [size + 1]."""
+    found = np.zeros(space.size + 1)
     for reader, own in zip(readers, columns):
         np.maximum.at(found, reader.columns, own)
     found[0] = 0.0

@@ -6,7 +6,6 @@ numbered from 1; 0 is what keeps its scale.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from graphopt.analysis.channels.atoms import Atoms, Ids
 from graphopt.ir import Graph, Node, Value
 from graphopt.passes.scaling import homogeneous, layers
-from graphopt.passes.scaling.tracker import Claim, track
+from graphopt.passes.scaling.tracker import track
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,24 +35,25 @@ class Factor:
         """The tensor's first name in the model."""
         return name_of(self.constant)
 
-    def largest(self, tensor: torch.Tensor, count: int) -> np.ndarray:
-        """The greatest magnitude of a tensor like the constant by channel, [count + 1]."""
+    def largest(self, tensor: torch.Tensor, space: Space) -> np.ndarray:
+        """The greatest magnitude of a tensor like the constant by channel of its space, [size + 1]."""
         shape = self.channels.shape
         dims = [dim for dim in range(tensor.dim()) if shape[dim] == 1 and tensor.shape[dim] != 1]
         found = tensor.abs().amax(dims, keepdim=True) if dims else tensor.abs()
-        result = np.zeros(count + 1)
-        np.maximum.at(result, self.channels.ravel(), found.double().cpu().numpy().ravel())
+        result = np.zeros(space.size + 1)
+        np.maximum.at(result, space.local(self.channels).ravel(), found.double().cpu().numpy().ravel())
         return result
 
 
 @dataclass(eq=False)
 class Space:
-    """Channels whose factors are chosen together.
+    """Channels whose factors are chosen together: `size` of them, numbered from `start`.
 
-    channels: their numbers. makers: what takes the factors; readers: layers that take the inverse.
+    makers: what takes the factors; readers: layers that take the inverse.
     """
 
-    channels: Ids
+    start: int
+    size: int
     makers: list[Factor] = field(default_factory=list)
     readers: list[Factor] = field(default_factory=list)
 
@@ -62,16 +62,28 @@ class Space:
         """That of what reads it, or makes it."""
         return (self.readers or self.makers)[0].name
 
+    def makers_of(self, kind: str) -> list[Factor]:
+        """What makes it, of one kind."""
+        return [maker for maker in self.makers if maker.kind == kind]
+
+    def readers_of(self, kind: str) -> list[Factor]:
+        """What reads it, of one kind."""
+        return [reader for reader in self.readers if reader.kind == kind]
+
     @property
-    def layers(self) -> list[Factor]:
-        """The layers among what makes it."""
-        return [maker for maker in self.makers if maker.kind == "layer"]
+    def channels(self) -> slice:
+        """Where its channels are in an array over all, [count + 1]."""
+        return slice(self.start, self.start + self.size)
+
+    def local(self, channels: Ids) -> Ids:
+        """The numbers of channels in the space, from 1; 0 is what keeps its scale."""
+        return np.where(channels > 0, channels - self.start + 1, 0)
 
 
 class Spaces:
     """The spaces of a graph.
 
-    count: the number of channels. values: the channels of each value that has any, of its rank or less. factors: all.
+    count: the number of channels. factors: all that stored tensors take.
     clipped: clips that were passed (see `tracker.track`). inserted: values that are to be divided by a vector before
     the layers that read them, in graph order, with the space of its channels (see `insert`).
 
@@ -84,8 +96,8 @@ class Spaces:
     ... %o = aten.linear(%z, %v)
     ... return %o''')
     >>> (space,) = Spaces(graph).spaces
-    >>> space.channels, [f.name for f in space.makers], [f.name for f in space.readers]
-    (array([1, 2, 3]), ['w'], ['v'])
+    >>> space.size, [f.name for f in space.makers], [f.name for f in space.readers]
+    (3, ['w'], ['v'])
     """
 
     def __init__(self, graph: Graph, clips: bool = False) -> None:
@@ -97,9 +109,7 @@ class Spaces:
         self._numbers = np.zeros(atoms.count, np.int64)
         self._numbers[free] = np.arange(1, self.count + 1)
         self.clipped = self._tracker.clipped
-        self.factors = [
-            factor for value, claim in self._tracker.claims.items() for factor in self._factors(value, claim)
-        ]
+        self.factors = self._all_factors()
         self.spaces = self._grouped()
         self.inserted: dict[Value, Space] = {}
 
@@ -115,7 +125,7 @@ class Spaces:
         """The channels of a value along an axis, one an index; what is inserted at the value counts."""
         size = int(value.shape[axis])
         if value in self.inserted:
-            return self.inserted[value].channels
+            return np.arange(self.inserted[value].start, self.inserted[value].start + size)
         channels = self.of(value)
         dim = axis % channels.ndim
         return np.broadcast_to(channels[tuple(slice(None) if d == dim else 0 for d in range(channels.ndim))], (size,))
@@ -138,11 +148,12 @@ class Spaces:
     def _insert(self, weight: Value, node: Node, x: Value, shape: tuple[int, ...]) -> None:
         if x not in self.inserted:
             size = max(shape)
-            self.inserted[x] = Space(np.arange(self.count + 1, self.count + size + 1))
+            self.inserted[x] = Space(self.count + 1, size)
             self.count += size
             self.spaces.append(self.inserted[x])
         space = self.inserted[x]
-        space.readers.append(Factor(weight, "layer", space.channels.reshape(shape), -1, (node,)))
+        channels = np.arange(space.start, space.start + space.size).reshape(shape)
+        space.readers.append(Factor(weight, "layer", channels, -1, (node,)))
         self.factors.append(space.readers[-1])
 
     def reasons(self) -> dict[str, list[str]]:
@@ -165,28 +176,34 @@ class Spaces:
                 return f"the scale of what it reads stays: {reason}"
         return None
 
-    def _factors(self, value: Value, claim: Claim) -> Iterable[Factor]:
-        for labels, exponent in claim.factors.values():
-            channels = self.channels(labels)
-            if channels.any():
-                yield Factor(value, claim.kind, channels, exponent, tuple(claim.nodes))
+    def _all_factors(self) -> list[Factor]:
+        found = []
+        for value, claim in self._tracker.claims.items():
+            for labels, exponent in claim.factors.values():
+                channels = self.channels(labels)
+                if channels.any():
+                    found.append(Factor(value, claim.kind, channels, exponent, tuple(claim.nodes)))
+        return found
 
     def _grouped(self) -> list[Space]:
+        """Number the channels anew, so that those that a tensor has along one role are next to each other."""
         together = Atoms()
         together.fresh(self.count)
         for factor in self.factors:
-            members = np.unique(factor.channels)
-            members = members[members > 0]
-            together.equate(members[:-1], members[1:], 0)
+            members = np.unique(factor.channels[factor.channels > 0])
+            together.equate(members[1:], np.broadcast_to(members[:1], (len(members) - 1,)), 0)
         roots = together.find(np.arange(self.count + 1))
-        order = np.argsort(roots, kind="stable")
+        order = np.argsort(roots[1:], kind="stable") + 1
+        renumbered = np.zeros(self.count + 1, np.int64)
+        renumbered[order] = np.arange(1, self.count + 1)
+        self._numbers = renumbered[self._numbers]
         starts = np.flatnonzero(np.diff(roots[order], prepend=-1))
-        parts = {int(roots[part[0]]): part for part in np.split(order, starts[1:]) if roots[part[0]] > 0}
-        spaces = {root: Space(part) for root, part in parts.items()}
+        spaces = [Space(int(i) + 1, int(n)) for i, n in zip(starts, np.diff(starts, append=self.count))]
+        self.factors = self._all_factors()
         for factor in self.factors:
-            space = spaces[int(roots[factor.channels.max()])]
+            space = spaces[int(np.searchsorted(starts, factor.channels.max() - 1, side="right")) - 1]
             (space.makers if factor.exponent > 0 else space.readers).append(factor)
-        return [space for space in spaces.values() if space.makers or space.readers]
+        return [space for space in spaces if space.makers or space.readers]
 
 
 def name_of(value: Value) -> str:
