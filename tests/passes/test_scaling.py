@@ -13,9 +13,14 @@ from hypothesis import strategies as st
 import graphopt
 from graphopt.analysis import run_graph
 from graphopt.ir import Graph, verify
+from graphopt.passes.activation_aware_scaling import ActivationAwareScaling
+from graphopt.passes.cross_layer_equalization import CrossLayerEqualization
 from graphopt.passes.scaling.moving import apply
 from graphopt.passes.scaling.spaces import Spaces
+from graphopt.passes.smooth_quant import SmoothQuant
+from graphopt.passmanager import Pass, PassContext
 from graphopt.rewrite import Rewriter
+from graphopt.testing.linear import calls
 
 IMAGE = (
     "input %x: f32[N, 4, 8, 8]",
@@ -261,3 +266,29 @@ def test_any_graph_keeps_its_function(steps: list[tuple[str, int]], seed: int) -
     generator = np.random.default_rng(seed)
     after = scaled(graph, lambda count: np.exp(generator.normal(size=count)))
     assert_same(graph, after, 1e-4)
+
+
+def chain(count: int) -> Graph:
+    lines = ["input %x: f32[8, 6]", *(f"parameter %w{i}: f32[6, 6]" for i in range(count)), "%y0 = linear(%x, %w0)"]
+    for i in range(1, count):
+        lines += [f"%r{i} = relu(%y{i - 1})", f"%y{i} = linear(%r{i}, %w{i})"]
+    return graphopt.parse("\n".join([*lines, f"return %y{count - 1}"]))
+
+
+@pytest.mark.parametrize(
+    "pass_",
+    [
+        CrossLayerEqualization(),
+        CrossLayerEqualization(absorb=True),
+        SmoothQuant(alpha=0.5),
+        SmoothQuant(alpha=0.5, insert=True),
+        ActivationAwareScaling(smallest=0, steps=1),
+    ],
+    ids=str,
+)
+def test_the_cost_is_linear(pass_: Pass) -> None:
+    """By counting calls, on a chain of layers and one of four times the length."""
+    context = PassContext(samples=[[torch.randn(8, 6, generator=torch.Generator().manual_seed(0))]])
+    pass_.run(chain(16), context)  # what is memoized is there from now on
+    few, many = (calls(pass_, chain(count), context).total() for count in (16, 64))
+    assert many < 6.4 * few
