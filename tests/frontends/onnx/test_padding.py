@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from graphopt.frontends.onnx.operators import padding
 from tests.frontends.onnx.oracle import agrees, one_node
 
 GENERATOR = np.random.default_rng(0)
@@ -38,6 +39,15 @@ def test_other_dims(mode: str) -> None:
     x = normal(4, 3, 5)
     model = one_node("Pad", {"x": x}, {"mode": mode}, 19, {"pads": np.array([2, 0, 1, 1, 0, 2])})
     agrees(model, {"x": x})
+
+
+@pytest.mark.parametrize("mode", ["reflect", "edge", "wrap"])
+def test_places_are_computed_where_they_are_too_many_to_store(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    monkeypatch.setattr(padding, "LISTED", 4)
+    x = normal(4, 3, 5)
+    model = one_node("Pad", {"x": x}, {"mode": mode}, 19, {"pads": np.array([2, 0, 1, 1, 0, 2])})
+    graph = agrees(model, {"x": x})
+    assert "aten.arange" in [node.op.name for node in graph]
 
 
 @pytest.mark.parametrize("exponent", [2.0, 0.5, -1.0, 3.0, 1.7])

@@ -19,6 +19,8 @@ from graphopt.ir.dim_ops import dim_max
 from graphopt.ir.dims import Dim, less
 
 MODES = ("edge", "wrap", "reflect")
+LISTED = 1 << 16
+"""Up to how many elements a result may have along a dim for their places to be stored; more are computed."""
 
 
 @translates("Pad")
@@ -76,7 +78,7 @@ def _padded_at_once(a: Application, x: Value, before: list[Dim], after: list[Dim
 
 def _shown(a: Application, size: Dim, low: Dim, high: Dim, mode: str) -> Value:
     """Which element of a dim each element of the result shows."""
-    if isinstance(size, int) and isinstance(low, int) and isinstance(high, int):
+    if isinstance(size, int) and isinstance(low, int) and isinstance(high, int) and size + low + high <= LISTED:
         places = np.arange(-low, size + high)
         if mode == "edge":
             places = places.clip(0, size - 1)
