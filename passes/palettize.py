@@ -38,7 +38,8 @@ class Palettize(Pass):
     bits: for each number, 1 to 8. vector: neighbours that share an index into a codebook of vectors; bits · vector is 8
         at most. Two at 4 bits have less noise, but take longer to choose.
     group_size: how many output channels share a codebook; 0 gives each weight one. The last group may be smaller.
-    scaled: give each output channel a scale; block_size: or each block of so many neighbours among its inputs.
+    scaled: give each output channel a scale, in half precision; block_size: or each block of so many neighbours among
+        its inputs, in float8_e4m3fn.
     weighted: errors count by the mean square of the input that they meet; by default where there is calibration data.
     embeddings: embedding tables, too; each has one codebook, and a scale for each row.
     smallest: weights of fewer elements stay. ignore: weights left as they are, by name or glob.
@@ -161,7 +162,8 @@ class Palettize(Pass):
         layout = weight.layout
         matrix = layout.to_matrix(weight.tensor)
         group = 0 if weight.tables or self.group_size >= len(matrix) else self.group_size
-        wanted = Grain(self.bits, self.vector, group, self.block_size, self.scaled, not trains)
+        narrow = not trains and not weight.tables
+        wanted = Grain(self.bits, self.vector, group, self.block_size, self.scaled, not trains, narrow)
         grain, told = wanted.fitted(matrix.shape[1])
         if group and len(matrix) % group:
             last = f"groups of {group} do not divide its {len(matrix)} channels: the last has {len(matrix) % group}"

@@ -31,6 +31,9 @@ def least_opset(dtype: DType, axis: int | None = None, block_size: int = 0) -> i
 
 def needed_opset(node: Node) -> int:
     """The opset that a node needs for its quantization; 0 for other nodes."""
+    if node.name == "graphopt.lookup":
+        scale = node.arguments()["scale"]
+        return 0 if scale is None else SINCE.get(scale.dtype, 0)
     if node.name not in _PAIRS:
         return 0
     return least_opset(find_format(node.attr("dtype")).dtype, node.attr("axis"), node.attr("block_size"))

@@ -9,7 +9,7 @@ the least error Σ h (W − s·C)² for the other. A group with no more distinct
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,6 +18,8 @@ from graphopt.passes.quantization.codebooks import codebook, nearest, nearest_nu
 
 ROUNDS = 3
 _FLOOR = 0.01
+_PEAK, _LEAST = 16.0, 2.0**-9
+"""The greatest scale at first, and the least that is not zero, of scales in float8_e4m3fn."""
 _HALF_PRECISION = 2.0**-10
 """Stored numbers are rounded to half precision where that changes none by more than this share."""
 
@@ -28,7 +30,7 @@ class Grain:
 
     bits: for each number. vector: numbers that share an index. group_size: rows that share a codebook, 0 for all.
     block_size: columns that share a scale, 0 for all of a row. scaled: whether there are scales. half: whether codes
-    and scales are stored in half precision, where that holds them.
+    and scales are stored in half precision, where that holds them. narrow: scales of blocks are float8_e4m3fn.
     """
 
     bits: int
@@ -37,6 +39,7 @@ class Grain:
     block_size: int = 0
     scaled: bool = True
     half: bool = True
+    narrow: bool = False
 
     def fitted(self, columns: int) -> tuple[Grain, str]:
         """What rows of so many numbers can have, and why it is less than asked for."""
@@ -47,8 +50,7 @@ class Grain:
             told.append(f"blocks of {self.block_size} do not divide its {columns} columns: a scale for each row")
         if vector != self.vector:
             told.append(f"vectors of {self.vector} do not divide its {columns} columns: single numbers")
-        changed = Grain(self.bits, vector, self.group_size, block, self.scaled, self.half)
-        return changed, "; ".join(told)
+        return replace(self, vector=vector, block_size=block), "; ".join(told)
 
 
 @dataclass(frozen=True)
@@ -90,17 +92,18 @@ def palette(matrix: torch.Tensor, importance: torch.Tensor | None, grain: Grain)
     blocks = matrix.shape[1] // grain.block_size if grain.block_size else 1
     whole, mass = x.unflatten(1, (blocks, -1)), h.unflatten(1, (blocks, -1))
     largest = whole.abs().amax(2)
-    scale = _stored(torch.where(largest > 0, largest, 1.0), grain.half)
+    unit = largest.max() / _PEAK if grain.narrow and grain.block_size else 1.0
+    scale = _stored_scale(largest / unit, grain)  # 0 for a block of zeros, which stay so
     codes: torch.Tensor | None = None
     for left in reversed(range(ROUNDS)):
         factor = scale.double().unsqueeze(2)
-        inner, weights = (whole / factor).flatten(1), (mass * factor.square()).flatten(1)
+        inner, weights = (whole / factor.where(factor > 0, 1.0)).flatten(1), (mass * factor.square()).flatten(1)
         codes = _stored(_codes(inner, weights, grain, codes), grain.half)
         indices = _indices(inner, codes, grain)
         if left:
             found = lookup(indices, codes.double(), None, grain.group_size).unflatten(1, (blocks, -1))
             best = (mass * whole * found).sum(2) / (mass * found.square()).sum(2).clamp(min=1e-300)
-            scale = _stored(torch.where(best > 0, best, scale.double()), grain.half)
+            scale = _stored_scale(torch.where(best > 0, best, scale.double()), grain)
     assert codes is not None
     return Palette(indices, codes, scale, grain.group_size, grain.bits * grain.vector)
 
@@ -170,8 +173,18 @@ def _exact(matrix: torch.Tensor, grain: Grain) -> Palette | None:
     return Palette(found, kept.unsqueeze(2).contiguous(), None, grain.group_size, grain.bits)
 
 
+def _stored_scale(scale: torch.Tensor, grain: Grain) -> torch.Tensor:
+    """In 8 bits for narrow blocks; codes make up for what rounding a scale takes."""
+    if not (grain.narrow and grain.block_size):
+        return _stored(scale, grain.half)
+    bounded = scale.clamp(_LEAST, torch.finfo(torch.float8_e4m3fn).max)
+    return bounded.where(scale > 0, 0.0).to(torch.float8_e4m3fn)
+
+
 def _stored(numbers: torch.Tensor, half: bool) -> torch.Tensor:
-    """In half precision where that is wanted and each number's error is small against the largest, else in single."""
+    """In half precision where that is wanted and errors are small, those of small numbers against the largest; else in
+    single precision."""
     halves = numbers.half()
-    small = (halves.double() - numbers).abs() <= _HALF_PRECISION * numbers.abs().clamp(min=2.0**-4)
+    magnitudes = numbers.abs()
+    small = (halves.double() - numbers).abs() <= _HALF_PRECISION * magnitudes.clamp(min=float(magnitudes.max()) / 64)
     return halves if half and bool(small.all()) else numbers.float()

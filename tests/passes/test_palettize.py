@@ -14,7 +14,8 @@ from torch import nn
 
 import graphopt
 from graphopt.analysis import run_graph
-from graphopt.errors import GraphOptError, InputError, UnknownNameError
+from graphopt.backends.onnx import emit_onnx
+from graphopt.errors import EmissionError, GraphOptError, InputError, UnknownNameError
 from graphopt.ops.quantization import find_format
 from graphopt.ops.quantization.arithmetic import dequantized, quantized
 from graphopt.passes.palettize import Palettize
@@ -111,6 +112,17 @@ def test_what_was_pruned_stays_zero(vector: int) -> None:
     matrix = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
     matrix[:, ::4], matrix[:, 1::4] = 0, 0
     assert bool((palette(matrix, None, Grain(4, vector)).matrix()[matrix == 0] == 0).all())
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-5, 1.0, 1e6])
+@pytest.mark.parametrize("grain", [Grain(4), Grain(4, scaled=False), Grain(4, 2, block_size=16, narrow=True)])
+def test_weights_of_any_size_and_channels_of_zeros(size: float, grain: Grain) -> None:
+    matrix = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    matrix[5] = 0
+    found = palette(matrix * size, None, grain).matrix()
+    assert signal_to_noise(matrix * size, found) > 19
+    if grain.scaled:
+        assert bool((found[5] == 0).all())
 
 
 def test_the_graph_reads_like_this() -> None:
@@ -288,6 +300,19 @@ def test_the_file_is_as_small_as_promised() -> None:
         sizes[bits] = made.to_onnx().ByteSize()
         assert sizes[bits] < 512 * 512 * bits / 8 + 10000
     assert sizes[1] < sizes[2] < sizes[3] < sizes[4] < sizes[8]
+
+
+def test_scales_of_blocks_have_eight_bits_and_need_their_opset() -> None:
+    matrix = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    matrix[0], matrix[1, :8] = 0, 1e-4
+    found = palette(matrix, None, Grain(4, block_size=8, narrow=True))
+    assert found.scale is not None and found.scale.dtype is torch.float8_e4m3fn
+    assert bool((found.matrix()[0] == 0).all()) and signal_to_noise(matrix, found.matrix()) > 20
+    graph = graphopt.parse(TEXT)
+    Palettize(block_size=16).run(graph, PassContext())
+    assert emit_onnx(graph).opset_import[0].version >= 19
+    with pytest.raises(EmissionError, match="need opset 19"):
+        emit_onnx(graph, opset=18)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from graphopt.backends.onnx.quantization_opsets import SINCE
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, lowers
 from graphopt.backends.onnx.shaping import reshape
+from graphopt.errors import EmissionError
 from graphopt.ir import DType
 from graphopt.ops.onnx_dtypes import ONNX_CODES
 from graphopt.ops.quantization.codebooks import planes, unpack
@@ -72,8 +73,18 @@ def _lower_lookup(e: Emitter, a: Call) -> Tensor:
     shape = (*indices.dims, size) if size > 1 else indices.dims
     found = e.op("Gather", table, indices, dtype=table.dtype, shape=shape)
     if a.scale is not None:
+        _check_scale(e, a)
         found = _scaled(e, _cast(e, found, DType.F32), _cast(e, a.scale, DType.F32), columns)
     return _cast(e, reshape(e, found, (*indices.dims[:-1], columns)), a.out.dtype)
+
+
+def _check_scale(e: Emitter, a: Call) -> None:
+    since = SINCE.get(a.scale.dtype, 0)
+    if e.opset < since:
+        raise EmissionError(
+            f"scales of codebooks in {a.scale.dtype.value} need opset {since} (from {a.node.location}); emit with "
+            f"opset={since} or higher, not {e.opset}"
+        )
 
 
 def _scaled(e: Emitter, codes: Tensor, scale: Tensor, columns: int) -> Tensor:

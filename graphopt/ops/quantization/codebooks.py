@@ -81,7 +81,7 @@ def lookup(
     along the columns. group_size: how many rows of indices [rows, columns / d] share a codebook; the last group may be
     smaller; 0 if there is one codebook in all.
 
-    Returns [*, columns] in `output_dtype`, by default that of the codebook. Half precision is widened to multiply. It
+    Returns [*, columns] in `output_dtype`, by default that of the codebook. Narrow numbers are widened to multiply. It
     differentiates by the codebook and the scale.
 
     >>> lookup(torch.tensor([[0, 1], [1, 1]]), torch.tensor([[[-1.0], [2.0]]]), torch.tensor([[1.0], [10.0]]))
@@ -105,7 +105,8 @@ def _lookup(
         flat = flat + (torch.arange(flat.shape[0], device=flat.device) // group_size * codes)[:, None]
     found = codebook.reshape(groups * codes, -1)[flat].flatten(-2)
     if scale is not None:
-        wide = torch.promote_types(torch.promote_types(codebook.dtype, scale.dtype), torch.float32)
+        double = torch.float64 in (codebook.dtype, scale.dtype)
+        wide = torch.float64 if double else torch.float32
         found = (found.to(wide).unflatten(-1, (scale.shape[-1], -1)) * scale.to(wide).unsqueeze(-1)).flatten(-2)
     return found.to(output_dtype or codebook.dtype)
 

@@ -135,6 +135,8 @@ def infer_lookup(
     if (group_size and indices.rank != 2) or not _may_equal((codebook.shape[0],), (groups,)):
         raise Mismatch(f"{indices!r} in groups of {group_size} rows do not read {codebook.shape[0]} codebooks")
     if scale is not None:
+        if not scale.dtype.is_floating:
+            raise Mismatch(f"the scale is {scale.dtype.value}, no floating-point type")
         fits = _may_equal(scale.shape[:-1], indices.shape[:-1]) and scale.rank == indices.rank
         sizes = (*scale.shape[-1:], columns)
         if not fits or (all(isinstance(d, int) for d in sizes) and (sizes[0] < 1 or columns % sizes[0])):
