@@ -86,10 +86,10 @@ class ActivationAwareScaling(Pass):
         groups = {space: readers for space, readers in found.items() if readers}
         if not groups:
             return PassResult(False, notes=[NOTHING, *kept_notes(spaces)])
+        everyone = [reader for readers in groups.values() for reader in readers]
         with requested():
             batches = batches_of(graph, context, self.samples, self.name)
-        everyone = [reader for readers in groups.values() for reader in readers]
-        seen = inputs_of(spaces, everyone, batches, gram=lambda reader: True)
+            seen = inputs_of(spaces, everyone, batches, gram=lambda reader: True)
         scales, notes = np.ones(spaces.count + 1), []
         chosen_scales: dict[Reader, np.ndarray] = {}
         for space, readers in groups.items():
@@ -130,8 +130,8 @@ class ActivationAwareScaling(Pass):
             matrix = reader.matrix[:, :: max(1, reader.matrix.shape[1] // OUTPUTS)]
             own = torch.from_numpy(scales[reader.columns]).to(matrix)[:, None]
             error = self._rounded(matrix * own) / own - matrix
-            assert given.gram is not None
-            total += float(((given.gram @ error) * error).sum())
+            if given.gram is not None:
+                total += float(((given.gram @ error) * error).sum())
         return total
 
     def _rounded(self, matrix: torch.Tensor) -> torch.Tensor:
@@ -147,8 +147,8 @@ class ActivationAwareScaling(Pass):
         successors: dict[Value, Value] = {}
         for reader, given in inputs.items():
             weight = reader.node.operands[reader.at + 1]
-            assert weight is not None and given.gram is not None
-            if weight in successors:
+            assert weight is not None
+            if weight in successors or given.gram is None:
                 continue
             own = 1 / torch.from_numpy(scales[reader][reader.columns]).to(given.gram)
             tensor = stored_tensor(weight)

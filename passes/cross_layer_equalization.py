@@ -69,7 +69,7 @@ class CrossLayerEqualization(Pass):
         with requested():
             needs = self.absorb or (self.clips == "data" and spaces.clipped)
             batches = batches_of(graph, context, self.samples, self.name) if needs else []
-        limits = clip_limits(spaces, batches) if self.clips == "data" else None
+            limits = clip_limits(spaces, batches) if self.clips == "data" else None
         equalizer = Equalizer(spaces, limits)
         before = [equalizer.spread(space) for space in equalizer.equalized]
         equalizer.run()
@@ -82,7 +82,8 @@ class CrossLayerEqualization(Pass):
                 f"now {_middle(after):.3g} (medians; {max(before):.3g} and {max(after):.3g} at most)"
             )
         if self.absorb:
-            notes += absorb_biases(graph, spaces, batches, self.deviations, rewriter, self.name)
+            with requested():
+                notes += absorb_biases(graph, spaces, batches, self.deviations, rewriter, self.name)
         return PassResult(rewriter.changed, notes=notes + kept_notes(spaces))
 
     def explain(self, graph: Graph, node: Node) -> str | None:

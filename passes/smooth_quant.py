@@ -86,10 +86,10 @@ class SmoothQuant(Pass):
         }
         if not groups:
             return PassResult(False, notes=[NOTHING, *kept_notes(spaces)])
+        everyone = [reader for readers in groups.values() for reader in readers]
         with requested():
             batches = batches_of(graph, context, self.samples, self.name)
-        everyone = [reader for readers in groups.values() for reader in readers]
-        seen = inputs_of(spaces, everyone, batches, keep=KEPT if self.alpha is None else 0)
+            seen = inputs_of(spaces, everyone, batches, keep=KEPT if self.alpha is None else 0)
         scales, notes = np.ones(spaces.count + 1), []
         for space, readers in groups.items():
             chosen, note = self._chosen(space, readers, [seen[reader] for reader in readers])

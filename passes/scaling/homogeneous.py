@@ -14,7 +14,6 @@ from graphopt.passes.rules.reshapes import RESHAPES, is_reshape
 from graphopt.passes.scaling.tracker import Tracker, barrier, rank_of, rule
 
 _SPATIAL = {"1d": 1, "2d": 2, "3d": 3}
-_BOUNDS = {"relu6": (0.0, 6.0)}
 
 
 @rule("relu leaky_relu neg abs dropout feature_dropout contiguous clone alias detach positive lift_fresh_copy")
@@ -63,10 +62,10 @@ def clip(t: Tracker, node: Node) -> None:
 def clip_bounds(node: Node) -> tuple[float | None, float | None]:
     """The bounds of a clip by numbers."""
     base = node.op.base.partition(".")[2]
-    if base in _BOUNDS:
-        return _BOUNDS[base]
-    names = ("min_val", "max_val") if base == "hardtanh" else ("min", "max")
-    return tuple(node.attributes.get(name) for name in names)  # type: ignore[return-value]
+    if base == "relu6":
+        return 0.0, 6.0
+    low, high = ("min_val", "max_val") if base == "hardtanh" else ("min", "max")
+    return node.attributes.get(low), node.attributes.get(high)
 
 
 @rule("add sub rsub maximum minimum")
@@ -288,7 +287,7 @@ def split(t: Tracker, node: Node) -> None:
             else:
                 part = labels.take(range(start, start + size), dim)
                 start += size
-        t.set(result, part.take(0, dim) if unbinds else part)
+        t.set(result, part.squeeze(dim) if unbinds else part)
 
 
 @rule("slice")
@@ -312,7 +311,7 @@ def select(t: Tracker, node: Node) -> None:
     dim, index = node.attr("dim") % labels.ndim, node.attr("index")
     if labels.shape[dim] > 1 and isinstance(index, int):
         labels = labels.take([index], dim)
-    t.set(node.result, t.uniform(labels, dim).take(0, dim))
+    t.set(node.result, t.uniform(labels, dim).squeeze(dim))
 
 
 def _first(node: Node) -> Value:

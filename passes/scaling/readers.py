@@ -71,7 +71,8 @@ class Reader:
     def scaled_weight(self, scales: np.ndarray) -> torch.Tensor:
         """W · s for scales s by channel."""
         own = scales[self.channels]
-        return (self.weight.double() * torch.from_numpy(own)).to(self.weight.dtype)
+        weight = self.weight
+        return (weight.double() * torch.from_numpy(own).to(weight.device)).to(weight.dtype)
 
     def by_column(self, scales: np.ndarray, x: torch.Tensor) -> torch.Tensor:
         """Scales by channel in the shape in which they multiply the activation."""
@@ -116,7 +117,8 @@ class Inputs:
     def __init__(self, reader: Reader, gram: bool, keep: int) -> None:
         size = len(reader.columns)
         self.axis = reader.axis
-        self.gram = torch.zeros(size, size) if gram else None
+        self.gram: torch.Tensor | None = None
+        self._wants_gram = gram
         self.folds = tuple(_Fold(size, reader.is_product, keep // 2) for _ in range(2))
         self._total = np.zeros(size)
         self._positions = self._samples = 0
@@ -139,8 +141,9 @@ class Inputs:
         rows = _rows(x, self.axis)
         self._total += rows.abs().sum(0, dtype=torch.float64).cpu().numpy()
         self._positions += len(rows)
-        if self.gram is not None:
-            self.gram.addmm_(rows.t(), rows)
+        if self._wants_gram:
+            own = rows.t() @ rows
+            self.gram = own if self.gram is None else self.gram + own
         for start in range(min(2, len(x))):
             self.folds[(self._samples + start) % 2].add(x[start::2], self.axis)
         self._samples += len(x)
