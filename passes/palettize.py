@@ -211,5 +211,6 @@ class PalettizeReport:
         taken = sum(math.prod(figures.shape) * figures.bits for figures in self.weights)
         whole = f"{len(self.weights)} weights in {self.bits} bits, {taken / max(numbers, 1):.3f} with their codebooks"
         worst = sorted(self.weights, key=lambda figures: figures.noise)[:SHOWN]
-        shown = [f"{f.name}: {f.noise:.1f} dB, {f.bits:.3f} bits a number" for f in worst]
+        noises = ["exact" if math.isinf(figures.noise) else f"{figures.noise:.1f} dB" for figures in worst]
+        shown = [f"{f.name}: {noise}, {f.bits:.3f} bits a number" for f, noise in zip(worst, noises)]
         return [whole, *shown, *self.fallbacks, *self.left]

@@ -290,6 +290,8 @@ def test_saved_and_from_an_onnx_file(tmp_path: Path) -> None:
     made.save(tmp_path / "model.graphopt")
     assert torch.equal(graphopt.load(tmp_path / "model.graphopt")(x), made(x))
     assert len(made.to_onnx().SerializeToString()) < len(file.SerializeToString())
+    again = graphopt.compile(made.to_onnx(), (x,), target="fx")
+    torch.testing.assert_close(again(x), made(x))
 
 
 def test_the_file_is_as_small_as_promised() -> None:
