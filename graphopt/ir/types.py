@@ -148,6 +148,19 @@ def substitute_type(type_: Type, mapping: Mapping[str, Dim]) -> Type:
     return type_
 
 
+def on_device(type_: Type, device: str) -> Type:
+    """Return the type with its tensors on another device.
+
+    >>> on_device(TensorType(DType.F32, (2,)), "gpu:0")
+    f32[2]@gpu:0
+    """
+    if isinstance(type_, TensorType):
+        return type_ if type_.device == device else TensorType(type_.dtype, type_.shape, device)
+    if isinstance(type_, SequenceType | OptionalType):
+        return type(type_)(on_device(type_.element, device))
+    return type_
+
+
 def types_compatible(declared: Type, inferred: Type) -> bool:
     """True unless the two types are known to differ. Dims are compared three-valued: unknown is compatible."""
     if declared == inferred:

@@ -1,6 +1,8 @@
 """`graphopt.copy`: a tensor on another device.
 
-    copy(x: T@a, device=b): T@b        the same numbers in memory of their own
+    copy(x: T@a, device=b): T@b
+
+It has the same numbers, in memory of their own.
 """
 
 from __future__ import annotations

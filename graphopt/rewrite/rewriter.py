@@ -27,6 +27,7 @@ from graphopt.ir import (
     infer_node,
     infer_types,
 )
+from graphopt.ir.types import on_device
 from graphopt.ops import get_op
 from graphopt.rewrite.listener import Listener
 
@@ -214,6 +215,16 @@ class Rewriter:
         node.location = node.location.via(self._rule)
         self._modified(node, retype=True)
 
+    def place(self, node: Node, operands: Sequence[Value | None], device: str) -> None:
+        """Let a node run on a device, on operands that are there. Users do not follow: each is placed in its turn."""
+        for index, operand in enumerate(operands):
+            node.set_operand(index, operand)
+        if _takes_device(node):
+            node.attributes = node.attributes.updated(device=device)
+        for result in node.results:
+            result.type = on_device(result.type, device)
+        self._modified(node, retype=False)
+
     def erase(self, node: Node) -> None:
         """Remove a node whose results are unused."""
         for hear in self._on_removed:
@@ -271,6 +282,14 @@ class Rewriter:
 def _hearing(event: str, listeners: Sequence[Listener]) -> list[Callable[..., None]]:
     """The methods for an event, of those listeners that have one of their own: the others need not be called."""
     return [getattr(one, event) for one in listeners if getattr(type(one), event) is not getattr(Listener, event)]
+
+
+def _takes_device(node: Node) -> bool:
+    """True if an attribute says where results are made: it does already, or there is no operand to tell."""
+    if node.attributes.get("device") is not None:
+        return True
+    told = any(isinstance(operand.type, TensorType) for operand in node.inputs)
+    return not told and any(param.name == "device" for param in node.op.attribute_params)
 
 
 def _composed(

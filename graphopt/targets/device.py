@@ -36,6 +36,7 @@ class Device:
     launch: seconds that each operator takes besides.
     multiples: what widths are best multiples of, by dtype. layouts: memory formats, the preferred one first.
     features: instruction sets and units that decide which kernels run, as `avx2`.
+    local: whether it is a device of this machine, so that times that were measured here count.
     power: watts while it works. energy: joules that it may use in a run; None is no limit.
 
     Raises:
@@ -54,6 +55,7 @@ class Device:
     multiples: Mapping[str, int] = field(default_factory=dict, hash=False)
     layouts: tuple[str, ...] = ("contiguous",)
     features: tuple[str, ...] = ()
+    local: bool = False
     power: float | None = None
     energy: float | None = None
 
@@ -74,6 +76,8 @@ class Device:
             raise refuse(what, "launch", "seconds, 0 or more", self.launch)
         _words(what, "layouts", self.layouts, LAYOUTS)
         _words(what, "features", self.features)
+        if not isinstance(self.local, bool):
+            raise refuse(what, "local", "true or false", self.local)
         for name, value, unit in (("power", self.power, "watts"), ("energy", self.energy, "joules")):
             if value is not None and not _is_positive(value):
                 raise refuse(what, name, f"a positive number of {unit}", value)

@@ -33,6 +33,7 @@ def cpu_device() -> Device:
         multiples={"f32": 8},
         layouts=("channels_last", "contiguous"),
         features=cpu_features(),
+        local=True,
     )
 
 
@@ -47,7 +48,7 @@ def cuda_device(index: int) -> Device:
         return replace(CUDA_GPUS[TYPICAL_GPU], name=f"cuda:{index}")
     found = torch.cuda.get_device_properties(index)
     sheet = next((CUDA_GPUS[name] for name in sorted(CUDA_GPUS, key=len, reverse=True) if name in found.name), None)
-    return replace(sheet or CUDA_GPUS[TYPICAL_GPU], name=f"cuda:{index}", memory=found.total_memory)
+    return replace(sheet or CUDA_GPUS[TYPICAL_GPU], name=f"cuda:{index}", memory=found.total_memory, local=True)
 
 
 @cache

@@ -39,9 +39,10 @@ def cached(name: str, measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any
     path = cache_folder() / f"{name}.json"
     if path not in _read:
         kept = _load(path)
-        _read[path] = dict(measure()) if kept is None else kept
         if kept is None:
-            keep(path, _read[path])
+            keep(path, measure())
+        else:
+            _read[path] = kept
     return dict(_read[path])
 
 
@@ -71,6 +72,7 @@ def keep(path: Path, values: Mapping[str, Any]) -> None:
     """Write measurements; where the folder cannot be written, this process alone knows them."""
     from graphopt.targets.machine import fingerprint
 
+    _read[path] = dict(values)
     document = {"version": VERSION, "machine": fingerprint(), "values": values}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ def lower_bound(problem: Problem, objective: Objective, deadline: float) -> tupl
     shares, bound = relax_program(problem, aim, (deadline - monotonic()) * 0.75)
     if shares is None and np.isfinite(bound) and problem.is_bounded:
         free = np.full(problem.devices, np.inf)
-        loose = replace(problem, limits=free, busy=free, memo={})
+        loose = replace(problem, limits=free, busy=free)
         shares, bound = relax_program(loose, aim, max(deadline - monotonic(), 1.0))
     if objective == "latency":
         return shares, max(bound, path_bound(problem))

@@ -153,27 +153,48 @@ def moves_forward(problem: Problem, assignment: Sequence[int] | Ints) -> bool:
 
 def finish_time(problem: Problem, assignment: Sequence[int] | Ints) -> float:
     """When the last node or copy ends; devices run their nodes in order, beside each other and beside copies."""
+    plan = _plan(problem)
+    where = [*map(int, assignment), HOME]
     free = [0.0] * problem.devices
-    made: list[float] = [0.0] * len(problem.tensors)
-    seconds, latency, per_byte = problem.seconds, problem.latency.tolist(), problem.per_byte.tolist()
-    for node, reads in enumerate(problem.reads):
-        device = int(assignment[node])
+    ends = [0.0] * (problem.nodes + 1)  # the last one: what the caller gives is there from the start
+    for node, reads in enumerate(plan.reads):
+        device = where[node]
         start = free[device]
-        for index in reads:
-            tensor = problem.tensors[index]
-            source = HOME if tensor.producer < 0 else int(assignment[tensor.producer])
-            arrival = made[index]
-            if source != device and tensor.moves:
-                arrival += latency[source][device] + tensor.size * per_byte[source][device]
-            start = max(start, arrival)
-        free[device] = start + seconds[node, device]
-        for index in problem.made[node]:
-            made[index] = free[device]
+        for producer, moves in reads:
+            arrival = ends[producer]
+            source = where[producer]
+            if source != device and moves is not None:
+                arrival += moves[source][device]
+            if arrival > start:
+                start = arrival
+        free[device] = ends[node] = start + plan.seconds[node][device]
     end = max(free)
-    for index, tensor in enumerate(problem.tensors):
-        if tensor.consumers and tensor.consumers[-1] == problem.nodes:
-            end = max(end, made[index] + problem.transfer(tensor, problem.place(tensor, assignment), HOME))
+    for producer, moves in plan.returned:
+        back = 0.0 if moves is None else moves[where[producer]][HOME]
+        end = max(end, ends[producer] + back)
     return end
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What `finish_time` walks over: for each node the producers that it reads, with the seconds of each copy."""
+
+    seconds: list[list[float]]
+    reads: list[list[tuple[int, list[list[float]] | None]]]
+    returned: list[tuple[int, list[list[float]] | None]]
+
+
+def _plan(problem: Problem) -> _Plan:
+    found = problem.memo.get("plan")
+    if found is None:
+        moves = [(problem.latency + t.size * problem.per_byte).tolist() if t.moves else None for t in problem.tensors]
+        sources = [(t.producer, m) for t, m in zip(problem.tensors, moves)]
+        found = problem.memo["plan"] = _Plan(
+            problem.seconds.tolist(),
+            [[sources[index] for index in reads] for reads in problem.reads],
+            [s for t, s in zip(problem.tensors, sources) if t.consumers and t.consumers[-1] == problem.nodes],
+        )
+    return found  # type: ignore[no-any-return]
 
 
 def period(problem: Problem, assignment: Sequence[int] | Ints) -> float:

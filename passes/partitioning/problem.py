@@ -81,7 +81,7 @@ class Problem:
     busy: Floats
     extra: Floats
     runs: float = 1000.0
-    memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    memo: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def nodes(self) -> int:

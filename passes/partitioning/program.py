@@ -70,10 +70,12 @@ def solve_program(
     return Solution(None, bound, False)
 
 
-def relax_program(problem: Problem, objective: Aim, time_limit: float) -> tuple[Floats | None, float]:
+def relax_program(
+    problem: Problem, objective: Aim, time_limit: float, order: Sequence[int] = ()
+) -> tuple[Floats | None, float]:
     """The linear relaxation: the shares of devices in each node [n, D] and a lower bound of the cost; None and 0 where
     it takes too long. A bound of inf says that there is no assignment."""
-    program = Program(problem, objective)
+    program = Program(problem, objective, order)
     outcome = program.rows.solve(time_limit, relaxed=True)
     if outcome.infeasible:
         return None, float("inf")

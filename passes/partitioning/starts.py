@@ -9,7 +9,7 @@ from math import inf
 
 import numpy as np
 
-from graphopt.passes.partitioning.problem import HOME, Ints, Problem
+from graphopt.passes.partitioning.problem import HOME, Floats, Ints, Problem
 
 CUTS = 12
 """Places at which the order is cut."""
@@ -41,27 +41,33 @@ def pieces(problem: Problem, cuts: int = CUTS) -> Iterator[Ints]:
             yield np.array(order)[np.searchsorted(np.array(chosen), np.arange(problem.nodes), side="right")]
 
 
-def heft(problem: Problem) -> tuple[Ints, float]:
+def heft(problem: Problem, room: Floats | None = None, *, ranked: bool = True) -> tuple[Ints, float]:
     """Heterogeneous earliest finish time: nodes by their way to the end, on average, each where it ends first, in the
-    gaps of what is scheduled already. Returns the assignment, and when its own schedule ends. Memory is not looked at.
+    gaps of what is scheduled already. Returns the assignment, and when its own schedule ends.
+
+    room: bytes of weights that each device may hold, as far as another can take them; by default any number.
+    ranked: by that order; otherwise in the order of the graph.
     """
-    rank = _ranks(problem)
+    rank = _ranks(problem) if ranked else [0.0] * problem.nodes
     assignment = np.zeros(problem.nodes, dtype=np.int64)
-    made = np.zeros(len(problem.tensors))
+    left = np.full(problem.devices, np.inf) if room is None else room.copy()
+    made = [0.0] * len(problem.tensors)
     taken: list[list[tuple[float, float]]] = [[] for _ in range(problem.devices)]
     for node in sorted(range(problem.nodes), key=lambda i: (-rank[i], i)):
+        weights = sum(problem.weights[index].size for index in problem.stored[node])
+        able = [d for d in range(problem.devices) if np.isfinite(problem.seconds[node, d])]
         best = (np.inf, 0, 0.0)
-        for device in np.flatnonzero(np.isfinite(problem.seconds[node])):
+        for device in [d for d in able if left[d] >= weights] or [max(able, key=lambda d: float(left[d]))]:
             ready = 0.0
             for index in problem.reads[node]:
                 tensor = problem.tensors[index]
-                source = problem.place(tensor, assignment)
-                ready = max(ready, float(made[index]) + problem.transfer(tensor, source, int(device)))
+                ready = max(ready, made[index] + problem.transfer(tensor, problem.place(tensor, assignment), device))
             length = float(problem.seconds[node, device])
             start = _gap(taken[device], ready, length)
-            best = min(best, (start + length, int(device), start))
+            best = min(best, (start + length, device, start))
         end, device, start = best
         assignment[node] = device
+        left[device] -= weights
         insort(taken[device], (start, end))
         for index in problem.made[node]:
             made[index] = end
@@ -69,7 +75,7 @@ def heft(problem: Problem) -> tuple[Ints, float]:
     for index, tensor in enumerate(problem.tensors):
         if tensor.consumers and tensor.consumers[-1] == problem.nodes:
             back = problem.transfer(tensor, problem.place(tensor, assignment), HOME)
-            finish = max(finish, float(made[index]) + back)
+            finish = max(finish, made[index] + back)
     return assignment, finish
 
 

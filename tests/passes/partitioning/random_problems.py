@@ -68,7 +68,7 @@ def random_problem(
 
 def without_limits(problem: Problem) -> Problem:
     free = np.full(problem.devices, np.inf)
-    return replace(problem, limits=free, busy=free, memo={})
+    return replace(problem, limits=free, busy=free)
 
 
 class BruteForce:

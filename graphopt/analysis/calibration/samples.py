@@ -1,0 +1,97 @@
+"""Measuring nodes where they stand: each kernel of a run of the interpreter, over several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from graphopt.analysis.bindings import bind_sizes
+from graphopt.analysis.cost import CostModel
+from graphopt.analysis.interpreter import Interpreter
+from graphopt.ir import Graph, Node, TensorType, Trait
+
+RUNS = 7
+"""Timed runs, at least."""
+MOST_SECONDS = 2.0
+"""Runs end after so long, three at least."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One node: what it is to be told apart by, its operations, bytes, and seconds.
+
+    key: the operator, and for convolutions and products their kind. family: a coarser kind.
+    """
+
+    key: str
+    family: str
+    flops: float
+    bytes: float
+    seconds: float
+
+
+def measure_nodes(graph: Graph, inputs: Sequence[Any], runs: int = RUNS) -> dict[Node, Sample]:
+    """Measure each node of a graph on inputs in graph order; nodes that hold graphs as a whole."""
+    stopwatch = _Stopwatch(graph)
+    stopwatch.run(*inputs)
+    stopwatch.times.clear()
+    began = perf_counter()
+    for count in range(1, max(runs, 3) + 1):
+        stopwatch.run(*inputs)
+        if count >= 3 and perf_counter() - began > MOST_SECONDS:
+            break
+    costs = CostModel(bind_sizes(graph.inputs, inputs))
+    return {node: sample_of(node, costs, undisturbed(times)) for node, times in stopwatch.times.items()}
+
+
+def undisturbed(times: Sequence[float]) -> float:
+    """The lower quartile: what a node takes when nothing else runs. Whatever disturbs only adds."""
+    return sorted(times)[len(times) // 4]
+
+
+class _Stopwatch(Interpreter):
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph)
+        self.times: dict[Node, list[float]] = {}
+
+    def _call(self, node: Node, kernel: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+        start = perf_counter()
+        result = kernel(*args, **kwargs)
+        taken = perf_counter() - start
+        if node.graph is self.graph:
+            self.times.setdefault(node, []).append(taken)
+        return result
+
+
+def sample_of(node: Node, costs: CostModel, seconds: float = 0.0) -> Sample:
+    """The features of a node. A view counts the bytes of its result: some views copy."""
+    cost = costs.node(node)
+    moved = float(cost.bytes)
+    if Trait.VIEW in node.op.traits:
+        moved = float(sum(costs.sizes.bytes(result.type) for result in node.results))
+    return Sample(key_of(node), family_of(node), float(cost.flops), moved, seconds)
+
+
+def key_of(node: Node) -> str:
+    """The operator; for a convolution also whether it is by channel, and by pixel, for a product whether it is one of a
+    single row."""
+    name = ".".join(node.op.name.split(".")[:2])
+    if "conv" in name:
+        weight = next((v.type for v in list(node.inputs)[1:2] if isinstance(v.type, TensorType)), None)
+        shape = weight.shape if weight is not None else ()
+        kind = "by-channel" if len(shape) > 2 and shape[1] == 1 else "by-pixel" if set(shape[2:]) == {1} else "window"
+        return f"{name}/{kind}"
+    return name
+
+
+def family_of(node: Node) -> str:
+    """What operators of one family have in common is enough to guess one that was never measured."""
+    traits = node.op.traits
+    if Trait.VIEW in traits:
+        return "view"
+    if Trait.ELEMENTWISE in traits:
+        return "elementwise"
+    name = node.op.name
+    return next((f for f in ("conv", "mm", "linear", "norm", "softmax", "pool", "attention") if f in name), "other")

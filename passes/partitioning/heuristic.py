@@ -1,0 +1,234 @@
+"""Splits of graphs that are too large for the integer program alone.
+
+serial      the linear relaxation, rounded and improved by moves; where the gap is not small, the integer program on
+            fused nodes, improved likewise
+latency     HEFT, also within the limits of memory and in the order of the graph, single devices and pieces of the
+            order; annealing from the best, then climbing
+throughput  for each order of the stages the relaxation, cut at several levels (each cut keeps tensors moving
+            forward); the integer program on fused nodes; climbing, annealing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from time import monotonic
+
+import numpy as np
+
+from graphopt.passes.partitioning.anneal import anneal
+from graphopt.passes.partitioning.bounds import lower_bound
+from graphopt.passes.partitioning.climb import climb
+from graphopt.passes.partitioning.coarse import fuse
+from graphopt.passes.partitioning.evaluation import cost, is_feasible
+from graphopt.passes.partitioning.problem import Floats, Ints, Objective, Problem
+from graphopt.passes.partitioning.program import Solution, relax_program, solve_program
+from graphopt.passes.partitioning.search import Search
+from graphopt.passes.partitioning.starts import heft, pieces, single_devices, stage_orders
+
+GROUPS = 250
+"""Groups of fused nodes for the integer program."""
+SMALL_GAP = 0.01
+"""The gap below which no more time is spent."""
+LARGE = 3000
+"""Nodes beyond which integer programs, and relaxations for each order of stages, take too long."""
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+ROOMS = (1.0, 0.9, 0.75)
+
+
+@dataclass(frozen=True)
+class Split:
+    """An assignment: its cost in seconds, a lower bound of any assignment's cost, and how it was found."""
+
+    assignment: Ints
+    cost: float
+    bound: float
+    method: str
+
+    @property
+    def gap(self) -> float:
+        """How much dearer than the bound, as a share of the cost."""
+        return 0.0 if self.cost <= self.bound else (self.cost - self.bound) / self.cost
+
+
+def search_split(problem: Problem, objective: Objective, seed: int, deadline: float) -> Split | None:
+    """Return the best split that was found until a time, or None."""
+    kind = {"serial": _Serial, "latency": _Latency, "throughput": _Throughput}[objective]
+    return kind(problem, objective, seed, deadline).run()
+
+
+def integer_programs(
+    problem: Problem, objective: Objective, deadline: float, value: float, groups: Ints | None = None, gap: float = 0.0
+) -> Iterable[Solution]:
+    """The integer program; for a pipeline, one for each order of its stages. value: the cost of a known assignment."""
+    orders = stage_orders(problem) if objective == "throughput" else [()]
+    horizon = value if np.isfinite(value) else _horizon(problem)
+    for position, order in enumerate(orders):
+        left = max(deadline - monotonic(), 0.1) / (len(orders) - position)
+        yield solve_program(problem, objective, order=order, horizon=horizon, groups=groups, time_limit=left, gap=gap)
+
+
+def _horizon(problem: Problem) -> float:
+    """A time by which any assignment ends."""
+    work = np.where(np.isfinite(problem.seconds), problem.seconds, 0.0).max(axis=1).sum()
+    moves = sum(float(problem.latency.max() + t.size * problem.per_byte.max()) for t in problem.tensors if t.moves)
+    return float(work) + moves
+
+
+class _Heuristic:
+    """Keeps the best of what is offered."""
+
+    def __init__(self, problem: Problem, objective: Objective, seed: int, deadline: float) -> None:
+        self.problem, self.objective, self.seed = problem, objective, seed
+        self.began, self.deadline = monotonic(), deadline
+        self.best: Ints | None = None
+        self.value = float("inf")
+        self.method = ""
+        self.bound = 0.0
+
+    def run(self) -> Split | None:
+        self.look()
+        if self.best is None:
+            return None
+        return Split(self.best, self.value, min(self.bound, self.value), self.method)
+
+    def look(self) -> None:
+        """Offer assignments, and raise the bound."""
+        raise NotImplementedError
+
+    def at(self, share: float) -> float:
+        """The time when a share of what there is has passed."""
+        return self.began + share * (self.deadline - self.began)
+
+    @property
+    def is_done(self) -> bool:
+        return self.best is not None and self.value - self.bound <= SMALL_GAP * self.value
+
+    def offer(self, assignment: Ints | None, method: str) -> None:
+        """Take an assignment if it is within the limits and better."""
+        if assignment is None:
+            return
+        value = cost(self.problem, assignment, self.objective)
+        if value < self.value and is_feasible(self.problem, assignment):
+            self.best, self.value, self.method = assignment, value, method
+
+    def starts(self) -> Iterator[tuple[Ints, str]]:
+        able, rows = np.isfinite(self.problem.seconds), np.arange(self.problem.nodes)
+        for start in single_devices(self.problem):
+            yield start, "one device"
+        for start in pieces(self.problem, 6 if self.problem.nodes > LARGE else 12):
+            if able[rows, start].all():
+                yield start, "pieces of the order"
+
+    def move(self, start: Ints, until: float, method: str) -> None:
+        """Improve by moves, towards the limits first."""
+        search = Search(self.problem, start, self.seed)
+        search.improve(until)
+        self.offer(np.array(search.x, dtype=np.int64), method)
+
+    def climb(self, until: float) -> None:
+        if self.best is not None and monotonic() < until:
+            improved = climb(self.problem, self.best, self.objective, until, self.seed)
+            self.offer(improved, f"{self.method}, climbing")
+
+    def fuse(self, until: float) -> Iterator[Ints]:
+        """What the integer program on fused nodes finds. Where no nodes are fused, its bound counts."""
+        groups = fuse(self.problem, GROUPS)
+        bound = float("inf") if int(groups.max()) == self.problem.nodes - 1 else 0.0
+        for solution in integer_programs(self.problem, self.objective, until, self.value, groups, SMALL_GAP / 2):
+            bound = min(bound, float("inf") if solution.infeasible else solution.bound)
+            if solution.assignment is not None:
+                yield solution.assignment
+        self.bound = max(self.bound, bound if np.isfinite(bound) else 0.0)
+
+
+class _Serial(_Heuristic):
+    def look(self) -> None:
+        shares, self.bound = lower_bound(self.problem, self.objective, self.at(0.6))
+        if not np.isfinite(self.bound):
+            return
+        if shares is not None:
+            rounded = shares.argmax(axis=1)
+            self.offer(rounded, "rounded relaxation")
+            self.move(rounded, self.at(0.8), "rounded relaxation, moves")
+        if self.best is None or shares is None:
+            self._move_starts()
+        if not self.is_done and self.problem.nodes <= LARGE:
+            for assignment in self.fuse(self.at(0.93)):
+                self.offer(assignment, "integer program on fused nodes")
+                self.move(assignment, self.deadline, "integer program on fused nodes, moves")
+
+    def _move_starts(self) -> None:
+        """From the cheapest start, and from the one that runs over least."""
+        starts = list(self.starts())
+        for start, name in starts:
+            self.offer(start, name)
+        least = min(starts[:64], key=lambda s: Search(self.problem, s[0]).excess(), default=None)
+        cheapest = min(starts, key=lambda s: cost(self.problem, s[0], self.objective), default=None)
+        for found in (least, cheapest):
+            if found is not None:
+                self.move(found[0], self.at(0.8), f"{found[1]}, moves")
+
+
+class _Latency(_Heuristic):
+    def look(self) -> None:
+        _, self.bound = lower_bound(self.problem, self.objective, self.at(0.25))
+        if not np.isfinite(self.bound):
+            return
+        starts = [*self.starts(), *self._lists()]
+        for start, name in starts:
+            self.offer(start, name)
+        if self.is_done:
+            return
+        start, name = min(starts, key=lambda s: self._strained(s[0]))
+        self.offer(anneal(self.problem, start, self.objective, self.at(0.8), self.seed), f"{name}, annealing")
+        self.climb(self.deadline)
+
+    def _lists(self) -> Iterator[tuple[Ints, str]]:
+        for ranked in (True, False):
+            yield heft(self.problem, ranked=ranked)[0], "HEFT"
+            for room in ROOMS if self.problem.is_bounded else ():
+                yield heft(self.problem, self.problem.limits * room, ranked=ranked)[0], "HEFT within memory"
+
+    def _strained(self, assignment: Ints) -> float:
+        excess = Search(self.problem, assignment).excess() if self.problem.is_bounded else 0.0
+        return cost(self.problem, assignment, self.objective) * (1 + 5 * excess)
+
+
+class _Throughput(_Heuristic):
+    def look(self) -> None:
+        _, self.bound = lower_bound(self.problem, self.objective, self.at(0.2))
+        if not np.isfinite(self.bound):
+            return
+        for start, name in self.starts():
+            self.offer(start, name)
+        if self.problem.nodes <= LARGE:
+            self._relax_orders(self.at(0.45))
+        self.climb(self.at(0.55))
+        if not self.is_done and self.problem.nodes <= LARGE:
+            for assignment in self.fuse(self.at(0.8)):
+                self.offer(assignment, "integer program on fused nodes")
+            self.climb(self.at(0.9))
+        if not self.is_done and self.best is not None:
+            walked = anneal(self.problem, self.best, self.objective, self.deadline, self.seed)
+            self.offer(walked, f"{self.method}, annealing")
+
+    def _relax_orders(self, until: float) -> None:
+        """A pipeline has one order of its stages: the least of their bounds holds."""
+        orders = stage_orders(self.problem)
+        bounds = []
+        for position, order in enumerate(orders):
+            left = max(until - monotonic(), 0.1) / (len(orders) - position)
+            shares, bound = relax_program(self.problem, self.objective, left, order)
+            bounds.append(bound)
+            for level in LEVELS if shares is not None else ():
+                self.offer(_cut(shares, order, level), "cut relaxation")
+        if self.problem.devices <= 4:
+            self.bound = max(self.bound, min(bounds) if np.isfinite(min(bounds)) else 0.0)
+
+
+def _cut(shares: Floats | None, order: tuple[int, ...], level: float) -> Ints:
+    """Each node in the first stage up to which its shares add up to a level: never behind what it reads."""
+    assert shares is not None
+    passed = np.cumsum(shares[:, list(order)], axis=1) >= level - 1e-9
+    return np.array(order)[passed.argmax(axis=1)]
