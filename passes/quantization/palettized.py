@@ -139,7 +139,9 @@ class Writer:
         if not weight.tables:
             numbers = self.rewriter.create("aten.reshape", numbers, shape).result
         found = self.rewriter.create("graphopt.lookup", numbers, codes, scale, made.group_size, DType.F32).result
-        return weight.layout.restore(self.rewriter, found)
+        whole = weight.layout.restore(self.rewriter, found)
+        whole.name = f"{weight.value.name}_decoded"
+        return whole
 
     def _parameter(self, tensor: torch.Tensor, name: str) -> Value:
         if not self.trains:
