@@ -57,6 +57,20 @@ class OneOperator(Declined):
     """A node is best left to an engine that has its operator."""
 
 
+MOST_LISTED = 1 << 24
+
+
+def listable(count: int, what: str) -> int:
+    """A number of elements that a rule may list.
+
+    Raises:
+        Declined: more than fit into memory several times.
+    """
+    if count > MOST_LISTED:
+        raise Declined(f"{what} of {count} elements")
+    return count
+
+
 class NeedsValue(Declined):
     """A rule needs the contents of an operand, which are not known before the model runs.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -232,6 +233,34 @@ def test_a_list_of_axes_longer_than_memory_is_refused(length: int) -> None:
     """ONNX's shape inference would write it out. The rules decline both nodes: sizes don't fit, axes are not known."""
     nodes = [node("Reshape", "one many", "axes"), node("Slice", "x zero one axes", "y")]
     refused(model(nodes, numbers("zero", 0), numbers("one", 1), numbers("many", length)), "so many dims")
+
+
+HUGE = {
+    "Resize": ([node("Resize", "x none none sizes", "y")], {"sizes": [TERA]}),
+    "Upsample": ([node("Resize", "x none scales", "y", mode="linear")], {"scales": [1e12]}),
+    "Pad": ([node("Pad", "x pads", "y", mode="edge")], {"pads": [0, 2**31]}),
+    "HannWindow": ([node("HannWindow", "size", "y")], {"size": TERA}),
+    "MelWeightMatrix": (
+        [node("MelWeightMatrix", "bins length rate low high", "y")],
+        {"bins": 2**31, "length": 2**31, "rate": 16000, "low": 0.0, "high": 8000.0},
+    ),
+    "Col2Im": ([node("Col2Im", "x image block", "y")], {"image": [2**31, 2**31], "block": [1, 1]}),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_results_of_any_size_are_not_listed(name: str) -> None:
+    """An answer, which nothing has to run, or a refusal."""
+    nodes, contents = HUGE[name]
+    stored = [numpy_helper.from_array(np.array(v), key) for key, v in {**contents, "none": np.zeros(0)}.items()]
+    made = model(nodes, *[_single(t) for t in stored], opset=18, shape=(1, 1, 4) if name == "Col2Im" else (2,))
+    with contextlib.suppress(GraphOptError):
+        graphopt.compile(made, target="onnx", validate=False)
+
+
+def _single(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    array = numpy_helper.to_array(tensor)
+    return numpy_helper.from_array(array.astype(np.float32), tensor.name) if array.dtype == np.float64 else tensor
 
 
 def test_inputs_of_any_size_are_not_made_up() -> None:

@@ -7,7 +7,15 @@ import math
 import numpy as np
 import torch
 
-from graphopt.frontends.onnx.application import SMALL, Application, Declined, NeedsValue, tensor_type, translates
+from graphopt.frontends.onnx.application import (
+    SMALL,
+    Application,
+    Declined,
+    NeedsValue,
+    listable,
+    tensor_type,
+    translates,
+)
 from graphopt.frontends.onnx.entries import Entry, Known, as_array
 from graphopt.ir import DType, Value, from_torch
 from graphopt.ops.onnx_dtypes import FROM_ONNX_CODE
@@ -110,7 +118,7 @@ def one_hot(a: Application) -> Value:
 @translates("HannWindow", "HammingWindow", "BlackmanWindow")
 def window(a: Application) -> Value:
     """A window function of constant length."""
-    size, periodic = int(a.numbers(0)[0]), a.attr("periodic", 1)
+    size, periodic = listable(int(a.numbers(0)[0]), "a window"), a.attr("periodic", 1)
     count = size if periodic else size - 1
     phase = 2 * np.pi * np.arange(size) / max(count, 1)
     if a.name == "HannWindow":

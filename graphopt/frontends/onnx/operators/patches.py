@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import torch
 
-from graphopt.frontends.onnx.application import Application, Declined, numbers_of, tensor_type, translates
+from graphopt.frontends.onnx.application import Application, Declined, listable, numbers_of, tensor_type, translates
 from graphopt.frontends.onnx.operators.windows import interleaved
 from graphopt.ir import DType, Value
 from graphopt.ir.dim_ops import dim_max, floordiv, product
@@ -41,6 +42,7 @@ def _added(a: Application, image: list[int], block: list[int], strides: list[int
         raise Declined(f"{rows} rows are not known to be whole blocks of {block}")
     extents = [(k - 1) * d + 1 for k, d in zip(block, dilations)]
     counts = [(size - extent) // s + 1 for size, extent, s in zip(image, extents, strides)]
+    listable(math.prod(block) * math.prod(counts), "columns")
     grids = [
         np.arange(k)[:, None] * d + np.arange(n)[None, :] * s for k, d, n, s in zip(block, dilations, counts, strides)
     ]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphopt.frontends.onnx.application import Application, Declined, tensor_type
+from graphopt.frontends.onnx.application import Application, Declined, listable, tensor_type
 from graphopt.ir import DType, Value
 from graphopt.ir.dim_ops import dim_max, dim_min
 from graphopt.ir.dims import Dim, equal
@@ -39,6 +39,10 @@ class Axis:
     scale: float | None
     width: Dim | float | None
     roi: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.out, int):
+            listable(self.out, "a dim")
 
     @property
     def is_static(self) -> bool:

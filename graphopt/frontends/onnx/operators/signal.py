@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from graphopt.frontends.onnx.application import Application, Declined, tensor_type, translates
+from graphopt.frontends.onnx.application import Application, Declined, listable, tensor_type, translates
 from graphopt.ir import DType, Value
 from graphopt.ir.dim_ops import floordiv
 from graphopt.ir.dims import Dim, equal
@@ -76,6 +76,7 @@ def _transformed(a: Application, parts: list[Value], axis: int, length: Dim | No
 def mel_weight_matrix(a: Application) -> Value:
     """Triangles of equal width in mels, 2595·log₁₀(1 + f/700), over the frequencies of a one-sided transform."""
     bins, length, rate = (int(a.numbers(i)[0]) for i in range(3))
+    listable(max(bins, bins * (length // 2 + 1)), "a matrix")
     low, high = (float(a.numbers(i)[0]) for i in (3, 4))
     step = (_mel(high) - _mel(low)) / (bins + 2)  # so that the last edge is one short of `high`
     hertz = 700 * np.expm1((_mel(low) + step * np.arange(bins + 2)) / 2595 * np.log(10))
