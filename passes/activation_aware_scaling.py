@@ -32,6 +32,8 @@ from graphopt.rewrite import Contract, Rewriter
 
 OUTPUTS = 64
 """So many outputs of a weight, evenly spread over all, are looked at for each choice."""
+WORTH = 0.2
+"""So many decibels must a group of layers gain for its scales to be moved."""
 _CLIPS = tuple(1 - step / 20 for step in range(11))
 NOTHING = "nothing to scale: no product reads what a norm or a layer before it may scale"
 
@@ -122,6 +124,8 @@ class ActivationAwareScaling(Pass):
             if error < least:
                 best, least, chosen = tried, error, step / self.steps
         gain = 10 * np.log10(before / least) if least > 0 else 0.0
+        if gain < WORTH:
+            return plain, f"{space.name}: left as it was, for alpha {chosen:.2g} is the best and gains {gain:.1f} dB"
         return best, f"{space.name}: alpha {chosen:.2g}, {gain:.1f} dB"
 
     def _loss(self, readers: Sequence[Reader], inputs: Sequence[Inputs], scales: np.ndarray) -> float:

@@ -33,6 +33,8 @@ KEPT = 1 << 18
 """So many elements of each activation are kept to judge a choice by."""
 _ALPHAS = tuple(step / 10 for step in range(11))
 _TINY = 1e-300
+WORTH = 2.0
+"""So many decibels of its own must a group of layers gain: less is lost among the errors that others pass on to it."""
 NOTHING = "nothing to smooth: no layer reads what a norm or a layer before it may scale"
 
 
@@ -129,9 +131,10 @@ class SmoothQuant(Pass):
         before = judge(np.ones(space.size + 1))
         errors = {alpha: judge(smoothing(seen, weights, alpha)) for alpha in _ALPHAS}
         best = min(errors, key=lambda alpha: errors[alpha])
-        if errors[best] >= before:
-            return None, "left as it was, for no alpha is better"
-        return best, f"smoothed with alpha {best:.2g}, {10 * np.log10(before / max(errors[best], _TINY)):.1f} dB"
+        gain = 10 * np.log10(max(before, _TINY) / max(errors[best], _TINY))
+        if gain < WORTH:
+            return None, f"left as it was, for alpha {best:.2g} is the best and gains {gain:.1f} dB"
+        return best, f"smoothed with alpha {best:.2g}, {gain:.1f} dB"
 
 
 def smoothing(seen: np.ndarray, weights: np.ndarray, alpha: float) -> np.ndarray:
