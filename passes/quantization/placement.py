@@ -58,6 +58,8 @@ def place(graph: Graph, profile: Profile, ignored: Callable[[Node], str | None])
     for node in reversed(list(graph)):
         fusion = profile.fusions.get(node.name)
         if fusion is None:
+            if any(_is_weight(value) for value in node.inputs):
+                plan.reasons[node] = "the target has no integer kernel for it"
             continue
         result = tail_of(node, profile)
         is_layer = bool(fusion.weight) and weight_of(node, fusion) is not None
@@ -98,6 +100,11 @@ def weight_of(node: Node, fusion: Fusion) -> Value | None:
     """The stored weight, or None if it is computed."""
     weight = node.arguments().get(fusion.weight)
     return weight if isinstance(weight, Value) and weight.constant is not None else None
+
+
+def _is_weight(value: Value) -> bool:
+    type_ = value.type
+    return value.constant is not None and isinstance(type_, TensorType) and type_.dtype is DType.F32 and type_.rank > 1
 
 
 def activations_of(node: Node, fusion: Fusion, is_layer: bool) -> list[Value]:
