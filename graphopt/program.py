@@ -199,6 +199,7 @@ def pass_context(graph: Graph, options: CompileOptions, arguments: Arguments | N
         samples=_samples(graph, arguments),
         calibration=options.calibration,
         engine=_judge(options),
+        features=options.target.devices[0].features if options.target.devices else (),
     )
 
 
