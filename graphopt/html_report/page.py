@@ -17,7 +17,7 @@ from typing import Any
 
 SCRIPTS = (
     *("dom", "format", "facts", "tree", "layout", "palette", "canvas", "graph_view", "details", "search"),
-    *("charts", "summary", "passes", "pruning", "rules", "main"),
+    *("charts", "summary", "passes", "pruning", "quantization", "rules", "main"),
 )
 """The parts of the script, in order; they share one scope."""
 

@@ -120,6 +120,39 @@ def test_what_was_pruned_is_drawn(browser: Browser, tmp_path: Path) -> None:
     assert "4.weight" in refused and "output 0" in refused
 
 
+def test_what_was_quantized_is_drawn(browser: Browser, tmp_path: Path) -> None:
+    """A histogram with its clip for each layer, bars as long as the ratios, and the choices, one taken."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+        x = torch.randn(32, 8)
+    small = graphopt.quantize_search(model, (x,), calibration=[x], bops=0.05, formats=("int8", "int4"))
+    report = small.report.quantization
+    small.report.save(tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    assert browser.run("[...document.querySelectorAll('nav a')].map((a) => a.textContent)").count("Quantization") == 1
+    layers = browser.run("[...document.querySelectorAll('#quantization tr.layer')].map((row) => row.textContent)")
+    assert [report.layers[i].name in text and report.layers[i].format in text for i, text in enumerate(layers)] == [
+        True
+    ] * 2
+    bars = browser.run(
+        "[...document.querySelectorAll('#quantization .histogram')].map((h) => h.querySelectorAll('rect').length)"
+    )
+    assert bars == [sum(map(bool, layer.histogram.counts)) for layer in report.layers if layer.histogram is not None]
+    assert browser.run("document.querySelectorAll('#quantization .histogram .clip').length") == 4
+    widths = browser.run(
+        "[...document.querySelectorAll('#quantization .decibels rect')].map((r) => +r.getAttribute('width'))"
+    )
+    ratios = [ratio for layer in report.layers for ratio in (layer.own, layer.accumulated)]
+    assert [width / widths[0] for width in widths] == pytest.approx([ratio / ratios[0] for ratio in ratios])
+    fused = browser.run("document.querySelector('#quantization .fused summary').textContent")
+    assert report.fused is not None and fused == f"onnxruntime fused {report.fused.fused} of {report.fused.pairs} pairs"
+    assert report.search is not None
+    points = browser.run("[...document.querySelectorAll('#quantization tr.point')].map((row) => row.textContent)")
+    assert len(points) == len(report.search.points) and sum("chosen" in text for text in points) == 1
+    assert browser.run("document.querySelectorAll('#quantization .frontier .dot').length") == len(points)
+
+
 def test_search_finds_a_node_and_goes_there(browser: Browser, tmp_path: Path) -> None:
     browser.open(written(tmp_path / "report.html", 1000))
     browser.run('document.querySelector(".search input").focus()')

@@ -109,7 +109,7 @@ function graphSection() {
 }
 
 const main = document.getElementById("main");
-main.append(...[summary(report), passes(report), pruning(report), graphSection()].filter(Boolean));
+main.append(...[summary(report), passes(report), pruning(report), quantization(report), graphSection()].filter(Boolean));
 if (after) main.append(section("roofline", "Roofline", roofline(report, after.graph, (node) => jump(after, node))));
 main.append(rules(report), el("footer", {}, `graphopt ${report.graphopt ?? ""} · torch ${report.torch ?? ""}`));
 if (views.length > 1 && innerWidth < 1000) sides.choose("after");

@@ -6,6 +6,7 @@ function header(report, onTheme) {
     ["summary", "Summary"],
     ["passes", "Passes"],
     ...(report.pruning ? [["pruning", "Pruning"]] : []),
+    ...(report.quantization ? [["quantization", "Quantization"]] : []),
     ["graph", "Graph"],
     ["roofline", "Roofline"],
     ["rules", "Rules"],
