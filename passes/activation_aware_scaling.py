@@ -52,6 +52,7 @@ class ActivationAwareScaling(Pass):
     It runs the graph on the calibration data, or else on the sample inputs.
     """
 
+    contract = Contract.REASSOCIATING
     conflicts = frozenset({"quantized"})
 
     dtype: str = "uint4"
@@ -69,11 +70,8 @@ class ActivationAwareScaling(Pass):
             raise GraphOptError(f"{self.dtype} is no format of stored weights; choose int2 to int8, or uint2 to uint8")
         if self.block_size < 0 or self.steps < 1 or self.samples < 1:
             raise GraphOptError("block_size is 0 or a number of neighbours, steps and samples at least 1")
-
-    @property
-    def contract(self) -> Contract:  # type: ignore[override]
-        """Reassociating, unless weights are clipped."""
-        return Contract.LOSSY if self.clip else Contract.REASSOCIATING
+        if self.clip:
+            object.__setattr__(self, "contract", Contract.LOSSY)  # Clipped weights are others.
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Rewrite `graph` in place.

@@ -40,6 +40,7 @@ class CrossLayerEqualization(Pass):
     samples: how many batches of calibration data are used, at most, by clips=data and absorb.
     """
 
+    contract = Contract.REASSOCIATING
     conflicts = frozenset({"quantized"})
 
     clips: str = "keep"
@@ -52,11 +53,8 @@ class CrossLayerEqualization(Pass):
             raise unknown_name("value of clips", self.clips, _CLIPS)
         if self.samples < 1 or self.deviations < 0:
             raise GraphOptError("samples is at least 1, deviations at least 0")
-
-    @property
-    def contract(self) -> Contract:  # type: ignore[override]
-        """Reassociating, but for what only the calibration data vouches for."""
-        return Contract.LOSSY if self.absorb or self.clips == "data" else Contract.REASSOCIATING
+        if self.absorb or self.clips == "data":
+            object.__setattr__(self, "contract", Contract.LOSSY)  # Only the calibration data vouches for these.
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Rewrite `graph` in place.
