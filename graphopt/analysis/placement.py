@@ -59,6 +59,32 @@ def segments(graph: Graph) -> list[Segment]:
     return [Segment(key[1], tuple(found[key])) for key in sorted(found, key=lambda key: key[0])]
 
 
+REORDERING = frozenset(["permute", "transpose", "t", "movedim", "swapaxes", "expand", "expand_as"])
+"""Views that leave elements in an order that no reshape can keep without a copy."""
+
+
+def viewed_value(node: Node) -> Value | None:
+    """The value whose memory the results of a node share, or None. A reshape copies what was put in another order."""
+    if Trait.VIEW not in node.op.traits or not node._operands:
+        return None
+    base, name = node._operands[0], _base_name(node)
+    if base is None or base.constant is not None or name == "clone":
+        return None
+    producer = base.producer
+    while name in ("reshape", "contiguous", "flatten") and producer is not None and Trait.VIEW in producer.op.traits:
+        if _base_name(producer) in REORDERING:
+            return None
+        if _base_name(producer) in ("clone", "contiguous") or not producer._operands:
+            break
+        above = producer._operands[0]
+        producer = None if above is None else above.producer
+    return base
+
+
+def _base_name(node: Node) -> str:
+    return node.op.name.split(".")[1]
+
+
 def device_peaks(graph: Graph, sizes: Mapping[str, int] | TypeSizes) -> dict[str, int]:
     """Return the most bytes that each device holds at once, in node order: its constants, and what is live on it.
 
@@ -98,9 +124,9 @@ def _owners(graph: Graph) -> tuple[dict[Value, Value], dict[Value, int]]:
     last: dict[Value, int] = {}
     count = 0
     for count, node in enumerate(graph, start=1):
-        base = node._operands[0] if Trait.VIEW in node.op.traits and node._operands else None
+        base = viewed_value(node)
         for result in node.results:
-            if base is not None and base.constant is None:
+            if base is not None:
                 owner[result] = owner.get(base, base)
             else:
                 last[result] = count - 1

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from graphopt.analysis.liveness import peak_memory
+from graphopt.analysis.placement import viewed_value
 from graphopt.analysis.roofline import NodeTimes, node_dtype
 from graphopt.analysis.sizes import TypeSizes
 from graphopt.errors import GraphOptError, TargetError, unknown_name
@@ -78,11 +79,8 @@ def _tensors(graph: Graph, order: dict[Node, int], sizes: TypeSizes) -> tuple[li
     tensors = []
     for value in values:
         producer = CALLER if value.producer is None else order[value.producer]
-        viewed = value.producer
-        base = -1
-        if viewed is not None and Trait.VIEW in viewed.op.traits and viewed._operands:
-            operand = viewed._operands[0]
-            base = -1 if operand is None else number.get(operand, -1)
+        viewed = None if value.producer is None else viewed_value(value.producer)
+        base = -1 if viewed is None else number[viewed]
         moves = not isinstance(value.type, ScalarType)
         tensors.append(Tensor(producer, sizes.bytes(value.type), _consumers(value, order), base, moves))
     return values, tensors

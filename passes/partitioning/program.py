@@ -109,7 +109,7 @@ class Program:
         self._place_nodes(np.arange(problem.nodes) if groups is None else np.asarray(groups))
         self._count_consumers()
         self._copy()
-        self._store_weights()
+        self._store_weights(costly=objective != "memory")
         if self.limited:
             factor = self.rows.variable(1.0, upper=np.inf) if objective == "memory" else -1
             MemoryRows(self.rows, problem, self.x, self.u, self.f, self.z, tighter, factor).add(self.limited)
@@ -189,7 +189,7 @@ class Program:
             groups.setdefault(seconds if self._alike else source, []).append(source)
         return list(groups.values())
 
-    def _store_weights(self) -> None:
+    def _store_weights(self, costly: bool) -> None:
         problem, rows = self.problem, self.rows
         for index, weight in enumerate(problem.weights):
             there: Terms = []
@@ -197,7 +197,7 @@ class Program:
                 if readers := self._on(weight.consumers, device):
                     self.z[index, device] = rows.largest(readers)
                     there.append((self.z[index, device], 1.0))
-            if len(there) > 1 and len(set(weight.consumers)) > 1 and problem.loads[index] > 0:
+            if costly and len(there) > 1 and len(set(weight.consumers)) > 1 and problem.loads[index] > 0:
                 more = rows.variable(float(problem.loads[index]) / self.scale, upper=np.inf)
                 rows.add([*there, (more, -1.0)], high=1.0)
 
