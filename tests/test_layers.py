@@ -33,6 +33,7 @@ LAYERS = {
     "graphopt.commands": 6,
     "graphopt.debugging": 6,
     "graphopt.html_report": 6,
+    "graphopt.serving": 6,
     "graphopt.testing": 6,
 }
 TOP = 6
