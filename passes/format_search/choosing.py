@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from graphopt.errors import GraphOptError
 from graphopt.passes.format_search.candidates import Candidate
 from graphopt.passes.quantization.integer_program import IntegerProgram
@@ -110,10 +112,9 @@ class Problem:
         return self.between(kind, limits, cheapest.costs[kind], best.costs[kind])
 
     def between(self, kind: str, limits: Mapping[str, float], low: float, high: float) -> list[Choice]:
-        """The same for costs from `low` to `high`."""
+        """The same for costs from `low` to `high`, by equal factors."""
         found: list[Choice] = []
-        for index in range(POINTS):
-            share = low + (high - low) * index / (POINTS - 1)
+        for share in np.geomspace(low, high, POINTS).tolist() if low > 0 else np.linspace(low, high, POINTS).tolist():
             choice = self.choose({**limits, kind: share})
             if choice is not None and (not found or choice.error < found[-1].error):
                 found.append(choice)
