@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -115,7 +116,7 @@ def _made(graph: Graph, sizes: Mapping[str, int], given: Mapping[str, Any], inte
             high = integers.high(value, sizes)
         except UnboundSymbolError:  # what is indexed has a size that only a run tells
             return None
-        if torch.Size(shape).numel() > LARGEST:
+        if math.prod(shape) > LARGEST:  # PyTorch's own product wraps around
             return None
         made.append(_values(value.type, shape, integers.compared[value][:1] or range(high), generator))
     return made

@@ -263,10 +263,13 @@ def _single(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return numpy_helper.from_array(array.astype(np.float32), tensor.name) if array.dtype == np.float64 else tensor
 
 
-def test_inputs_of_any_size_are_not_made_up() -> None:
-    graphopt.compile(model(RELU, shape=(TERA,)), target="onnx", validate=False)
+@pytest.mark.parametrize("shape", [(TERA,), (2, TERA, 16000, 16000), (2**63 - 1, 192)])
+def test_inputs_of_any_size_are_not_made_up(shape: tuple[int, ...]) -> None:
+    """Nor where the product of the sizes wraps around."""
+    made = model(RELU, shape=shape)
+    graphopt.compile(made, target="onnx", validate=False)
     with pytest.raises(GraphOptError):
-        graphopt.compile(model(RELU, shape=(TERA,)), target="onnx", passes="legalize", validate="each")(torch.ones(2))
+        graphopt.compile(made, target="onnx", passes="legalize", validate="each")(torch.ones(2))
 
 
 # Nesting
