@@ -117,7 +117,7 @@ def in_equal_steps(graph: Graph, format_: str, block: int, names: Sequence[str])
     """A copy with rounded weights, the bits of a number, and the mean signal-to-noise ratio of the weights."""
     copy, kind = graph.clone(), find_format(format_)
     taken, total, noises = 0.0, 0, []
-    for layer in find_layers(copy):
+    for layer in find_layers(copy, folded=True):
         if layer.name not in names:
             continue
         rows = layer.to_matrices(layer.tensor).flatten(0, 1)

@@ -100,7 +100,9 @@ class Palettize(Pass):
 
     def _chosen(self, graph: Graph) -> tuple[list[StoredWeight], list[str]]:
         found = {
-            layer.weight: StoredWeight(layer.weight, layer) for layer in find_layers(graph) if layer.kind != "recurrent"
+            layer.weight: StoredWeight(layer.weight, layer)
+            for layer in find_layers(graph, folded=True)
+            if layer.kind != "recurrent"
         }
         for node in graph:
             value = node.operands[0] if node.name == "aten.embedding" else None

@@ -137,9 +137,10 @@ class Layer:
             yield source.reshape(1, -1, columns)
 
 
-def find_layers(graph: Graph) -> list[Layer]:
+def find_layers(graph: Graph, *, folded: bool = False) -> list[Layer]:
     """Every parameter that a layer multiplies its input with, in graph order.
 
+    folded: stored tensors, too, that are no parameters of the model, such as weights that were packed into one.
     A weight that several nodes read is one layer; nodes that only look it up (a tied embedding) see the mask too.
     """
     masks = [(pair, node) for node in graph if (pair := masked_weight(node, graph)) is not None]
@@ -151,7 +152,7 @@ def find_layers(graph: Graph) -> list[Layer]:
             found.setdefault(acting.get(weight, weight), []).append((kind, groups, Reader(node, source)))
     layers = []
     for weight, readers in found.items():
-        if not _is_prunable(weight, graph):
+        if not _is_stored(weight, graph, folded):
             continue
         # A weight that is read in two layouts has no matrix form for both: the first one counts.
         kind, groups, _ = readers[0]
@@ -161,9 +162,11 @@ def find_layers(graph: Graph) -> list[Layer]:
     return layers
 
 
-def _is_prunable(weight: Value, graph: Graph) -> bool:
+def _is_stored(weight: Value, graph: Graph, folded: bool) -> bool:
     constant, type_ = weight.constant, weight.type
-    if constant is None or constant.kind is not ConstantKind.PARAMETER or weight.name in graph.mutations:
+    if constant is None or weight.name in graph.mutations:
+        return False
+    if constant.kind is not ConstantKind.PARAMETER and not folded:
         return False
     return isinstance(type_, TensorType) and type_.dtype.is_floating and not constant.tensor.is_meta
 
