@@ -17,7 +17,7 @@ from graphopt.passes.partitioning.evaluation import busy_seconds, cost
 from graphopt.passes.partitioning.problem import Ints, Objective, Problem
 from graphopt.passes.partitioning.search import Search
 
-HOT, COLD = 0.03, 0.0003
+HOT, COLD = 0.01, 0.0001
 """Temperatures at the start and in the end, as shares of the cost."""
 PENALTY = 20.0
 """How much dearer what runs over by all of a limit is, as a multiple of the cost."""

@@ -41,14 +41,16 @@ def lower_bound(problem: Problem, objective: Objective, deadline: float) -> tupl
     """The shares of devices in each node by the linear relaxation, if there was time for it, and a lower bound; inf
     says that there is no assignment.
 
-    Where the relaxation takes too long, that without limits counts, and in the end each node on its best device.
+    Where the relaxation takes too long, simpler ones count: for latency the work of the devices, then what there is
+    without limits, and in the end each node on its best device.
     """
-    aim = "work" if objective == "latency" else objective
-    shares, bound = relax_program(problem, aim, (deadline - monotonic()) * 0.75)
-    if shares is None and np.isfinite(bound) and problem.is_bounded:
-        free = np.full(problem.devices, np.inf)
-        loose = replace(problem, limits=free, busy=free)
-        shares, bound = relax_program(loose, aim, max(deadline - monotonic(), 1.0))
+    shares, bound = relax_program(problem, objective, (deadline - monotonic()) * 0.75)
+    if shares is None and np.isfinite(bound):
+        if problem.is_bounded and objective != "latency":
+            free = np.full(problem.devices, np.inf)
+            problem = replace(problem, limits=free, busy=free)
+        aim = "work" if objective == "latency" else objective
+        shares, bound = relax_program(problem, aim, max(deadline - monotonic(), 1.0))
     if objective == "latency":
         return shares, max(bound, path_bound(problem))
     least = problem.seconds.min(axis=1)

@@ -172,16 +172,20 @@ class _Serial(_Heuristic):
 
 class _Latency(_Heuristic):
     def look(self) -> None:
-        _, self.bound = lower_bound(self.problem, self.objective, self.at(0.25))
+        shares, self.bound = lower_bound(self.problem, self.objective, self.at(0.35))
         if not np.isfinite(self.bound):
             return
         starts = [*self.starts(), *self._lists()]
+        if shares is not None:
+            rounded = shares.argmax(axis=1)
+            starts.append((rounded, "rounded relaxation"))
+            self.move(rounded, self.at(0.5), "rounded relaxation, moves")
         for start, name in starts:
             self.offer(start, name)
         if self.is_done:
             return
-        start, name = min(starts, key=lambda s: self._strained(s[0]))
-        self.offer(anneal(self.problem, start, self.objective, self.at(0.8), self.seed), f"{name}, annealing")
+        start, name = (self.best, self.method) if self.best is not None else min(starts, key=self._strained)
+        self.offer(anneal(self.problem, start, self.objective, self.at(0.85), self.seed), f"{name}, annealing")
         self.climb(self.deadline)
 
     def _lists(self) -> Iterator[tuple[Ints, str]]:
@@ -190,9 +194,9 @@ class _Latency(_Heuristic):
             for room in ROOMS if self.problem.is_bounded else ():
                 yield heft(self.problem, self.problem.limits * room, ranked=ranked)[0], "HEFT within memory"
 
-    def _strained(self, assignment: Ints) -> float:
-        excess = Search(self.problem, assignment).excess() if self.problem.is_bounded else 0.0
-        return cost(self.problem, assignment, self.objective) * (1 + 5 * excess)
+    def _strained(self, start: tuple[Ints, str]) -> float:
+        excess = Search(self.problem, start[0]).excess() if self.problem.is_bounded else 0.0
+        return cost(self.problem, start[0], self.objective) * (1 + 5 * excess)
 
 
 class _Throughput(_Heuristic):

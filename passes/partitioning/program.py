@@ -243,9 +243,15 @@ class Program:
                     self.rows.add(first + then, 0.0)
 
     def _add_latency(self, horizon: float) -> None:
-        """s_i ≥ e_p + copy;  s_i ≥ free[d] − H(1 − x[i, d]);  free'[d] ≥ e_i − H(1 − x[i, d]), e_i = s_i + c_i."""
+        """s_i ≥ e_p + copy;  s_i ≥ free[d] − H(1 − x[i, d]);  free'[d] ≥ e_i − H(1 − x[i, d]), e_i = s_i + c_i.
+
+        Without a horizon devices run any number of nodes at once, which bounds the time; but never in less than they
+        work, and so one after another: T ≥ Σ_i c[i, d] x[i, d].
+        """
         problem, rows = self.problem, self.rows
         end = rows.variable(1.0, upper=np.inf)
+        for device in range(problem.devices):
+            rows.add([*[(v, s / self.scale) for v, s in self._work(device)], (end, -1.0)], high=0.0)
         free = [-1] * problem.devices
         ends: list[Terms] = []
         for node in range(problem.nodes):
@@ -258,6 +264,8 @@ class Program:
                 self._arrive(index, node, [(start, 1.0)], ends)
             for device, variable in enumerate(self.x[node]):
                 if variable < 0:
+                    continue
+                if not horizon:
                     continue
                 if free[device] >= 0:
                     rows.add([(start, 1.0), (free[device], -1.0), (int(variable), -horizon)], -horizon)

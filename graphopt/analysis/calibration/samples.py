@@ -10,7 +10,8 @@ from typing import Any
 from graphopt.analysis.bindings import bind_sizes
 from graphopt.analysis.cost import CostModel
 from graphopt.analysis.interpreter import Interpreter
-from graphopt.ir import Graph, Node, TensorType, Trait
+from graphopt.analysis.placement import viewed_value
+from graphopt.ir import DType, Graph, Node, TensorType, Trait
 
 RUNS = 7
 """Timed runs, at least."""
@@ -75,15 +76,26 @@ def sample_of(node: Node, costs: CostModel, seconds: float = 0.0) -> Sample:
 
 
 def key_of(node: Node) -> str:
-    """The operator; for a convolution also whether it is by channel, and by pixel, for a product whether it is one of a
-    single row."""
+    """The operator and what else decides which kernel runs: how a convolution sees its channels, whether a view has to
+    copy, whether operands are broadcast, a dtype other than f32."""
     name = ".".join(node.op.name.split(".")[:2])
-    if "conv" in name:
-        weight = next((v.type for v in list(node.inputs)[1:2] if isinstance(v.type, TensorType)), None)
-        shape = weight.shape if weight is not None else ()
-        kind = "by-channel" if len(shape) > 2 and shape[1] == 1 else "by-pixel" if set(shape[2:]) == {1} else "window"
-        return f"{name}/{kind}"
-    return name
+    kinds = [_kind(node, name)]
+    types = [v.type for v in (*node.results, *node.inputs) if isinstance(v.type, TensorType)]
+    if types and types[0].dtype is not DType.F32:
+        kinds.append(types[0].dtype.value)
+    return "/".join([name, *[kind for kind in kinds if kind]])
+
+
+def _kind(node: Node, name: str) -> str:
+    shapes = [v.type.shape for v in node.inputs if isinstance(v.type, TensorType)]
+    if "conv" in name and len(shapes) > 1 and len(shapes[1]) > 2:
+        weight = shapes[1]
+        return "by-channel" if weight[1] == 1 else "by-pixel" if set(weight[2:]) == {1} else "window"
+    if Trait.VIEW in node.op.traits:
+        return "" if viewed_value(node) is not None else "copy"
+    if Trait.ELEMENTWISE in node.op.traits and len(set(shapes)) > 1:
+        return "number" if () in shapes else "broadcast"
+    return ""
 
 
 def family_of(node: Node) -> str:
