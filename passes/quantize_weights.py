@@ -14,15 +14,16 @@ from dataclasses import dataclass, field
 import torch
 
 from graphopt.errors import GraphOptError, InputError, requested, unknown_name
-from graphopt.ir import Graph, Value
+from graphopt.ir import DType, Graph, Value
 from graphopt.ops.quantization import Format, find_format
 from graphopt.ops.quantization.arithmetic import dequantized, quantized
 from graphopt.passes.pruning.criteria.batches import read_batches
-from graphopt.passes.quantization.blocks import block_parameters
+from graphopt.passes.quantization.adaround import AdaRounding
+from graphopt.passes.quantization.blocks import block_parameters, in_half_precision
 from graphopt.passes.quantization.embeddings import Table, embedding_tables, quantize_table
 from graphopt.passes.quantization.layer_formats import LayerFormats, settled, weight_names
 from graphopt.passes.quantization.products import StoredProduct, stored_products
-from graphopt.passes.quantization.rounding import GptqRounding
+from graphopt.passes.quantization.rounding import GptqRounding, ModelGptqRounding, Rounding
 from graphopt.passes.support.constants import drop_unused
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
@@ -38,11 +39,14 @@ class QuantizeWeights(Pass):
     formats: formats of single weights, by name or glob, `{"encoder.layer.0.*"=uint8, head=float}`; the first that fits
         counts, and `float` leaves the weight in floating point.
     block_size: how many neighbours along the inputs share a scale; 0 gives each output one.
-    rounding: nearest, or gptq, which needs calibration data.
+    rounding: nearest, or, with calibration data, gptq or adaround. iterations: of adaround, for each weight.
+    objective: what gptq keeps: "layer", the output of each product alone, or "model", the outputs of the model, by the
+        derivatives of their random sums by the weights; then embedding tables are rounded by it, too.
     search: choose scales by least squared error; otherwise they cover all numbers.
-    embeddings: store embedding tables so, too, by blocks along their rows, to the nearest.
+    embeddings: store embedding tables so, too, by blocks along their rows.
+    half_scales: store scales in half precision where that has their range.
     smallest: weights of fewer elements stay. ignore: weights left in floating point, by name or glob.
-    samples: how many batches of calibration data gptq makes use of, at most.
+    samples: how many batches of calibration data are used, at most.
     """
 
     contract = Contract.LOSSY
@@ -53,6 +57,9 @@ class QuantizeWeights(Pass):
     formats: Mapping[str, str] = field(default_factory=dict)
     block_size: int = 32
     rounding: str = "nearest"
+    iterations: int = 1000
+    objective: str = "layer"
+    half_scales: bool = True
     search: bool = True
     embeddings: bool = True
     smallest: int = 1024
@@ -64,23 +71,25 @@ class QuantizeWeights(Pass):
         if format_.is_float or format_.bits > 8:
             raise GraphOptError(f"{self.dtype} is no format of stored weights; choose int2 to int8, or uint2 to uint8")
         object.__setattr__(self, "formats", settled(self.formats, 8))
-        if self.block_size < 0 or self.samples < 1:
-            raise GraphOptError("block_size is 0 or a number of neighbours, samples at least 1")
-        if self.rounding not in ("nearest", "gptq"):
-            raise unknown_name("value of rounding", self.rounding, ("nearest", "gptq"))
+        if self.block_size < 0 or self.samples < 1 or self.iterations < 1:
+            raise GraphOptError("block_size is 0 or a number of neighbours, samples and iterations at least 1")
+        if self.rounding not in ("nearest", "gptq", "adaround"):
+            raise unknown_name("value of rounding", self.rounding, ("nearest", "gptq", "adaround"))
+        if self.objective not in ("layer", "model"):
+            raise unknown_name("value of objective", self.objective, ("layer", "model"))
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Rewrite `graph` in place.
 
         Raises:
-            InputError: gptq without data, or data that does not fit.
+            InputError: rounding by data without data, or data that does not fit.
             UnknownNameError: a name in `ignore` or `formats` that no weight has.
         """
         with requested():
             products, tables, formats = self.chosen(graph)
             if not products and not tables:
                 return PassResult(False, notes=[_NOTHING])
-            rounding = self._rounding(graph, products, context)
+            rounding = self._rounding(graph, products, tables, context)
         rewriter = Rewriter(graph, context.listeners)
         stored: dict[tuple[Value, bool], _Stored] = {}
         errors = []
@@ -93,7 +102,8 @@ class QuantizeWeights(Pass):
                 self._replace(product, formats[product.weight], stored[key], rewriter)
         for table in tables:
             format_ = formats[table.weight]
-            errors.append(quantize_table(table, format_, self.block_size, self.search, rewriter, self.name))
+            by = rounding if isinstance(rounding, ModelGptqRounding) else None
+            errors.append(quantize_table(table, format_, self.block_size, self.search, rewriter, self.name, by))
         for weight in dict.fromkeys([weight for weight, _ in stored] + [table.weight for table in tables]):
             drop_unused(rewriter, weight)
         widths = " and ".join(dict.fromkeys(format_.name for format_ in formats.values()))
@@ -105,7 +115,8 @@ class QuantizeWeights(Pass):
         products = [p for p in stored_products(graph) if p.matrix.numel() >= self.smallest]
         tables = embedding_tables(graph) if self.embeddings else []
         tables = [table for table in tables if table.tensor.numel() >= self.smallest]
-        names = {one.weight: weight_names(one.weight) for one in (*products, *tables)}
+        weights = [product.weight for product in products] + [table.weight for table in tables]
+        names = {weight: weight_names(weight) for weight in weights}
         known = [name for some in names.values() for name in some]
         given = LayerFormats(self.dtype, self.formats, self.ignore, known, self.name, "weight")
         formats = {weight: given.of(some) for weight, some in names.items() if given.why_float(some) is None}
@@ -115,25 +126,34 @@ class QuantizeWeights(Pass):
             formats,
         )
 
-    def _rounding(self, graph: Graph, products: list[StoredProduct], context: PassContext) -> GptqRounding | None:
-        if self.rounding != "gptq" or not products:
+    def _rounding(
+        self, graph: Graph, products: list[StoredProduct], tables: list[Table], context: PassContext
+    ) -> Rounding | None:
+        if self.rounding == "nearest":
             return None
         if context.calibration is not None:
             sets = [batch.inputs for batch in read_batches(graph, context.calibration, self.samples)]
         elif context.samples:
             sets = [list(inputs) for inputs in context.samples[: self.samples]]
         else:
-            raise InputError(f"{self.name} needs data for gptq: give calibration=, or example inputs")
-        return GptqRounding(graph, [product.node for product in products], sets)
+            raise InputError(f"{self.name} needs data for {self.rounding}: give calibration=, or example inputs")
+        nodes = [product.node for product in products]
+        if self.rounding == "adaround":
+            return AdaRounding(graph, nodes, sets, self.iterations)
+        if self.objective == "layer":
+            return GptqRounding(graph, nodes, sets)
+        return ModelGptqRounding(graph, nodes, [table.weight for table in tables], sets)
 
     def _stored(
-        self, product: StoredProduct, format_: Format, rounding: GptqRounding | None, rewriter: Rewriter
+        self, product: StoredProduct, format_: Format, rounding: Rounding | None, rewriter: Rewriter
     ) -> tuple[_Stored, float]:
         """The integers, scales and zero points as [K, N] and [blocks, N], or [N]; and the relative error."""
         axis = 0 if self.block_size else 1
         matrix = product.matrix
         scales, zeros = block_parameters(matrix, format_, self.block_size, self.search)
         points = None if zeros is None else zeros.to(format_.storage)
+        half = in_half_precision(scales) if self.half_scales else None
+        scales = scales if half is None else half.float()
         q = None
         if rounding is not None:
             own = [_turned(x, product.transposed) for x in (scales, zeros)]
@@ -147,11 +167,12 @@ class QuantizeWeights(Pass):
         name = product.weight.name
         integers = rewriter.constant(q.contiguous(), f"{name}_quantized", dtype=format_.dtype)
         zero = None if points is None else rewriter.constant(points, f"{name}_zero_point", dtype=format_.dtype)
-        return (integers, rewriter.constant(scales, f"{name}_scale"), zero), error
+        return (integers, rewriter.constant(scales if half is None else half, f"{name}_scale"), zero), error
 
     def _replace(self, product: StoredProduct, format_: Format, stored: _Stored, rewriter: Rewriter) -> None:
         axis = 0 if self.block_size else 1
-        weight = rewriter.create("graphopt.dequantize", *stored, format_.name, axis, self.block_size).result
+        wide = DType.F32 if stored[1].dtype is not DType.F32 else None
+        weight = rewriter.create("graphopt.dequantize", *stored, format_.name, axis, self.block_size, wide).result
         last = rewriter.create("aten.matmul", product.x, weight).result
         if product.bias is not None:
             last = rewriter.create("aten.add.Tensor", last, product.bias).result

@@ -51,13 +51,15 @@ class Candidate:
 
 
 class Scheme(Protocol):
-    """A way of quantizing.
+    """A way of quantizing."""
 
-    candidates: in graph order. activation_format: of what integer layers read; None where that stays a float.
-    """
+    @property
+    def candidates(self) -> Sequence[Candidate]:
+        """In graph order."""
 
-    candidates: Sequence[Candidate]
-    activation_format: Format | None
+    @property
+    def activation_format(self) -> Format | None:
+        """That of what integer layers read; None where it stays a float."""
 
     def rounded(self, candidate: Candidate, format_: Format) -> torch.Tensor:
         """The weight as it is after rounding to the nearest, in its own shape."""
@@ -127,7 +129,7 @@ class Static:
 class WeightOnly:
     """As `quantize-weights` does it."""
 
-    activation_format = None
+    activation_format: None = None
 
     def __init__(self, inner: QuantizeWeights, graph: Graph, inputs: Sequence[Any]) -> None:
         self.inner = inner

@@ -64,7 +64,12 @@ class Altered(Interpreter):
     """Runs a graph with one weight replaced, and what its layers read rounded."""
 
     def __init__(
-        self, graph: Graph, candidate: Candidate, weight: torch.Tensor, rounding: Parameters | None, format_: Format
+        self,
+        graph: Graph,
+        candidate: Candidate,
+        weight: torch.Tensor,
+        rounding: Parameters | None,
+        format_: Format | None,
     ) -> None:
         super().__init__(graph)
         self.candidate = candidate
@@ -77,7 +82,7 @@ class Altered(Interpreter):
         return self.weight if value is self.candidate.weight else super().constant(value)
 
     def _evaluate(self, node: Node, operands: list[Any], bindings: dict[str, int]) -> Sequence[Any]:
-        if self.rounding is not None and node in self.candidate.nodes:
+        if self.rounding is not None and self.format_ is not None and node in self.candidate.nodes:
             source = self.candidate.sources[self.candidate.nodes.index(node)]
             operands = list(operands)
             operands[source] = self.rounding.rounded(operands[source], self.format_)

@@ -68,8 +68,8 @@ class LayerFormats:
         for glob in self.ignored:
             if _fits(given, glob):
                 return f"ignored as {glob!r}"
-        glob = self._first(given)
-        return f"asked for as {glob!r}" if glob is not None and self.formats[glob] == FLOAT else None
+        asked = self._first(given)
+        return f"asked for as {asked!r}" if asked is not None and self.formats[asked] == FLOAT else None
 
     def of(self, names: Iterable[str]) -> Format:
         """The format of what has these names, and is not left in floating point."""

@@ -17,6 +17,7 @@ import torch
 
 from graphopt.ir import DType, Graph, Node, TensorType, Value, from_torch
 from graphopt.ops.quantization import Format, find_format
+from graphopt.passes.quantization.clipping import affine
 from graphopt.passes.quantization.insertion import Inserter, Parameters, WeightOptions
 from graphopt.passes.quantization.placement import Placement, activations_of, tail_of
 from graphopt.passes.quantization.profiles import Fusion, Profile
@@ -36,9 +37,34 @@ ANY_WEIGHTS = WeightOptions(find_format("int8"), True, False)
 """No kernel is faster for other scales."""
 
 
-def any_parameters(format_: Format) -> Parameters:
-    """A scale and a zero point in the middle."""
-    return Parameters(ANY_SCALE, int(format_.low + format_.high + 1) // 2)
+ANY_RANGE = (-6.4, 6.35)
+ABOVE = 12.75
+CLIPS: dict[str, tuple[float | str, float | str]] = {
+    "aten.relu": (0.0, ABOVE),
+    "aten.relu6": (0.0, 6.0),
+    "aten.hardtanh": ("min_val", "max_val"),
+    "aten.clamp": ("min", "max"),
+}
+"""The ends of clips: numbers, or the attributes that hold them."""
+
+
+def any_parameters(plan: Placement, format_: Format) -> dict[Value, Parameters]:
+    """Parameters for each scale of a plan. They cover no more than a clip in front leaves: kernels take the clip in."""
+    found: dict[Value, Parameters] = {}
+    for value in plan.pairs:
+        scale, clip = plan.scale_of(value), _clip(value)
+        if clip is not None or scale not in found:
+            found[scale] = Parameters(*affine(*(clip or ANY_RANGE), format_, symmetric=False))
+    return found
+
+
+def _clip(value: Value) -> tuple[float, float] | None:
+    """What a value is clipped to, if it is."""
+    node = value.producer
+    if node is None or node.name not in CLIPS:
+        return None
+    low, high = (node.attributes.get(end) if isinstance(end, str) else end for end in CLIPS[node.name])
+    return ANY_RANGE[0] if low is None else float(low), ABOVE if high is None else float(high)
 
 
 class Times(NamedTuple):
@@ -154,7 +180,7 @@ class _Operator(Timed):
         operands = list(dict.fromkeys(activations_of(self.node, self.fusion, self.is_layer)))
         plan = Placement(pairs=[*operands, self.last])
         (plan.layers if self.is_layer else plan.others)[self.node] = self.fusion
-        given = dict.fromkeys(plan.pairs, any_parameters(format_))
+        given = any_parameters(plan, format_)
         inserter = Inserter(self.graph, Rewriter(self.graph), profile, format_, "micro")
         inserter.pairs(plan, given)
         if self.is_layer:

@@ -169,11 +169,11 @@ class Guard:
         assert context.engine is not None
         measured = measure(graph, plan, profile, format_, context.engine, context.samples[0])
         self._measured = measured.nodes
-        whole = _Whole(graph, plan, profile, format_)
+        whole = WholeGraph(graph, plan, profile, format_)
         choices = [dict[Node, str](), *(slower(plan, profile, measured, factor) for factor in CONVERSIONS)]
         self._choose(choices, whole, context.engine, list(context.samples[0]))
 
-    def _choose(self, choices: list[dict[Node, str]], whole: _Whole, engine: Engine, inputs: list[Any]) -> None:
+    def _choose(self, choices: list[dict[Node, str]], whole: WholeGraph, engine: Engine, inputs: list[Any]) -> None:
         distinct = list({tuple(choice): choice for choice in choices}.values())
         graphs = [whole.graph, *(whole.quantized(choice) for choice in distinct)]
         before, *after = best_seconds(engine, [Timed(one, inputs) for one in graphs], WHOLE_ROUNDS)
@@ -203,7 +203,7 @@ def why_unmeasured(graph: Graph, context: PassContext) -> str | None:
     return context.engine.unsupported(graph)
 
 
-class _Whole:
+class WholeGraph:
     """Makes graphs that are quantized with scales that mean nothing, to be timed."""
 
     def __init__(self, graph: Graph, plan: Placement, profile: Profile, format_: Format) -> None:
@@ -218,7 +218,7 @@ class _Whole:
         names = self.known - {node.results[0].name for node in floats}
         plan = place(copy, self.profile, lambda node: None if node.results[0].name in names else "it is to be timed")
         inserter = Inserter(copy, Rewriter(copy), self.profile, self.format_, "timing")
-        inserter.pairs(plan, dict.fromkeys(plan.pairs, any_parameters(self.format_)))
+        inserter.pairs(plan, any_parameters(plan, self.format_))
         for node, fusion in plan.layers.items():
             inserter.bias(inserter.weight(node, fusion, ANY_SCALE, ANY_WEIGHTS), None)
         return copy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,17 +15,20 @@ from hypothesis import strategies as st
 from torch import nn
 
 import graphopt
+from graphopt.analysis import Interpreter
 from graphopt.ir import Node
 from graphopt.ops.quantization import find_format
 from graphopt.passes.quantization import speed
 from graphopt.passes.quantization.integer_program import IntegerProgram
-from graphopt.passes.quantization.micro_models import Times
+from graphopt.passes.quantization.micro_models import MicroModels, Times
 from graphopt.passes.quantization.placement import Placement, activations_of, place, tail_of
+from graphopt.passes.quantization.preparation import pools_for_means
 from graphopt.passes.quantization.profiles import Profile, get_profile
 from graphopt.passes.quantization.speed import Flow, Measured, measure, slower
 from graphopt.passes.quantize import Quantize
 from graphopt.passmanager import PassContext
-from graphopt.targets import get_engine
+from graphopt.rewrite import Rewriter
+from graphopt.targets import ShowsKernels, get_engine
 from tests.passes.test_quantize import RESIDUAL, SMALL, data, emitted, ops, quantized
 
 BRANCHES = """
@@ -228,3 +232,60 @@ def test_the_guard_leaves_quantization_alone_where_all_is_faster(monkeypatch: py
     )
     graph = Quantize(only_if_faster=True)(graphopt.parse(SMALL), context)
     assert str(graph) == str(quantized(SMALL, [data()]))
+
+
+CLIPPED = """
+input %x: f32[N, 4, 6, 6]
+parameter %w: f32[4, 4, 3, 3]
+%a = conv2d(%x, %w) {padding=(1, 1)}
+%r = relu6(%a)
+%b = conv2d(%r, %w) {padding=(1, 1)}
+%h = hardtanh(%b) {min_val=0.0, max_val=6.0}
+%c = conv2d(%h, %w) {padding=(1, 1)}
+%q = relu(%c)
+%p = max_pool2d(%q) {kernel_size=(2, 2)}
+%d = conv2d(%p, %w) {padding=(1, 1)}
+%s = add.Tensor(%d, %p)
+%e = relu(%s)
+%z = conv2d(%e, %w)
+return %z"""
+
+
+@pytest.mark.parametrize("text", [*GRAPHS.values(), CLIPPED])
+def test_what_is_timed_has_the_kernels_of_the_result(text: str) -> None:
+    """Scales that mean nothing still let the engine fuse what it fuses with real ones, clips among it."""
+    graph = graphopt.parse(text)
+    pools_for_means(graph, Rewriter(graph), "test")
+    plan = place(graph, PROFILE, lambda node: None)
+    engine = get_engine("onnxruntime")
+    assert isinstance(engine, ShowsKernels)
+    timed = speed.WholeGraph(graph, plan, PROFILE, find_format("uint8")).quantized({})
+    x = data(8, tuple(graph.inputs[0].shape[1:]))  # type: ignore[union-attr, arg-type]
+    result = Quantize()(graphopt.parse(text), PassContext(target="onnxruntime", calibration=[x]))
+    names = [sorted(kernel.operator for kernel in engine.kernels(one)) for one in (timed, result)]
+    assert names[0] == names[1]
+    assert "Conv" not in names[0] and "Relu" not in names[0] and "Clip" not in names[0]
+
+
+def test_operators_are_timed_from_integers_to_integers() -> None:
+    graph, plan = planned(CLIPPED)
+    engine = get_engine("onnxruntime")
+    assert isinstance(engine, ShowsKernels)
+    found: list[Counter[str]] = []
+
+    class Watching(MicroModels):
+        def _seconds(self, models: Sequence[Any]) -> list[float]:
+            found.extend(Counter(kernel.operator for kernel in engine.kernels(one.graph)) for one in models)
+            return [1e-6] * len(models)
+
+    values: dict[Any, torch.Tensor] = {}
+    Interpreter(graph, observer=lambda node, results: values.update(zip(node.results, results))).run(data(1, (4, 6, 6)))
+    values[graph.inputs[0]] = data(1, (4, 6, 6))
+    models = Watching(engine, PROFILE, find_format("uint8"), values)
+    for node, fusion in {**plan.layers, **plan.others}.items():
+        del found[:]
+        models.node(node, fusion, node in plan.layers)
+        if found:
+            float_, integer = found
+            assert not any(name in integer for name in ("QuantizeLinear", "DequantizeLinear", "Conv", "Relu", "Clip"))
+            assert not any(name.startswith("QLinear") for name in float_)
