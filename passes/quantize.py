@@ -15,6 +15,7 @@ from typing import Any
 from graphopt.errors import GraphOptError, InputError, requested, unknown_name
 from graphopt.ir import Graph, Node, Value
 from graphopt.ops.quantization import Format, find_format
+from graphopt.passes.quantization.adaround import AdaRounding
 from graphopt.passes.quantization.bias_correction import layer_means, shifts
 from graphopt.passes.quantization.calibrate import calibrate
 from graphopt.passes.quantization.clipping import METHODS, NEED_BOUNDS_ALONE, Grid, affine, choose_range, outliers
@@ -26,7 +27,7 @@ from graphopt.passes.quantization.placement import Placement, activations_of, pl
 from graphopt.passes.quantization.preparation import pools_for_means
 from graphopt.passes.quantization.profiles import Profile, get_profile
 from graphopt.passes.quantization.report import Judge, LayerFigures, QuantizationReport, record
-from graphopt.passes.quantization.rounding import GptqRounding
+from graphopt.passes.quantization.rounding import GptqRounding, Rounding
 from graphopt.passes.quantization.speed import Guard
 from graphopt.passes.quantization.spread import Spread, merged
 from graphopt.passes.quantization.training import TrainableInserter
@@ -59,7 +60,9 @@ class Quantize(Pass):
         `quantization.clipping`). percentile: of that method, in percent. power: of lp, the exponent of the error.
     granularity: "channel" gives weights a scale for each output channel, "tensor" one in all.
     weights: how scales of weights are chosen: minmax or mse.
-    rounding: of weights: nearest, or gptq, which has the columns of a weight make up for each other's errors.
+    rounding: of weights: nearest; gptq, which has the columns of a weight make up for each other's errors; or adaround,
+        which learns for each weight whether it is rounded up or down. iterations: of adaround, for each layer.
+    sequential: adaround takes what a layer reads with all before it quantized.
     symmetric: activations without zero points; by default what the target wants.
     ignore: operators left in floating point, by name or glob of the operator, of its result, of its module or of what
         it has stored.
@@ -89,6 +92,8 @@ class Quantize(Pass):
     granularity: str = "channel"
     weights: str = "minmax"
     rounding: str = "nearest"
+    iterations: int = 1000
+    sequential: bool = True
     symmetric: bool | None = None
     ignore: tuple[str, ...] = ()
     correct_bias: bool = True
@@ -107,7 +112,7 @@ class Quantize(Pass):
             ("method", self.method, tuple(METHODS)),
             ("granularity", self.granularity, ("channel", "tensor")),
             ("weights", self.weights, ("minmax", "mse")),
-            ("rounding", self.rounding, ("nearest", "gptq")),
+            ("rounding", self.rounding, ("nearest", "gptq", "adaround")),
         ):
             if value not in allowed:
                 raise unknown_name(f"value of {name}", value, allowed)
@@ -117,6 +122,8 @@ class Quantize(Pass):
                 raise GraphOptError(f"{format_.name} is no format of static quantization; choose int2 to int16")
         if not 50 < self.percentile <= 100:
             raise GraphOptError(f"percentile is {self.percentile}; it lies above 50 and is at most 100")
+        if self.iterations < 1:
+            raise GraphOptError(f"iterations is {self.iterations}; adaround needs at least one")
         if self.samples < 1:
             raise GraphOptError(f"samples is {self.samples}; at least one is needed")
         object.__setattr__(self, "formats", settled(self.formats, 16))
@@ -197,7 +204,7 @@ class Quantize(Pass):
         scales = {node: self._input_scale(node, plan, parameters) for node in plan.layers}
         some = kept[:CORRECTION_SAMPLES]
         means = layer_means(graph, list(plan.layers), some) if self.correct_bias else {}
-        rounding = GptqRounding(graph, list(plan.layers), kept) if self.rounding == "gptq" else None
+        rounding = self._rounding(graph, list(plan.layers), kept)
         inserter.pairs(plan, parameters)
         options = WeightOptions(find_format(self.dtype), self.granularity == "channel", self.weights == "mse", rounding)
         layers = {
@@ -209,6 +216,11 @@ class Quantize(Pass):
         for layer in layers.values():
             inserter.bias(layer, moved.get(layer.node))
         return layers, [] if rounding is None else rounding.notes
+
+    def _rounding(self, graph: Graph, layers: list[Node], sets: _Samples) -> Rounding | None:
+        if self.rounding == "adaround":
+            return AdaRounding(graph, layers, sets, self.iterations, self.sequential)
+        return GptqRounding(graph, layers, sets) if self.rounding == "gptq" else None
 
     def _widths(
         self, profile: Profile, context: PassContext, formats: LayerFormats, plan: Placement
@@ -238,7 +250,9 @@ class Quantize(Pass):
         if context.calibration is None and not context.samples:
             raise InputError(f"{self.name} needs data to run the model on: give calibration=, or example inputs")
         histograms = self.method not in NEED_BOUNDS_ALONE
-        kept = self.samples if self.rounding == "gptq" else CORRECTION_SAMPLES if self.correct_bias else REPORT_SAMPLES
+        kept = (
+            self.samples if self.rounding != "nearest" else CORRECTION_SAMPLES if self.correct_bias else REPORT_SAMPLES
+        )
         found, samples = calibrate(graph, wanted, data, self.samples, histograms=histograms, keep=kept)
         return {scale: merged([found[value] for value in members]) for scale, members in sources.items()}, samples
 

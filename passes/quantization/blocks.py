@@ -6,6 +6,7 @@ import torch
 
 from graphopt.ops.quantization import Format
 
+_HALF_PRECISION = 2.0**-10
 _RATIOS = torch.linspace(0.5, 1.0, 51)
 
 
@@ -24,6 +25,12 @@ def block_parameters(
     scales, zeros = _best(blocks, format_) if search else _covering(blocks, format_, torch.ones(()))
     shape = (-1, outputs) if block_size else (outputs,)
     return scales.reshape(shape).contiguous(), None if format_.low < 0 else zeros.reshape(shape).contiguous()
+
+
+def in_half_precision(scales: torch.Tensor) -> torch.Tensor | None:
+    """The scales in half precision, or None where it has not their range."""
+    halves = scales.half()
+    return halves if bool(((halves.float() - scales).abs() <= _HALF_PRECISION * scales).all()) else None
 
 
 def _covering(blocks: torch.Tensor, format_: Format, ratio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,10 +16,9 @@ import torch
 from graphopt.ir import DType, Graph, Node, TensorType, Value
 from graphopt.ops.quantization import Format
 from graphopt.ops.quantization.arithmetic import dequantized, quantized
-from graphopt.passes.quantization.blocks import block_parameters
+from graphopt.passes.quantization.blocks import block_parameters, in_half_precision
+from graphopt.passes.quantization.rounding import Rounding
 from graphopt.rewrite import Rewriter
-
-_HALF_PRECISION = 2.0**-10
 
 
 @dataclass(frozen=True)
@@ -51,30 +50,39 @@ def _is_table(weight: Value) -> bool:
 
 
 def quantize_table(
-    table: Table, format_: Format, block_size: int, search: bool, rewriter: Rewriter, name: str
+    table: Table,
+    format_: Format,
+    block_size: int,
+    search: bool,
+    rewriter: Rewriter,
+    name: str,
+    rounding: Rounding | None = None,
 ) -> float:
-    """Store a table in few bits and rewrite what reads it; return the relative error. name: of the pass."""
+    """Store a table in few bits and rewrite what reads it; return the relative error.
+
+    name: of the pass. rounding: by what it is rounded; otherwise to the nearest.
+    """
     rows, size = table.tensor, table.tensor.shape[1]
     block = block_size or size
     found = block_parameters(rows.t(), format_, block, search)
     scales, zeros = found[0].t().contiguous(), None if found[1] is None else found[1].t().contiguous()
-    halves = scales.half()
-    half = bool(((halves.float() - scales).abs() <= _HALF_PRECISION * scales).all())
-    scales = halves.float() if half else scales
+    half = in_half_precision(scales)
+    scales = scales if half is None else half.float()
     points = torch.full_like(scales, -format_.low) if zeros is None else zeros  # as unsigned numbers
     zero = None if zeros is None else zeros.to(format_.storage)
-    q = quantized(rows, scales, zero, format_, 1, block)
+    q = None if rounding is None else rounding(table.weight, scales, 1, format_, block, zeros)
+    q = quantized(rows, scales, zero, format_, 1, block) if q is None else q
     parts = 8 // format_.bits if 8 % format_.bits == 0 and size % (8 // format_.bits) == 0 else 1
     packed = _packed((q.int() - int(format_.low)).to(torch.uint8), parts)
     stored = rewriter.constant(packed, f"{table.weight.name}_packed")
-    scale = rewriter.constant(halves if half else scales, f"{table.weight.name}_scale")
+    scale = rewriter.constant(scales if half is None else half, f"{table.weight.name}_scale")
     point = rewriter.constant(points.to(torch.uint8), f"{table.weight.name}_zero_point")
     for node in table.nodes:
         with rewriter.at(node, name):
             indices = node.operands[1]
             numbers = _unpacked(rewriter, rewriter.create("aten.embedding", stored, indices).result, parts)
             own, zeros_own = (rewriter.create("aten.embedding", x, indices).result for x in (scale, point))
-            if half:
+            if half is not None:
                 own = rewriter.create("aten.to.dtype", own, DType.F32).result
             axis = len(node.result.shape) - 1
             last = rewriter.create("graphopt.dequantize", numbers, own, zeros_own, "uint8", axis, block)

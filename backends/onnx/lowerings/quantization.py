@@ -61,8 +61,8 @@ def _dequantize(e: Emitter, a: Call, q: Tensor) -> Tensor:
     scale = _scale(e, a)
     if scale.dtype is DType.F64 or a.out.dtype is DType.F64:
         raise EmissionError("ONNX dequantizes to single and half precision; convert to float32")
-    if scale.dtype is not DType.F32 and e.opset < HALF_PRECISION:
-        scale = e.cast(scale, DType.F32)
+    if scale.dtype is not DType.F32 and (e.opset < HALF_PRECISION or a.out.dtype is DType.F32):
+        scale = e.cast(scale, DType.F32)  # and the product is rounded once, as in PyTorch
     zero = _zero_point(e, a, format_)
     q = narrowed(e, q, format_)
     x = e.op("DequantizeLinear", q, scale, zero, dtype=scale.dtype, shape=q.shape, **_granularity(a))
