@@ -21,7 +21,7 @@ ENOUGH = 5
 """Samples of different sizes from which an operator has a curve of its own."""
 NEAREST = 4
 WIDTH = 0.35
-"""Samples count by exp(−(distance / WIDTH)²), distance in e-folds of FLOPs and bytes."""
+"""Samples count by exp(−(distance / WIDTH)²), distance in e-folds of FLOPs, bytes and width."""
 
 Floats = NDArray[np.float64]
 
@@ -34,13 +34,13 @@ class Curve:
     points: Floats
     residuals: Floats
 
-    def seconds(self, flops: float, moved: float) -> float:
+    def seconds(self, sample: Sample) -> float:
         """The time by the curve and its near samples."""
         a, b, c = self.coefficients
-        base = a + b * flops + c * moved
+        base = a + b * sample.flops + c * sample.bytes
         if not len(self.points):
             return base
-        distance = ((self.points - _place(flops, moved)) ** 2).sum(axis=1)
+        distance = ((self.points - _place(sample)) ** 2).sum(axis=1)
         near = np.argsort(distance, kind="stable")[:NEAREST]
         weights = np.exp(-distance[near] / WIDTH**2)
         return base * exp(float((weights * self.residuals[near]).sum() / (weights.sum() + 0.05)))
@@ -67,7 +67,7 @@ class Fit:
         found = self._curves.get(sample.key)
         if found is None:
             found = self._curves[sample.key] = self._curve(sample)
-        return found.seconds(sample.flops, sample.bytes)
+        return found.seconds(sample)
 
     def _curve(self, sample: Sample) -> Curve:
         own = self._by_key.get(sample.key, [])
@@ -75,7 +75,7 @@ class Fit:
             return curve(own)
         a, b, c = self._families.get(sample.family, self._all).coefficients
         if not own:
-            return Curve((a, b, c), np.zeros((0, 2)), np.zeros(0))
+            return Curve((a, b, c), np.zeros((0, 3)), np.zeros(0))
         ratio = exp(float(np.mean([log(s.seconds / (a + b * s.flops + c * s.bytes)) for s in own])))
         return _with_residuals((a * ratio, b * ratio, c * ratio), own)
 
@@ -96,10 +96,10 @@ def curve(samples: Sequence[Sample]) -> Curve:
 
 def _with_residuals(coefficients: tuple[float, float, float], samples: Sequence[Sample]) -> Curve:
     a, b, c = coefficients
-    points = np.array([_place(s.flops, s.bytes) for s in samples])
+    points = np.array([_place(s) for s in samples])
     residuals = np.array([log(s.seconds / (a + b * s.flops + c * s.bytes)) for s in samples])
     return Curve(coefficients, points, residuals)
 
 
-def _place(flops: float, moved: float) -> Floats:
-    return np.log(np.array([flops + 1e3, moved + 1e3]))
+def _place(sample: Sample) -> Floats:
+    return np.log(np.array([sample.flops + 1e3, sample.bytes + 1e3, sample.width + 1.0]))

@@ -12,6 +12,7 @@ from graphopt.analysis.cost import CostModel
 from graphopt.analysis.interpreter import Interpreter
 from graphopt.analysis.placement import viewed_value
 from graphopt.ir import DType, Graph, Node, TensorType, Trait
+from graphopt.ir.dims import evaluate
 
 RUNS = 7
 """Timed runs, at least."""
@@ -23,7 +24,7 @@ MOST_SECONDS = 2.0
 class Sample:
     """One node: what it is to be told apart by, its operations, bytes, and seconds.
 
-    key: the operator, and for convolutions and products their kind. family: a coarser kind.
+    key: the operator and the kind of kernel. family: a coarser kind. width: the size of the last dim of the result.
     """
 
     key: str
@@ -31,6 +32,7 @@ class Sample:
     flops: float
     bytes: float
     seconds: float
+    width: float = 1.0
 
 
 def measure_nodes(graph: Graph, inputs: Sequence[Any], runs: int = RUNS) -> dict[Node, Sample]:
@@ -72,7 +74,15 @@ def sample_of(node: Node, costs: CostModel, seconds: float = 0.0) -> Sample:
     moved = float(cost.bytes)
     if Trait.VIEW in node.op.traits:
         moved = float(sum(costs.sizes.bytes(result.type) for result in node.results))
-    return Sample(key_of(node), family_of(node), float(cost.flops), moved, seconds)
+    return Sample(key_of(node), family_of(node), float(cost.flops), moved, seconds, _width(node, costs))
+
+
+def _width(node: Node, costs: CostModel) -> float:
+    type_ = node.results[0].type if node.results else None
+    if not isinstance(type_, TensorType) or not type_.shape:
+        return 1.0
+    last = type_.shape[-1]
+    return float(last if isinstance(last, int) else evaluate(last, costs.sizes.bindings))
 
 
 def key_of(node: Node) -> str:
@@ -90,7 +100,8 @@ def _kind(node: Node, name: str) -> str:
     shapes = [v.type.shape for v in node.inputs if isinstance(v.type, TensorType)]
     if "conv" in name and len(shapes) > 1 and len(shapes[1]) > 2:
         weight = shapes[1]
-        return "by-channel" if weight[1] == 1 else "by-pixel" if set(weight[2:]) == {1} else "window"
+        kind = "by-channel" if weight[1] == 1 else "by-pixel" if set(weight[2:]) == {1} else "window"
+        return kind if set(node.attributes.get("stride") or (1,)) == {1} else f"{kind} by steps"
     if Trait.VIEW in node.op.traits:
         return "" if viewed_value(node) is not None else "copy"
     if Trait.ELEMENTWISE in node.op.traits and len(set(shapes)) > 1:
@@ -102,7 +113,7 @@ def family_of(node: Node) -> str:
     """What operators of one family have in common is enough to guess one that was never measured."""
     traits = node.op.traits
     if Trait.VIEW in traits:
-        return "view"
+        return "copy" if viewed_value(node) is None else "view"
     if Trait.ELEMENTWISE in traits:
         return "elementwise"
     name = node.op.name
