@@ -83,6 +83,21 @@ class Attributes(Mapping[str, Any]):
 
 EMPTY = Attributes()
 
+_SHARED_LIMIT = 1 << 16
+_shared: dict[Hashable, Attributes] = {}
+
+
+def shared(items: Mapping[str, Any]) -> Attributes:
+    """Attributes that are one object wherever they are equal, in the same order: hash, symbols and schema are looked
+    at once."""
+    key = tuple([(name, attribute_key(value)) for name, value in items.items()])
+    found = _shared.get(key)
+    if found is None:
+        if len(_shared) >= _SHARED_LIMIT:
+            _shared.clear()
+        found = _shared[key] = Attributes(items)
+    return found
+
 
 def _collect_symbols(value: Any, found: dict[Symbol, None]) -> None:
     if isinstance(value, Expr):

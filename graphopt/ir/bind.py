@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphopt.errors import VerificationError, unknown_name
-from graphopt.ir.attributes import EMPTY, Attributes
+from graphopt.ir.attributes import EMPTY, Attributes, shared
 from graphopt.ir.op import MISSING, SEGMENTS, Op, Param, ParamKind
 from graphopt.ir.value import Value
 
@@ -53,7 +53,7 @@ def bind(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[A
         raise unknown_name("argument", unknown, names, f"It was given to {op.name}.")
     if op.variadics > 1:
         attributes[SEGMENTS] = tuple(segments)
-    return operands, defaults if defaults is not None else Attributes(attributes)
+    return operands, defaults if defaults is not None else shared(attributes)
 
 
 def _no_tensor(op: Op, param: Param, given: Value) -> str:

@@ -22,6 +22,8 @@ from graphopt.ir.value import Node, Value
 _MEMO_LIMIT = 1 << 16
 _Key: TypeAlias = "tuple[Op, tuple[Type | None, ...], Attributes, torch.dtype]"
 _memo: dict[_Key, tuple[tuple[Type, ...], bool]] = {}
+_types: dict[Type, Type] = {}
+"""One object for all types that are equal, so that they are found to be without a look inside."""
 
 
 def infer_types(
@@ -61,10 +63,12 @@ def _infer_types(
     key = (op, types, attributes, torch.get_default_dtype())
     found = _memo.get(key)
     if found is None:
-        found = _infer(Call(op, types, attributes))
+        inferred, is_open = _infer(Call(op, types, attributes))
         if len(_memo) >= _MEMO_LIMIT:
             _memo.clear()
-        _memo[key] = found
+            _types.clear()
+        _types.update((type_, type_) for type_ in types if type_ is not None and type_ not in _types)
+        found = _memo[key] = tuple([_types.setdefault(type_, type_) for type_ in inferred]), is_open
     return found
 
 

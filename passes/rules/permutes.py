@@ -79,7 +79,7 @@ def _moved(rank: int, source: int | tuple[int, ...], destination: int | tuple[in
 
 def compose(inner: Permutation, outer: Permutation) -> Permutation:
     """`outer` applied to the result of `inner`, as one permutation of the source."""
-    return tuple(inner[axis] for axis in outer)
+    return tuple([inner[axis] for axis in outer])
 
 
 def is_identity(axes: Permutation) -> bool:
@@ -98,12 +98,14 @@ def permuted(source: Value | None, axes: Permutation, rewriter: Rewriter) -> Val
     return rewriter.create("aten.permute", source, axes).result
 
 
-def _is_normal(node: Node, axes: Permutation) -> bool:
-    moved = tuple(axis for axis in range(len(axes)) if axes[axis] != axis)
-    if len(moved) == 2:
-        named = node.op.name == "aten.transpose.int"
-        return named and (node.attributes["dim0"], node.attributes["dim1"]) == moved
-    return bool(moved) and node.op.name == "aten.permute" and node.attributes["dims"] == axes
+def _is_normal(node: Node) -> bool:
+    attributes = node.attributes
+    if node.op.name == "aten.transpose.int":
+        return bool(0 <= attributes["dim0"] < attributes["dim1"])
+    if node.op.name != "aten.permute":
+        return False
+    dims = attributes["dims"]
+    return min(dims, default=0) >= 0 and sum(axis != source for axis, source in enumerate(dims)) > 2
 
 
 class NormalPermute(Rule):
@@ -115,8 +117,7 @@ class NormalPermute(Rule):
 
     def guard(self, match: Match) -> bool:
         """It is not there yet."""
-        axes = permutation(match.root)
-        return axes is not None and not _is_normal(match.root, axes)
+        return not _is_normal(match.root) and permutation(match.root) is not None
 
     def rewrite(self, match: Match, rewriter: Rewriter) -> Replacement:
         """Create the normal form."""
