@@ -48,24 +48,30 @@ def cached(name: str, measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any
 
 def _load(path: Path) -> dict[str, Any] | None:
     """What a file holds, or None if it is to be made anew."""
-    from graphopt.targets.machine import fingerprint
-
     if not path.is_file():
         return None
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         version, machine, values = document["version"], document["machine"], document["values"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return _rebuilt(path, f"is damaged ({type(error).__name__})")
+        why = f"is damaged ({type(error).__name__})"
+    else:
+        why = _unusable(version, machine, values)
+        if not why:
+            return dict(values)
+    warnings.warn(f"the cache {path} {why}; it is measured again", GraphOptWarning, stacklevel=3)
+    return None
+
+
+def _unusable(version: Any, machine: Any, values: Any) -> str:
+    """Why what a file holds is of no use here; "" if it is."""
+    from graphopt.targets.machine import fingerprint
+
     if version != VERSION:
-        return _rebuilt(path, f"is of version {version!r}, this is {VERSION}")
+        return f"is of version {version!r}, this is {VERSION}"
     if machine != fingerprint():
-        return _rebuilt(path, "was measured on another machine, or with another PyTorch or number of threads")
-    return values if isinstance(values, dict) else _rebuilt(path, "is damaged (no values)")
-
-
-def _rebuilt(path: Path, why: str) -> None:
-    warnings.warn(f"the cache {path} {why}; it is measured again", GraphOptWarning, stacklevel=4)
+        return "was measured on another machine, or with another PyTorch or number of threads"
+    return "" if isinstance(values, dict) else "is damaged (no values)"
 
 
 def keep(path: Path, values: Mapping[str, Any]) -> None:

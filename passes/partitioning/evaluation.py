@@ -53,7 +53,8 @@ def _uses(problem: Problem) -> _Uses:
             [(i, t.base) for i, t in enumerate(tensors) if t.base >= 0],
             np.array([w.size for w in weights], dtype=float),
         )
-    return found  # type: ignore[no-any-return]
+    assert isinstance(found, _Uses)
+    return found
 
 
 def _extended(problem: Problem, assignment: Sequence[int] | Ints) -> Ints:
@@ -99,7 +100,8 @@ def duplication(problem: Problem, assignment: Sequence[int] | Ints) -> float:
 def busy_seconds(problem: Problem, assignment: Sequence[int] | Ints) -> Floats:
     """How long each device works: [D]."""
     x = np.asarray(assignment, dtype=np.int64)
-    return np.bincount(x, problem.seconds[np.arange(len(x)), x], minlength=problem.devices)
+    worked = np.bincount(x, problem.seconds[np.arange(len(x)), x], minlength=problem.devices)
+    return worked.astype(np.float64)
 
 
 def memory_profile(problem: Problem, assignment: Sequence[int] | Ints) -> Floats:
@@ -194,7 +196,8 @@ def _plan(problem: Problem) -> _Plan:
             [[sources[index] for index in reads] for reads in problem.reads],
             [s for t, s in zip(problem.tensors, sources) if t.consumers and t.consumers[-1] == problem.nodes],
         )
-    return found  # type: ignore[no-any-return]
+    assert isinstance(found, _Plan)
+    return found
 
 
 def period(problem: Problem, assignment: Sequence[int] | Ints) -> float:

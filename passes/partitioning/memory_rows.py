@@ -59,7 +59,7 @@ class MemoryRows:
         for step in range(-1, problem.nodes):
             live = [index for index in live if self._ends_of(index)[-1] >= step]
             new = made[step + 1]
-            most = weights + sum(problem.tensors[index].size for index in (*live, *new))
+            most = float(weights + sum(problem.tensors[index].size for index in (*live, *new)))
             most += float(problem.extra[step]) if step >= 0 else 0.0
             for device in devices:
                 if most > self.limits[device] or self._factor >= 0:

@@ -79,5 +79,5 @@ class Rows:
             options=options,
         )
         bound = done.fun if relaxed and done.status == 0 else getattr(done, "mip_dual_bound", None)
-        known = bound is not None and np.isfinite(bound)
-        return Outcome(done.x, float(bound) if known else 0.0, done.status == 0, done.status == 2)
+        known = float(bound) if bound is not None and np.isfinite(bound) else 0.0
+        return Outcome(done.x, known, done.status == 0, done.status == 2)

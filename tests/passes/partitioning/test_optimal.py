@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ SIZES = st.one_of(st.tuples(st.integers(1, 11), st.just(2)), st.tuples(st.intege
 
 
 @given(st.integers(0, 10**6), SIZES)
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_the_cost_equals_brute_force(seed: int, size: tuple[int, int]) -> None:
     problem = random_problem(seed, *size)
     oracle = BruteForce(problem)
@@ -64,8 +66,6 @@ def test_a_minimum_cut_is_the_best_of_two_devices(seed: int, nodes: int) -> None
 def test_bounds_hold_and_searches_stay_within_limits(seed: int, size: tuple[int, int], objective: Objective) -> None:
     problem = random_problem(seed, *size)
     best = BruteForce(problem).best(objective)
-    from time import monotonic
-
     _, bound = lower_bound(problem, objective, monotonic() + 5)
     assert bound <= best * (1 + 1e-6) or math.isinf(best)
     found = search_split(problem, objective, 0, monotonic() + 0.3)
@@ -99,14 +99,14 @@ def test_heft_schedules_what_its_assignment_allows() -> None:
 
 def test_a_large_graph_comes_with_a_small_gap() -> None:
     problem = large_problem(5, 300, 2)
-    found = solve(problem, "serial", time_limit=6)
+    found = solve(problem, "serial", time_limit=4)
     assert isinstance(found, Split)
     assert is_feasible(problem, found.assignment) and found.gap < 0.05
 
 
 def test_a_pipeline_moves_forward() -> None:
     problem = large_problem(7, 120, 3)
-    found = solve(problem, "throughput", time_limit=4)
+    found = solve(problem, "throughput", time_limit=2)
     assert isinstance(found, Split)
     assert moves_forward(problem, found.assignment) and is_feasible(problem, found.assignment)
 
@@ -114,8 +114,6 @@ def test_a_pipeline_moves_forward() -> None:
 @given(st.integers(0, 10**6))
 @settings(max_examples=25)
 def test_the_least_memory_that_would_do(seed: int) -> None:
-    from dataclasses import replace
-
     problem = random_problem(seed, 7, 2)
     problem = replace(problem, limits=np.array([20.0, 25.0]), busy=np.full(2, np.inf))
     found = solve(problem)

@@ -89,7 +89,7 @@ def test_random_graphs_keep_their_word(objective: Any) -> None:
     check_pass(Partition(described(2), objective, time_limit=1.0), examples=5, linear=False)
 
 
-REAL = ("lenet", "resnet8", "hf-bert", "hf-mobilenet-v2", "transformer-encoder", "hf-llama", "densenet", "cond")
+REAL = ("lenet", "resnet8", "hf-bert", "hf-mobilenet-v2", "transformer-encoder", "densenet", "cond")
 
 
 @pytest.mark.parametrize("name", REAL)
