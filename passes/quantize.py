@@ -138,18 +138,16 @@ class Quantize(Pass):
         """
         with requested():
             profile = get_profile(self.profile or context.target)
+            guard = self._guard(graph, profile, context) if self.only_if_faster else None
+            if guard is not None and not guard.pays:
+                return PassResult(False, notes=[NOTHING_FASTER, *guard.left()])
             rewriter = Rewriter(graph, context.listeners)
             pools_for_means(graph, rewriter, self.name)
-            formats = LayerFormats(self.dtype, self.formats, self.ignore, graph_names(graph), self.name)
-            plan = place(graph, profile, lambda node: formats.why_float(node_names(node)))
+            formats = self._layer_formats(graph)
+            plan = place(graph, profile, lambda node: _why_float(node, formats, guard))
             if not plan.layers:
                 return PassResult(rewriter.changed, notes=[NOTHING, *_left(plan)])
             format_, symmetric = self.activation_format(profile)
-            guard = Guard(graph, plan, profile, format_, context) if self.only_if_faster else None
-            if guard is not None:
-                plan = place(graph, profile, lambda node: formats.why_float(node_names(node)) or guard.slow.get(node))
-            if not plan.layers:
-                return PassResult(rewriter.changed, notes=[NOTHING_FASTER, *_left(plan)])
             widths = self._widths(profile, context, formats, plan)
             left = _left(plan)
             found, kept = self._spreads(graph, plan, context)
@@ -222,6 +220,17 @@ class Quantize(Pass):
             return AdaRounding(graph, layers, sets, self.iterations, self.sequential)
         return GptqRounding(graph, layers, sets) if self.rounding == "gptq" else None
 
+    def _layer_formats(self, graph: Graph) -> LayerFormats:
+        return LayerFormats(self.dtype, self.formats, self.ignore, graph_names(graph), self.name)
+
+    def _guard(self, graph: Graph, profile: Profile, context: PassContext) -> Guard | None:
+        """What measuring says of a copy of the graph; None if there is nothing to measure."""
+        copy = graph.clone()
+        pools_for_means(copy, Rewriter(copy), self.name)
+        formats = self._layer_formats(copy)
+        plan = place(copy, profile, lambda node: _why_float(node, formats, None))
+        return Guard(copy, plan, profile, self.activation_format(profile)[0], context) if plan.layers else None
+
     def _widths(
         self, profile: Profile, context: PassContext, formats: LayerFormats, plan: Placement
     ) -> dict[Node, Format]:
@@ -266,6 +275,11 @@ class Quantize(Pass):
     def _input_scale(node: Node, plan: Placement, parameters: dict[Value, Parameters]) -> float:
         (activation,) = activations_of(node, plan.layers[node], True)
         return parameters[plan.scale_of(activation)].scale
+
+
+def _why_float(node: Node, formats: LayerFormats, guard: Guard | None) -> str | None:
+    slow = None if guard is None else guard.slow.get(node.results[0].name)
+    return formats.why_float(node_names(node)) or slow
 
 
 def _left(plan: Placement) -> list[str]:

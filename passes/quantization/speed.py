@@ -155,13 +155,16 @@ class Guard:
     operators do not tell. So whole graphs are timed, with scales that mean nothing: in floating point, all on integers,
     and as the program chooses if conversions cost what was measured, or a multiple of that. The fastest wins.
 
-    slow: what stays, and why. notes: what was measured, or why nothing was.
+    slow: what stays, by the name of its result, and why.
+    notes: what was measured, or why nothing was.
     """
 
     def __init__(self, graph: Graph, plan: Placement, profile: Profile, format_: Format, context: PassContext) -> None:
-        self.slow: dict[Node, str] = {}
+        self.slow: dict[str, str] = {}
         self.notes: list[str] = []
         self._measured: dict[Node, Times] = {}
+        self._by_name: dict[str, Times] = {}
+        self._plan = plan
         reason = why_unmeasured(graph, context)
         if reason is not None:
             self.notes.append(f"the speed of layers was not measured: {reason}")
@@ -169,6 +172,7 @@ class Guard:
         assert context.engine is not None
         measured = measure(graph, plan, profile, format_, context.engine, context.samples[0])
         self._measured = measured.nodes
+        self._by_name = {node.results[0].name: times for node, times in measured.nodes.items()}
         whole = WholeGraph(graph, plan, profile, format_)
         choices = [dict[Node, str](), *(slower(plan, profile, measured, factor) for factor in CONVERSIONS)]
         self._choose(choices, whole, context.engine, list(context.samples[0]))
@@ -180,17 +184,27 @@ class Guard:
         best = min(range(len(distinct)), key=after.__getitem__)
         float_, integer = (f"{1e3 * seconds:.3g} ms" for seconds in (before, after[best]))
         if after[best] < GAIN * before:
-            self.slow = distinct[best]
+            self.slow = {node.results[0].name: why for node, why in distinct[best].items()}
             self.notes.append(
                 f"the graph takes {integer} with these layers on integers, and {float_} in floating point"
             )
             return
         told = f"the graph takes {float_} in floating point and {integer} at best with some on integers"
-        self.slow = {node: f"{_why(times)}; {told}" for node, times in self._measured.items()}
+        self.slow = {node.results[0].name: f"{_why(times)}; {told}" for node, times in self._measured.items()}
+
+    @property
+    def pays(self) -> bool:
+        """Whether any layer is to run on integers."""
+        return any(node.results[0].name not in self.slow for node in self._plan.layers)
+
+    def left(self) -> list[str]:
+        """A sentence for each layer that stays."""
+        found = [(node, self.slow.get(node.results[0].name)) for node in self._plan.layers]
+        return [f"{node!r} stays in floating point: {why}" for node, why in found if why is not None]
 
     def milliseconds(self, node: Node) -> tuple[float, float] | None:
         """What an operator takes alone, in floating point and on integers."""
-        times = self._measured.get(node)
+        times = self._by_name.get(node.results[0].name)
         return None if times is None else (1e3 * times.float_, 1e3 * times.integer)
 
 
