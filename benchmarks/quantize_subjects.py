@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+import common  # noqa: F401  (puts the repository root on the path)
 import graphopt
 from tests.zoo.minilm import minilm, tokenize
 from tests.zoo.nets_cnn import InvertedResidual, conv_bn
