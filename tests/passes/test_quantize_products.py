@@ -21,8 +21,10 @@ from graphopt.backends.onnx import emit_onnx
 from graphopt.errors import GraphOptError, InputError, UnknownNameError
 from graphopt.ops.quantization import find_format
 from graphopt.passes.quantization.blocks import block_parameters
+from graphopt.passes.quantization.rounding import output_moments
 from graphopt.passes.quantize_dynamic import QuantizeDynamic
 from graphopt.passes.quantize_weights import QuantizeWeights
+from graphopt.passes.weight_pruning.layers import Layer, Reader
 from graphopt.passmanager import Pass, PassContext
 from graphopt.testing import check_pass
 
@@ -143,6 +145,62 @@ def test_gptq_makes_up_for_rounding() -> None:
         assert sqnr(e, c) > sqnr(e, n) + 1
 
 
+@pytest.mark.parametrize("rounding, objective", [("gptq", "model"), ("adaround", "layer")])
+def test_rounding_by_data_is_better_at_the_outputs(rounding: str, objective: str) -> None:
+    text = TEXT.replace("return %z, %o", "%q = relu(%z)\n%p = matmul(%q, %m)\nreturn %p")
+    graph = graphopt.parse(text.replace("%y =", "parameter %m: f32[64, 64]\n%y =", 1))
+    generator = torch.Generator().manual_seed(1)
+    mixing = torch.randn(64, 64, generator=generator) / 8
+    batches = [torch.randn(8, 5, 64, generator=generator) @ mixing for _ in range(8)]
+    held_out = torch.randn(8, 5, 64, generator=generator) @ mixing
+    (expected,) = run_graph(graph, held_out)
+    context = PassContext(calibration=batches)
+    options: dict[str, Any] = {"rounding": rounding, "objective": objective, "iterations": 100}
+    found = QuantizeWeights(**options)(graph, context)
+    (nearest,), (better,) = run_graph(QuantizeWeights()(graph), held_out), run_graph(found, held_out)
+    assert sqnr(expected, better) > sqnr(expected, nearest) + 0.5
+    assert str(QuantizeWeights(**options)(graph, context)) == str(found)
+
+
+def test_moments_of_the_outputs_are_those_of_every_row() -> None:
+    """Σ G^T G of a linear model: v^T y has the derivative v x^T, so that the sum is |v|² x x^T."""
+    graph = graphopt.parse("input %x: f32[1, 8]\nparameter %w: f32[4, 8]\n%y = linear(%x, %w)\nreturn %y")
+    x = [torch.randn(1, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(5)]
+    node = next(iter(graph))
+    layer = Layer(node.operands[1], "linear", 1, (Reader(node, node.operands[0]),))  # type: ignore[arg-type]
+    found = output_moments(graph, [layer], [[one] for one in x])[layer.weight]
+    expected = sum(4 * one.T @ one for one in x)
+    assert torch.allclose(found[0], expected, atol=1e-4)  # type: ignore[arg-type]
+
+
+def test_embedding_tables_rounded_by_the_outputs() -> None:
+    text = EMBEDDING.replace("return %z", "parameter %l: f32[24, 24]\n%q = tanh(%z)\n%o = linear(%q, %l)\nreturn %o")
+    lines = text.strip().splitlines()
+    lines.sort(key=lambda line: not line.startswith(("input", "parameter")))
+    graph = graphopt.parse("\n".join(lines))
+    i = torch.randint(50, (64, 3), generator=torch.Generator().manual_seed(3))
+    (expected,) = run_graph(graph, i)
+    context = PassContext(calibration=[(part,) for part in i.split(8)])
+    options: dict[str, Any] = {"dtype": "uint2", "block_size": 8, "smallest": 1000}  # the linear layer stays
+    (nearest,) = run_graph(QuantizeWeights(**options)(graph), i)
+    (better,) = run_graph(QuantizeWeights(**options, rounding="gptq", objective="model")(graph, context), i)
+    assert sqnr(expected, better) > sqnr(expected, nearest)
+
+
+def test_scales_are_stored_in_half_precision() -> None:
+    """Half as large in the file, and the same numbers in ONNX Runtime, which reads the weight packed."""
+    graph = graphopt.parse("input %x: f32[N, 5, 256]\nparameter %w: f32[256, 256]\n%y = matmul(%x, %w)\nreturn %y")
+    x = torch.randn(2, 5, 256, generator=torch.Generator().manual_seed(0))
+    found = QuantizeWeights(block_size=16)(graph)
+    model = emit_onnx(found)
+    assert sum(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer) == 1
+    in_runtime, left = in_onnx_runtime(model, x)
+    assert left["MatMulNBits"] == 1 and left["Cast"] == 0
+    assert sqnr(run_graph(found, x)[0], in_runtime[0]) > 90
+    wide = emit_onnx(QuantizeWeights(block_size=16, half_scales=False)(graph))
+    assert not any(t.data_type == onnx.TensorProto.FLOAT16 for t in wide.graph.initializer)
+
+
 def test_too_little_data_for_gptq_is_told() -> None:
     result = QuantizeWeights(rounding="gptq").run(graphopt.parse(TEXT), PassContext(calibration=[data(1)]))
     assert sum("fewer than" in note for note in result.notes) == 3
@@ -160,7 +218,13 @@ def test_a_shared_weight_is_stored_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "options, reason", [({"dtype": "int16"}, "int16"), ({"block_size": -1}, "block_size"), ({"rounding": "up"}, "up")]
+    "options, reason",
+    [
+        ({"dtype": "int16"}, "int16"),
+        ({"block_size": -1}, "block_size"),
+        ({"rounding": "up"}, "up"),
+        ({"objective": "task"}, "task"),
+    ],
 )
 def test_wrong_options_are_errors(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(GraphOptError, match=reason):
