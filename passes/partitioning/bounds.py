@@ -44,7 +44,7 @@ def lower_bound(problem: Problem, objective: Objective, deadline: float) -> tupl
     Where the relaxation takes too long, simpler ones count: for latency the work of the devices, then what there is
     without limits, and in the end each node on its best device.
     """
-    shares, bound = relax_program(problem, objective, (deadline - monotonic()) * 0.75)
+    shares, bound = relax_program(problem, objective, (deadline - monotonic()) * 0.9)
     if shares is None and np.isfinite(bound):
         if problem.is_bounded and objective != "latency":
             free = np.full(problem.devices, np.inf)

@@ -141,6 +141,14 @@ def is_feasible(problem: Problem, assignment: Sequence[int] | Ints) -> bool:
     return not np.isfinite(problem.limits).any() or bool((peaks(problem, x) <= problem.limits).all())
 
 
+def overrun(problem: Problem, assignment: Sequence[int] | Ints) -> float:
+    """By how much memory and energy run over, each as a share of its limit."""
+    over = np.maximum(busy_seconds(problem, assignment) / problem.busy - 1, 0).sum()
+    if np.isfinite(problem.limits).any():
+        over += np.maximum(peaks(problem, assignment) / problem.limits - 1, 0).sum()
+    return float(over)
+
+
 def moves_forward(problem: Problem, assignment: Sequence[int] | Ints) -> bool:
     """Whether tensors between nodes on different devices never lead back: the devices are stages of a pipeline."""
     following = {(int(assignment[a]), int(assignment[b])) for a, b in problem.edges}

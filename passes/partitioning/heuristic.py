@@ -20,7 +20,7 @@ from graphopt.passes.partitioning.anneal import anneal
 from graphopt.passes.partitioning.bounds import lower_bound
 from graphopt.passes.partitioning.climb import climb
 from graphopt.passes.partitioning.coarse import fuse
-from graphopt.passes.partitioning.evaluation import cost, is_feasible
+from graphopt.passes.partitioning.evaluation import cost, is_feasible, overrun
 from graphopt.passes.partitioning.problem import Floats, Ints, Objective, Problem
 from graphopt.passes.partitioning.program import Solution, relax_program, solve_program
 from graphopt.passes.partitioning.search import Search
@@ -144,13 +144,15 @@ class _Heuristic:
 
 class _Serial(_Heuristic):
     def look(self) -> None:
-        shares, self.bound = lower_bound(self.problem, self.objective, self.at(0.6))
+        # Of a large graph the relaxation is nearly all of the work: rounded, it leaves little to improve.
+        share = 0.9 if self.problem.nodes > LARGE else 0.6
+        shares, self.bound = lower_bound(self.problem, self.objective, self.at(share))
         if not np.isfinite(self.bound):
             return
         if shares is not None:
             rounded = shares.argmax(axis=1)
             self.offer(rounded, "rounded relaxation")
-            self.move(rounded, self.at(0.8), "rounded relaxation, moves")
+            self.move(rounded, self.at(max(share + 0.1, 0.8)), "rounded relaxation, moves")
         if self.best is None or shares is None:
             self._move_starts()
         if not self.is_done and self.problem.nodes <= LARGE:
@@ -163,7 +165,7 @@ class _Serial(_Heuristic):
         starts = list(self.starts())
         for start, name in starts:
             self.offer(start, name)
-        least = min(starts[:64], key=lambda s: Search(self.problem, s[0]).excess(), default=None)
+        least = min(starts, key=lambda s: overrun(self.problem, s[0]), default=None)
         cheapest = min(starts, key=lambda s: cost(self.problem, s[0], self.objective), default=None)
         for found in (least, cheapest):
             if found is not None:
@@ -195,8 +197,7 @@ class _Latency(_Heuristic):
                 yield heft(self.problem, self.problem.limits * room, ranked=ranked)[0], "HEFT within memory"
 
     def _strained(self, start: tuple[Ints, str]) -> float:
-        excess = Search(self.problem, start[0]).excess() if self.problem.is_bounded else 0.0
-        return cost(self.problem, start[0], self.objective) * (1 + 5 * excess)
+        return cost(self.problem, start[0], self.objective) * (1 + 5 * overrun(self.problem, start[0]))
 
 
 class _Throughput(_Heuristic):
