@@ -19,7 +19,7 @@ def attributes_of(node: onnx.NodeProto, folder: Folder | None) -> dict[str, Any]
     Raises:
         CaptureError: an attribute of a kind that is not supported.
     """
-    return {attribute.name: _value(attribute, folder) for attribute in node.attribute}
+    return {attribute.name: _value(attribute, folder) for attribute in node.attribute[:]}
 
 
 def _value(attribute: onnx.AttributeProto, folder: Folder | None) -> Any:

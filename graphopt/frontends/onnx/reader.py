@@ -21,13 +21,13 @@ from graphopt.frontends.onnx.interface import input_type, signature
 from graphopt.frontends.onnx.legacy import MODERN, modernized
 from graphopt.frontends.onnx.opaque import freeze_operands, keep, optional, sequence, string_constant
 from graphopt.frontends.onnx.opsets import Opsets
-from graphopt.frontends.onnx.scopes import AGAIN, Budget
+from graphopt.frontends.onnx.scopes import Budget
 from graphopt.frontends.onnx.shape_rules import known_results
 from graphopt.frontends.onnx.sparse import dense
 from graphopt.frontends.onnx.tensors import Damaged, Folder, dtype_of, to_torch
 from graphopt.ir import Constant, ConstantKind, Graph, Location, OptionalType, TensorType, Value, from_torch
 from graphopt.ir.memory import collection_paused
-from graphopt.ops.onnx_nested import count_nodes, short_domain
+from graphopt.ops.onnx_nested import short_domain
 
 if TYPE_CHECKING:
     import onnx
@@ -73,7 +73,7 @@ class Reader:
             CaptureError: names the node that cannot be read.
         """
         self.declare(proto)
-        self.budget.nested += AGAIN * count_nodes(proto)
+        self.budget.file = proto
         with collection_paused():
             stored = self.read_initializers(proto)
             self._inputs(proto, stored)
@@ -99,9 +99,10 @@ class Reader:
     def nodes(self, protos: Sequence[onnx.NodeProto]) -> None:
         """Translate nodes in order."""
         for index, node in enumerate(protos):
-            self.builder.location = Location(scope=_label(node))
+            outputs = node.output[:]  # a list, as protocol buffers make the strings anew whenever they are asked
+            self.builder.location = Location(scope=node.name or next(filter(None, outputs), node.op_type))
             try:
-                for name, entry in zip(node.output, self._translated(protos, index)):
+                for name, entry in zip(outputs, self._translated(protos, index, outputs)):
                     if name:
                         self.define(name, entry)
             except GraphOptError as error:
@@ -215,17 +216,16 @@ class Reader:
 
     # Nodes
 
-    def _translated(self, protos: Sequence[onnx.NodeProto], index: int) -> Sequence[Entry]:
+    def _translated(self, protos: Sequence[onnx.NodeProto], index: int, outputs: Sequence[str]) -> Sequence[Entry]:
         """What the outputs of the node at an index stand for."""
         node = protos[index]
-        lookup = self.lookup
-        inputs = tuple([lookup(name) for name in node.input])
+        inputs = tuple(map(self.lookup, node.input[:]))
         version = self.opsets.since(node.domain, node.op_type)
         mark = self.mark()
         try:
             results = self._by_rules(node, version, inputs)
-            if len(node.output) > len(results) and any(node.output[len(results) :]):
-                raise Declined(f"{node.op_type} has {len(node.output)} outputs, its rule gives {len(results)}")
+            if any(outputs[len(results) :]):
+                raise Declined(f"{node.op_type} has {len(outputs)} outputs, its rule gives {len(results)}")
             return results
         except MISTAKES as mistake:
             self.undo(mark)

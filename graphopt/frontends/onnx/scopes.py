@@ -43,10 +43,14 @@ class TooLong(Declined):
 @dataclass
 class Budget:
     """What is left of the bounds on unrolled and nested nodes, how many branches were chosen on trial, and how deep the
-    current graph is nested."""
+    current graph is nested.
 
+    file: the whole graph. nested: None as long as nothing nested was read, as counting what the file has takes time.
+    """
+
+    file: onnx.GraphProto | None = None
     unrolled: int = UNROLLED
-    nested: int = READ
+    nested: int | None = None
     choices: int = 0
     depth: int = 0
 
@@ -69,6 +73,8 @@ class Budget:
         """
         if self.depth >= DEEPEST:
             raise CaptureError(f"graphs are nested more than {DEEPEST} deep")
+        if self.nested is None:
+            self.nested = READ + (AGAIN * count_nodes(self.file) if self.file is not None else 0)
         self.nested -= nodes
         if self.nested < 0:
             raise TooLong("the nested graphs of this file were read too often")
