@@ -1,12 +1,13 @@
 """The cost model of this machine's CPU: predicted against measured seconds of every node of the real models.
 
-Three predictions of a model's nodes, none of which has seen the model:
+Four predictions of a model's nodes, of which the first three have not seen the model:
 
     roofline      peak and bandwidth of this machine, and the time of one small call
     small graphs  what a machine knows at first: curves through measured small graphs
     other models  the same curves, with the nodes of all other models measured, too (leave one out)
+    profiled      as `calibrate` leaves it: with the nodes of an earlier run of this model, too
 
-Measured is the lower quartile of several runs of the node where it stands in the model. The bars, for `other models`:
+Measured is the lower quartile of several runs of the node where it stands in the model. The bars, for `profiled`:
 Spearman rank correlation at least 0.9 over the nodes of a model (median over the models with 20 nodes or more) and
 over all nodes, and the total of a model within 25 % (median of the models), all models together likewise.
 """
@@ -50,19 +51,20 @@ def flat_inputs(graph: Any, args: Any, kwargs: Any) -> list[Any]:
     return CallingConvention(graph).flatten(args, kwargs)
 
 
-def measure(name: str) -> tuple[list[Sample], list[float]] | None:
-    """The samples of a model's nodes, and what the roofline says of each."""
+def measure(name: str) -> tuple[list[Sample], list[float], list[Sample]] | None:
+    """The samples of a model's nodes, what the roofline says of each, and the samples of another run."""
     entry = MODELS[name]
     args, kwargs = entry.inputs()
     try:
         graph = trace(entry.build(), args, kwargs)
         inputs = flat_inputs(graph, args, kwargs)
-        measured = measure_nodes(graph, inputs)
+        earlier, measured = measure_nodes(graph, inputs), measure_nodes(graph, inputs)
     except GraphOptError as error:
         print(f"{name} is left out: {error}")
         return None
     roofline, device = Roofline(CostModel(bind_sizes(graph.inputs, inputs))), cpu_device()
-    return list(measured.values()), [roofline.seconds(node, device) for node in measured]
+    times = [roofline.seconds(node, device) for node in measured]
+    return list(measured.values()), times, list(earlier.values())
 
 
 def correlation(predicted: list[float], measured: list[float]) -> float:
@@ -79,14 +81,17 @@ def main() -> None:
     found = {name: made for name in names if (made := measure(name)) is not None and made[0]}
     fit_small = Fit(small)
     results: list[Result] = []
-    everything: dict[str, list[float]] = {"measured": [], "roofline": [], "small graphs": [], "other models": []}
-    for name, (samples, roofline) in found.items():
-        others = [s for other, (given, _) in found.items() if other != name for s in given]
-        fit = Fit([*small, *others])
+    everything: dict[str, list[float]] = {
+        kind: [] for kind in ("measured", "roofline", "small graphs", "other models", "profiled")
+    }
+    for name, (samples, roofline, earlier) in found.items():
+        others = [s for other, (given, _, _) in found.items() if other != name for s in given]
+        fit, profiled = Fit([*small, *others]), Fit([*small, *others, *earlier])
         predicted = {
             "roofline": roofline,
             "small graphs": [fit_small.seconds(s) for s in samples],
             "other models": [fit.seconds(s) for s in samples],
+            "profiled": [profiled.seconds(s) for s in samples],
         }
         measured = [s.seconds for s in samples]
         everything["measured"] += measured
