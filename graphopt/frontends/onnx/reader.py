@@ -298,7 +298,9 @@ class Reader:
             if rule is None:
                 raise Declined(f"operator {domain + '.' if domain else ''}{node.op_type} is not supported")
             result = rule(application)
-            return result if isinstance(result, list | tuple) else [result]
+            if result is None or isinstance(result, Value | Known | Sequence_):
+                return [result]
+            return result
         except GraphOptError as reason:
             self.undo(mark)
             left = isinstance(reason, OneOperator) or (self.native and rule is not None)
