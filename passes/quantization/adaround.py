@@ -21,6 +21,7 @@ import torch
 from graphopt.analysis import Interpreter
 from graphopt.errors import GraphOptError
 from graphopt.ir import Graph, Node, Value
+from graphopt.ir.dims import evaluate as evaluate_dim
 from graphopt.ops import torch_arguments
 from graphopt.passes.quantization.rounding import Lattice, Rounding, source_index
 from graphopt.passes.weight_pruning.layers import Layer
@@ -244,7 +245,7 @@ def _following(layer: Layer) -> Function:
         return lambda y: y
 
     def function(y: torch.Tensor) -> torch.Tensor:
-        args, kwargs = torch_arguments(op, [y], attributes, int)
+        args, kwargs = torch_arguments(op, [y], attributes, lambda size: evaluate_dim(size, {}))
         result: torch.Tensor = evaluate(*args, **kwargs)
         return result
 

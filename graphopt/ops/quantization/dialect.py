@@ -138,11 +138,17 @@ def infer_lookup(
         if not scale.dtype.is_floating:
             raise Mismatch(f"the scale is {scale.dtype.value}, no floating-point type")
         fits = _may_equal(scale.shape[:-1], indices.shape[:-1]) and scale.rank == indices.rank
-        sizes = (*scale.shape[-1:], columns)
-        if not fits or (all(isinstance(d, int) for d in sizes) and (sizes[0] < 1 or columns % sizes[0])):
+        if not fits or not _divides(scale.shape[-1], columns):
             raise Mismatch(f"scales {scale!r} are none of blocks of the {columns} columns of {indices!r}")
     result = indices.with_shape((*indices.shape[:-1], columns))
     return result.with_dtype(output_dtype or codebook.dtype)
+
+
+def _divides(blocks: Dim, columns: Dim) -> bool:
+    """False if it is known that so many columns are no whole blocks."""
+    if not isinstance(blocks, int) or not isinstance(columns, int):
+        return True
+    return blocks >= 1 and columns % blocks == 0
 
 
 register_torch_op("graphopt.quantize", (Trait.PURE, Trait.STEPS), infer_quantize)
