@@ -12,7 +12,7 @@ from graphopt.analysis import CostModel, bind_sizes
 from graphopt.ir import Graph, Node, Value
 from graphopt.ops.quantization import Format, find_format
 from graphopt.ops.quantization.arithmetic import dequantized, quantized
-from graphopt.passes.quantization.blocks import block_parameters
+from graphopt.passes.quantization.blocks import block_parameters, in_half_precision
 from graphopt.passes.quantization.clipping import affine
 from graphopt.passes.quantization.insertion import Parameters
 from graphopt.passes.quantization.layer_formats import FLOAT, LayerFormats, graph_names, node_names
@@ -139,6 +139,7 @@ class WeightOnly:
         self._turned = {product.weight: product.transposed for product in products}
         for product in products:
             readers.setdefault(product.weight, []).append((product.node, product.left, costs.node(product.node).macs))
+        self._tables = {table.weight for table in tables}
         for table in tables:
             self._turned[table.weight] = True
             readers[table.weight] = [(node, 1, 0) for node in table.nodes]
@@ -149,22 +150,32 @@ class WeightOnly:
 
     def rounded(self, candidate: Candidate, format_: Format) -> torch.Tensor:
         turned = self._turned[candidate.weight]
-        matrix = candidate.tensor.t() if turned else candidate.tensor
+        matrix = self._matrix(candidate)
         axis = 0 if self.inner.block_size else 1
-        scales, zeros = block_parameters(matrix, format_, self.inner.block_size, self.inner.search)
+        scales, zeros, _ = self._parameters(candidate, format_)
         points = None if zeros is None else zeros.to(format_.storage)
         q = quantized(matrix, scales, points, format_, axis, self.inner.block_size)
         found = dequantized(q, scales, points, axis, self.inner.block_size)
         return found.t() if turned else found
 
+    def _matrix(self, candidate: Candidate) -> torch.Tensor:
+        return candidate.tensor.t() if self._turned[candidate.weight] else candidate.tensor
+
+    def _parameters(self, candidate: Candidate, format_: Format) -> tuple[torch.Tensor, torch.Tensor | None, int]:
+        """Scales as they are read, zero points, and the bytes of a scale as it is stored."""
+        matrix = self._matrix(candidate)
+        scales, zeros = block_parameters(matrix, format_, self.inner.block_size, self.inner.search)
+        halves = self.inner.half_scales or candidate.weight in self._tables
+        half = in_half_precision(scales) if halves else None
+        return (scales, zeros, SCALE_BYTES) if half is None else (half.float(), zeros, half.element_size())
+
     def activation(self, found: Sequence[torch.Tensor]) -> Parameters | None:
         return None
 
     def bytes(self, candidate: Candidate, format_: Format) -> float:
-        outputs, inputs = candidate.tensor.shape if self._turned[candidate.weight] else candidate.tensor.t().shape
-        blocks = outputs * (-(-inputs // self.inner.block_size) if self.inner.block_size else 1)
-        zero = format_.bits / 8 if format_.low == 0 else 0.0
-        return outputs * inputs * format_.bits / 8 + blocks * (SCALE_BYTES + zero)
+        scales, zeros, scale_bytes = self._parameters(candidate, format_)
+        zero = 0.0 if zeros is None else format_.bits / 8
+        return candidate.tensor.numel() * format_.bits / 8 + scales.numel() * (scale_bytes + zero)
 
     def quantizer(self, formats: Mapping[str, str], floats: Sequence[str] = ()) -> QuantizeWeights:
         return replace(self.inner, formats={**_exact(formats), **self.inner.formats})

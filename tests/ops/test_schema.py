@@ -155,7 +155,7 @@ def test_one_and_true_are_different_arguments() -> None:
     "value",
     [
         torch.float16,
-        torch.device("cuda:1"),
+        torch.device("meta"),
         torch.channels_last,
         torch.strided,
         (1, (2.5, "text")),
@@ -172,6 +172,12 @@ def test_attributes_convert_back(value: Any) -> None:
     back = attribute_to_torch(param, attribute, lambda e: 0)
     expected = [1, [2.5, "text"]] if isinstance(value, tuple) else value
     assert back == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
+def test_the_cpu_stands_for_a_device_that_is_not_there() -> None:
+    param = next(p for p in get_op("aten._to_copy").params if p.type.startswith("device"))
+    assert attribute_to_torch(param, "cuda:1", lambda e: 0) == torch.device("cpu")
 
 
 def test_dims_are_given_sizes() -> None:

@@ -248,6 +248,7 @@ HUGE = {
 }
 
 
+@pytest.mark.unchecked_passes  # which would run it
 @pytest.mark.parametrize("name", HUGE)
 def test_results_of_any_size_are_not_listed(name: str) -> None:
     """An answer, which nothing has to run, or a refusal."""
@@ -263,6 +264,7 @@ def _single(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return numpy_helper.from_array(array.astype(np.float32), tensor.name) if array.dtype == np.float64 else tensor
 
 
+@pytest.mark.unchecked_passes
 @pytest.mark.parametrize("shape", [(TERA,), (2, TERA, 16000, 16000), (2**63 - 1, 192)])
 def test_inputs_of_any_size_are_not_made_up(shape: tuple[int, ...]) -> None:
     """Nor where the product of the sizes wraps around."""
