@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
@@ -42,26 +43,43 @@ class Policy:
 def choose(queue: Sequence[R], policy: Policy, latency: LatencyModel, seconds: float) -> tuple[list[R], Sizes]:
     """Return the requests that run next, in order of arrival, and the lengths that they are filled up to.
 
-    The oldest is always among them, so none starves. Of the common lengths that some request suggests, the one is taken
-    whose batch does most work of its own for its time:
+    The oldest is always among them, so none starves. Of the common lengths L that some request suggests, and of the
+    requests that fit, the longest first, those are taken that keep everyone who waits the shortest time in all. A batch
+    of n among q that wait takes t = t(rows · |L|) from all q; the m = q − n others, with work W left, then go at the
+    same pace, t for the batch's own work w:
 
-        max over lengths L of   Σ rows_i · |sizes_i|  /  t(Σ rows_i · |L|)
+        min   q·t  +  (m + 1)/2 · W · t/w
+
+    With few waiting that favours small batches, which answer soon; with many, those that do most for their time.
 
     seconds: what the batch may take; the oldest runs even if that is not enough.
     """
     window = list(islice(queue, WINDOW * policy.max_rows))
     oldest = window[0]
-    best: tuple[float, list[R], Sizes] | None = None
+    total = sum(_work(request) for request in window)
+    longest = [oldest, *sorted(window[1:], key=_work, reverse=True)]
+    best: tuple[float, int, list[R], Sizes] | None = None
     for bound in _bounds(window, oldest, policy):
-        batch = _fill(window, oldest, bound, policy, latency, seconds)
-        sizes = policy.round_up(tuple(map(max, zip(*(r.sizes for r in batch)))))
-        own = sum(r.rows * prod(r.sizes) for r in batch)
-        total = sum(r.rows for r in batch) * prod(sizes)
-        value = own / (latency.predict(total) or total or 1)
-        if best is None or value > best[0]:
-            best = value, batch, sizes
+        batch: list[R] = []
+        rows, own, sizes = 0, 0, oldest.sizes
+        for request in _fitting(window, longest, bound, policy):
+            batch.append(request)
+            rows, own = rows + request.rows, own + _work(request)
+            sizes = tuple(map(max, sizes, request.sizes))
+            time = latency.predict(rows * prod(policy.round_up(sizes)))
+            if len(batch) > 1 and time > seconds:
+                break
+            others = len(window) - len(batch)
+            waits = time * (len(window) + (others + 1) / 2 * (total - own) / max(own, 1))
+            if best is None or (waits, -len(batch)) < best[:2]:
+                best = waits, -len(batch), list(batch), policy.round_up(sizes)
     assert best is not None
-    return best[1], best[2]
+    chosen = set(map(id, best[2]))
+    return [request for request in window if id(request) in chosen], best[3]
+
+
+def _work(request: Waiting) -> int:
+    return request.rows * prod(request.sizes)
 
 
 def _bounds(window: Iterable[Waiting], oldest: Waiting, policy: Policy) -> list[Sizes]:
@@ -74,29 +92,24 @@ def _bounds(window: Iterable[Waiting], oldest: Waiting, policy: Policy) -> list[
     return list(dict.fromkeys([ordered[0], *ordered[::-1][::step][::-1]]))
 
 
-def _fill(
-    window: Iterable[R], oldest: R, bound: Sizes, policy: Policy, latency: LatencyModel, seconds: float
-) -> list[R]:
-    """The oldest and, in order of arrival, whatever else fits; a caller's later request never passes an earlier one."""
-    batch, rows, passed = [oldest], oldest.rows, set()
-    each = prod(policy.round_up(bound))
+def _fitting(window: Iterable[R], longest: Iterable[R], bound: Sizes, policy: Policy) -> Iterator[R]:
+    """The oldest, then what else fits, the longest first; a caller's later request never passes an earlier one."""
+    lines: dict[Hashable, deque[R]] = {}
     for request in window:
-        if request is oldest:
-            continue
-        fits = (
-            request.caller not in passed
-            and rows + request.rows <= policy.max_rows
-            and (all(map(_at_most, request.sizes, bound)) if policy.pads else request.sizes == bound)
-            and latency.predict((rows + request.rows) * each) <= seconds
-        )
-        if fits:
-            batch.append(request)
+        if request.caller is not None:
+            lines.setdefault(request.caller, deque()).append(request)
+    rows = 0
+    for request in longest:
+        line = lines.get(request.caller)
+        fits = all(map(_at_most, request.sizes, bound)) if policy.pads else request.sizes == bound
+        room = not rows or rows + request.rows <= policy.max_rows
+        if fits and room and (line is None or line[0] is request):
+            if line is not None:
+                line.popleft()
             rows += request.rows
-        elif request.caller is not None:
-            passed.add(request.caller)
+            yield request
         if rows >= policy.max_rows:
-            break
-    return batch
+            return
 
 
 def _at_most(size: int, bound: int) -> bool:

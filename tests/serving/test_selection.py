@@ -46,15 +46,35 @@ def test_no_coefficient_is_negative() -> None:
 
 def test_short_requests_leave_a_long_one_out_where_filling_up_costs() -> None:
     queue = [Waits(1, (8,)), Waits(1, (128,)), Waits(1, (8,)), Waits(1, (9,))]
-    batch, sizes = choose(queue, Policy(4, pads=True), learned(10.0, 1.0), 1e9)
+    batch, sizes = choose(queue, Policy(4, pads=True), learned(100.0, 1.0), 1e9)
     assert batch == [queue[0], queue[2], queue[3]]
     assert sizes == (9,)
+
+
+def test_a_long_request_does_not_fill_up_many_short_ones() -> None:
+    queue = [Waits(1, (128,)), *[Waits(1, (8,)) for _ in range(20)], Waits(1, (120,))]
+    batch, _ = choose(queue, Policy(32, pads=True), learned(20.0, 1.0), 1e9)
+    assert queue[0] in batch and all(request.sizes >= (120,) for request in batch)
 
 
 def test_all_run_together_where_a_batch_costs_the_same_whatever_it_holds() -> None:
     queue = [Waits(1, (8,)), Waits(1, (128,)), Waits(1, (8,))]
     batch, sizes = choose(queue, Policy(4, pads=True), learned(100.0, 0.001), 1e9)
     assert batch == queue and sizes == (128,)
+
+
+@pytest.mark.parametrize(("count", "joins"), [(2, False), (64, True)])
+def test_a_small_gain_is_taken_where_many_wait(count: int, joins: bool) -> None:
+    """A batch of 8 takes 7.3 times as long as one: too long for two, worth it for many."""
+    queue = [Waits(1, ()) for _ in range(count)]
+    assert (len(choose(queue, Policy(8, pads=False), learned(0.1, 0.9), 1e9)[0]) > 1) == joins
+
+
+def test_sizes_that_ran_count_more_than_the_line() -> None:
+    model = learned(1.0, 1.0)
+    for _ in range(20):
+        model.observe(50, 500.0)
+    assert model.predict(50) > 300
 
 
 def test_only_equal_lengths_without_padding() -> None:
@@ -65,8 +85,8 @@ def test_only_equal_lengths_without_padding() -> None:
 
 def test_a_batch_is_as_small_as_the_objective_wants() -> None:
     queue = [Waits(1, ()) for _ in range(10)]
-    assert len(choose(queue, Policy(8, pads=False), learned(1.0, 1.0), 5.0)[0]) == 4
-    assert len(choose(queue, Policy(8, pads=False), learned(1.0, 1.0), 0.0)[0]) == 1
+    assert len(choose(queue, Policy(8, pads=False), learned(100.0, 1.0), 104.0)[0]) == 4
+    assert len(choose(queue, Policy(8, pads=False), learned(100.0, 1.0), 0.0)[0]) == 1
 
 
 def test_lengths_round_up() -> None:
