@@ -184,8 +184,8 @@ def compose(threads: int) -> Timed:
     timed.add("int8", compiled("resnet18", QUANTIZE).to_onnx())
     both = compiled("resnet18", f"{PRUNE},{QUANTIZE}", validated=True)
     timed.add("pruned, int8", both.to_onnx())
-    waterfall = [[r.name, r.error] for r in both.report.passes.records if r.error]
-    print_table("error of each step, pruned and int8", ("pass", "error"), [[n, str(e)] for n, e in waterfall])
+    waterfall = [[r.name, r.error.relative_rms] for r in both.report.passes.records if r.error]
+    print_table("error of each step, pruned and int8", ("pass", "relative rms so far"), waterfall)
     return timed
 
 
