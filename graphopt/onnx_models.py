@@ -15,6 +15,7 @@ import torch
 from graphopt.calling import Arguments
 from graphopt.compiled import CompiledModel
 from graphopt.errors import GraphOptError, InputError, TargetError
+from graphopt.input_checks import make_check
 from graphopt.ir import Graph
 from graphopt.lazy import CaptureCache
 from graphopt.options import CompileOptions
@@ -174,6 +175,9 @@ def _program(
     graph: Graph, options: CompileOptions, given: Mapping[str, Any], title: str, *, load: bool = True
 ) -> Program:
     """Compile a graph. The inputs given are samples; those that are missing are made up, if any are looked at."""
+    for value in graph.inputs:
+        if value.name in given:
+            make_check(value)(given[value.name])
     missing = [value.name for value in graph.inputs if value.name not in given]
     needed = options.validate is not False or len(options.engines) > 1
     made = make_inputs(graph, given) if missing and needed else None

@@ -17,7 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
-from graphopt.errors import GraphOptError
+from graphopt.errors import GraphOptError, InputError
 from graphopt.frontends.onnx import functions
 from graphopt.ops import control_flow, onnx_runtime
 from tests.frontends.onnx.models import BOOL, FLOAT, INT, info, node
@@ -415,3 +415,12 @@ def test_constants_are_not_blown_up(tmp_path: Path) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("given", [torch.ones(3), torch.ones(2, dtype=torch.int64), "text"])
+def test_some_inputs_that_do_not_fit_are_refused_though_others_are_missing(given: object) -> None:
+    names = {name: helper.make_tensor_value_info(name, FLOAT, [2]) for name in "xzy"}
+    two = helper.make_graph([node("Add", "x z", "y")], "g", [names["x"], names["z"]], [names["y"]])
+    made = helper.make_model(two, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    with pytest.raises(InputError, match="input 'x' must be"):
+        graphopt.compile(made, (given,), target="fx")
