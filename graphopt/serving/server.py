@@ -258,32 +258,27 @@ class Server:
         batch = [request for request in chosen if request.future.set_running_or_notify_cancel()]
         with self._changed:
             self._counters.cancelled += len(chosen) - len(batch)
-        if not batch:
-            return
+        if batch:
+            self._answer_all(batch, sizes)
+
+    def _answer_all(self, batch: list[_Request], sizes: Sizes) -> None:
+        """Answer requests that run; one by one if together they fail, or get other results than alone."""
         try:
             answers = self._run(batch, sizes)
         except Exception as error:
             if len(batch) == 1:
                 self._fail(batch[0], error)
                 return
-            answers = [None] * len(batch)
-        for request, answer in zip(batch, answers):
-            if answer is None:
-                self._answer_alone(request)
-            else:
+            answers = None
+        if answers is not None:
+            for request, answer in zip(batch, answers):
                 self._succeed(request, answer)
+            return
+        for request in batch:
+            self._answer_all([request], request.sizes)
 
-    def _answer_alone(self, request: _Request) -> None:
-        try:
-            answer = self._run([request], request.sizes)[0]
-        except Exception as error:
-            self._fail(request, error)
-        else:
-            assert answer is not None
-            self._succeed(request, answer)
-
-    def _run(self, batch: list[_Request], sizes: Sizes) -> list[list[Any] | None]:
-        """Return the outputs of each request; None for those that must run alone."""
+    def _run(self, batch: list[_Request], sizes: Sizes) -> list[list[Any]] | None:
+        """Return the outputs of each request; None if they must run alone."""
         own = sum(r.rows * prod(r.sizes) for r in batch)
         total = sum(r.rows for r in batch) * prod(sizes)
         start = time.perf_counter()
@@ -298,8 +293,8 @@ class Server:
             self._counters.batch(sum(r.rows for r in batch), own, total)
         padded = total > own
         if self._check is None or not (len(batch) > 1 or padded) or not self._check.is_due(padded):
-            return list(answers)
-        return list(answers) if self._check(padded, [r.flat for r in batch], answers) else [None] * len(batch)
+            return answers
+        return answers if self._check(padded, [r.flat for r in batch], answers) else None
 
     def _run_alone(self, flat: Sequence[Any]) -> list[Any]:
         return self._program.run(list(flat))
