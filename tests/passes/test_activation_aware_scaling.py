@@ -18,8 +18,7 @@ from graphopt.rewrite import Contract
 from graphopt.testing import assert_pass_holds
 from graphopt.testing.generate import random_graph
 from graphopt.testing.inputs import sample_inputs
-from tests.zoo.minilm import minilm, tokenize
-from tests.zoo.sentences import split_sentences
+from tests.passes.figures import decibels, decibels_of_minilm
 
 GATED = """
 input %x: f32[N, 6, 64]
@@ -45,10 +44,6 @@ def tensor(graph: Graph, name: str) -> torch.Tensor:
 
 def points(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def decibels(wanted: torch.Tensor, found: torch.Tensor) -> float:
-    return float(10 * torch.log10(wanted.square().sum() / (found - wanted).square().sum()))
 
 
 def gated() -> Graph:
@@ -150,23 +145,6 @@ def test_random_graphs(seed: int, insert: bool) -> None:
 
 def test_minilm() -> None:
     """Weights of 4 bits in blocks of 32, rounded to the nearest: scaled before, the embeddings are nearer."""
-    model = minilm()
-    known, unknown = split_sentences()
-    calibration = [tokenize([sentence.text]) for sentence in known[:: len(known) // 12]]
-    held = tokenize([sentence.text for sentence in unknown[:: len(unknown) // 12]])
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=3, max=512)
-    found = []
-    for before in ("", "activation-aware-scaling{insert=true, steps=4, search=false},"):
-        small = graphopt.compile(
-            model,
-            kwargs=tokenize(["a short one", "and one that is longer"]),
-            target="fx",
-            trainable=False,
-            dynamic_shapes={name: {0: batch, 1: length} for name in held},
-            passes=f"default,{before}quantize-weights{{search=false, embeddings=false}}",
-            calibration=calibration,
-            validate=False,
-        )
-        with torch.no_grad():
-            found.append(decibels(model(**held), small(**held)))
+    before = "activation-aware-scaling{insert=true, steps=4, search=false},"
+    found = decibels_of_minilm(f"default,{b}quantize-weights{{search=false, embeddings=false}}" for b in ("", before))
     assert found[1] > found[0] + 0.5, found

@@ -18,6 +18,7 @@ from graphopt.passes.quantization.adaround import Positions, learned
 from graphopt.passes.quantization.rounding import Lattice
 from graphopt.passes.quantize import Quantize
 from graphopt.passmanager import PassContext
+from tests.passes.figures import decibels
 from tests.zoo import trained
 
 TEXT = """
@@ -32,10 +33,6 @@ parameter %l: f32[10, 128]
 %f = reshape(%z) {shape=(N, 128)}
 %o = linear(%f, %l)
 return %o"""
-
-
-def sqnr(reference: torch.Tensor, found: torch.Tensor) -> float:
-    return float(10 * torch.log10(reference.square().sum() / (reference - found).square().sum()))
 
 
 def data(count: int, seed: int) -> torch.Tensor:
@@ -90,7 +87,7 @@ def test_convolutions_depthwise_and_linear_layers() -> None:
         context = PassContext(target="onnxruntime", calibration=[data(48, 0)])
         pass_ = Quantize(dtype="int4", activations="uint8", rounding=rounding, iterations=150)
         result = pass_.run(made, context)
-        found[rounding] = sqnr(expected, run_graph(made, held_out)[0])
+        found[rounding] = decibels(expected, run_graph(made, held_out)[0])
         again = graph.clone()
         pass_.run(again, context)
         assert str(again) == str(made), result.notes
@@ -107,7 +104,7 @@ def test_on_trained_networks(name: str) -> None:
     context = PassContext(target="onnxruntime", calibration=[calibration])
     options: dict[str, Any] = {"dtype": "int4", "activations": "uint8"}
     nearest, learnt = (
-        sqnr(reference, run_graph(Quantize(rounding=r, iterations=40, **options)(graph, context), held_out)[0])
+        decibels(reference, run_graph(Quantize(rounding=r, iterations=40, **options)(graph, context), held_out)[0])
         for r in ("nearest", "adaround")
     )
     assert learnt > nearest + 0.5

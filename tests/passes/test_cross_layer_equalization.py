@@ -13,6 +13,7 @@ from graphopt.ir import Graph
 from graphopt.passes.cross_layer_equalization import CrossLayerEqualization
 from graphopt.passmanager import PassContext, PassManager
 from graphopt.testing import check_pass
+from tests.passes.figures import decibels_in_onnxruntime
 from tests.zoo.nets_cnn import InvertedResidual, conv_bn
 
 TWO = """
@@ -31,10 +32,6 @@ def tensor(graph: Graph, name: str) -> torch.Tensor:
     constant = graph.constants[name].constant
     assert constant is not None
     return constant.tensor
-
-
-def decibels(wanted: torch.Tensor, found: torch.Tensor) -> float:
-    return float(10 * torch.log10(wanted.square().sum() / (found - wanted).square().sum()))
 
 
 def points(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -223,19 +220,9 @@ def test_one_scale_for_a_depthwise_weight_suffices(activation: type[nn.Module], 
         torch.manual_seed(0)
         model = Depthwise(activation).eval()
     x = points(64, 3, 8, 8)
-    sqnr = []
-    for before in ("", f"cross-layer-equalization{{clips={clips}}},"):
-        small = graphopt.compile(
-            model,
-            (x[:4],),
-            target="onnxruntime",
-            dynamic_shapes="batch",
-            passes=f"default,{before}quantize{{granularity=tensor}},fold-constants,dead-code",
-            calibration=x[:32].split(8),
-            on_failure="raise",
-        )
-        with torch.no_grad():
-            sqnr.append(decibels(model(x), small(x)))
+    tail = "quantize{granularity=tensor},fold-constants,dead-code"
+    before = f"cross-layer-equalization{{clips={clips}}},"
+    sqnr = decibels_in_onnxruntime(model, x, [f"default,{b}{tail}" for b in ("", before)])
     assert sqnr[1] > sqnr[0] + 15
 
 

@@ -32,6 +32,7 @@ from graphopt.passmanager import PassContext, PassManager
 from graphopt.testing.generate import random_graph
 from graphopt.testing.inputs import sample_inputs
 from tests.backends.onnx.oracle import run_session
+from tests.passes.figures import decibels
 from tests.zoo import trained
 
 SMALL = """
@@ -310,7 +311,7 @@ def test_onnx_runtime_fuses_every_pair() -> None:
     assert not any(found[name] for name in ("Conv", "Add", "Gemm", "Clip", "Relu", "AveragePool", "GlobalAveragePool"))
     assert found["QuantizeLinear"] == 1 and found["DequantizeLinear"] == 0
     with torch.no_grad():
-        assert sqnr(module(x), compiled(x)) > 25
+        assert decibels(module(x), compiled(x)) > 25
 
 
 def test_sequences() -> None:
@@ -322,11 +323,7 @@ def test_sequences() -> None:
     found = fused(compiled.to_onnx())
     assert found["MatMul"] == found["Gemm"] == 0
     with torch.no_grad():
-        assert sqnr(module(x), compiled(x)) > 25
-
-
-def sqnr(reference: torch.Tensor, found: torch.Tensor) -> float:
-    return float(10 * torch.log10(reference.square().sum() / (reference - found).square().sum()))
+        assert decibels(module(x), compiled(x)) > 25
 
 
 def test_more_accurate_than_onnx_runtimes_own_quantizer(tmp_path: Path) -> None:
@@ -353,7 +350,7 @@ def test_more_accurate_than_onnx_runtimes_own_quantizer(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(tmp_path / "theirs.onnx")
     theirs = torch.tensor(session.run(None, {session.get_inputs()[0].name: held_out.numpy()})[0])
     ours = emitted(model.module, calibration)
-    assert sqnr(reference, ours(held_out)) >= sqnr(reference, theirs) + 2
+    assert decibels(reference, ours(held_out)) >= decibels(reference, theirs) + 2
     assert (ours(held_out).argmax(1) == model.data.labels).float().mean() >= model.accuracy - 0.01
 
 
@@ -366,7 +363,7 @@ def test_fx_runs_the_same_numbers() -> None:
     from graphopt.backends.fx import emit_fx
 
     with torch.no_grad():
-        assert sqnr(run_graph(graph, x)[0], emit_fx(graph)(x)) > 60
+        assert decibels(run_graph(graph, x)[0], emit_fx(graph)(x)) > 60
 
 
 def test_gptq_lowers_the_error_of_each_layer() -> None:
@@ -402,7 +399,7 @@ def test_gptq_on_a_model() -> None:
         reference = model.module(held_out)
     context = PassContext(target="onnxruntime", calibration=[calibration])
     nearest, compensated = (
-        sqnr(reference, run_graph(Quantize(dtype="int4", rounding=rounding)(graph, context), held_out)[0])
+        decibels(reference, run_graph(Quantize(dtype="int4", rounding=rounding)(graph, context), held_out)[0])
         for rounding in ("nearest", "gptq")
     )
     assert compensated > nearest + 2

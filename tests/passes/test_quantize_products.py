@@ -27,6 +27,7 @@ from graphopt.passes.quantize_weights import QuantizeWeights
 from graphopt.passes.weight_pruning.layers import Layer, Reader
 from graphopt.passmanager import Pass, PassContext
 from graphopt.testing import check_pass
+from tests.passes.figures import decibels
 
 TEXT = """
 input %x: f32[N, 5, 64]
@@ -43,10 +44,6 @@ return %z, %o"""
 
 def data(count: int = 3, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, 5, 64, generator=torch.Generator().manual_seed(seed))
-
-
-def sqnr(reference: torch.Tensor, found: torch.Tensor) -> float:
-    return float(10 * torch.log10(reference.square().sum() / (reference - found).square().sum()))
 
 
 def in_onnx_runtime(model: onnx.ModelProto, x: torch.Tensor) -> tuple[list[torch.Tensor], Counter[str]]:
@@ -68,10 +65,10 @@ def test_dynamic_products_run_on_integers() -> None:
     assert [node.op.base.split(".")[1] for node in found].count("dynamic_quantize") == 2  # two products read %x
     assert sum(1 for value in found.constants.values() if value.dtype.value == "i8") == 3
     results, expected = run_graph(found, x), run_graph(graph, x)
-    assert all(sqnr(e, r) > 30 for e, r in zip(expected, results))
+    assert all(decibels(e, r) > 30 for e, r in zip(expected, results))
     in_runtime, left = in_onnx_runtime(emit_onnx(found), x)
     assert left["DynamicQuantizeMatMul"] + left["MatMulIntegerToFloat"] == 3 and left["MatMul"] == 0
-    assert all(sqnr(r, i) > 60 for r, i in zip(results, in_runtime))
+    assert all(decibels(r, i) > 60 for r, i in zip(results, in_runtime))
 
 
 def test_small_and_ignored_weights_stay() -> None:
@@ -93,9 +90,9 @@ def test_weights_in_few_bits(dtype: str, block_size: int) -> None:
     found = QuantizeWeights(dtype=dtype, block_size=block_size)(graph)
     results, expected = run_graph(found, x), run_graph(graph, x)
     least = {8: 35, 6: 23, 4: 12, 3: 6, 2: 0}[find_format(dtype).bits]
-    assert all(sqnr(e, r) > least for e, r in zip(expected, results))
+    assert all(decibels(e, r) > least for e, r in zip(expected, results))
     in_runtime, _ = in_onnx_runtime(emit_onnx(found), x)
-    assert all(sqnr(r, i) > 90 for r, i in zip(results, in_runtime))
+    assert all(decibels(r, i) > 90 for r, i in zip(results, in_runtime))
 
 
 def test_blocks_become_packed_products() -> None:
@@ -142,7 +139,7 @@ def test_gptq_makes_up_for_rounding() -> None:
         run_graph(QuantizeWeights(rounding=rounding)(graph, context), held_out) for rounding in ("nearest", "gptq")
     )
     for e, n, c in zip(expected, nearest, compensated):
-        assert sqnr(e, c) > sqnr(e, n) + 1
+        assert decibels(e, c) > decibels(e, n) + 1
 
 
 @pytest.mark.parametrize("rounding, objective", [("gptq", "model"), ("adaround", "layer")])
@@ -158,7 +155,7 @@ def test_rounding_by_data_is_better_at_the_outputs(rounding: str, objective: str
     options: dict[str, Any] = {"rounding": rounding, "objective": objective, "iterations": 100}
     found = QuantizeWeights(**options)(graph, context)
     (nearest,), (better,) = run_graph(QuantizeWeights()(graph), held_out), run_graph(found, held_out)
-    assert sqnr(expected, better) > sqnr(expected, nearest) + 0.5
+    assert decibels(expected, better) > decibels(expected, nearest) + 0.5
     assert str(QuantizeWeights(**options)(graph, context)) == str(found)
 
 
@@ -184,7 +181,7 @@ def test_embedding_tables_rounded_by_the_outputs() -> None:
     options: dict[str, Any] = {"dtype": "uint2", "block_size": 8, "smallest": 1000}  # the linear layer stays
     (nearest,) = run_graph(QuantizeWeights(**options)(graph), i)
     (better,) = run_graph(QuantizeWeights(**options, rounding="gptq", objective="model")(graph, context), i)
-    assert sqnr(expected, better) > sqnr(expected, nearest)
+    assert decibels(expected, better) > decibels(expected, nearest)
 
 
 def test_scales_are_stored_in_half_precision() -> None:
@@ -196,7 +193,7 @@ def test_scales_are_stored_in_half_precision() -> None:
     assert sum(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer) == 1
     in_runtime, left = in_onnx_runtime(model, x)
     assert left["MatMulNBits"] == 1 and left["Cast"] == 0
-    assert sqnr(run_graph(found, x)[0], in_runtime[0]) > 90
+    assert decibels(run_graph(found, x)[0], in_runtime[0]) > 90
     wide = emit_onnx(QuantizeWeights(block_size=16, half_scales=False)(graph))
     assert not any(t.data_type == onnx.TensorProto.FLOAT16 for t in wide.graph.initializer)
 
@@ -214,7 +211,7 @@ def test_a_shared_weight_is_stored_once() -> None:
         found, x = pass_(graph), data()
         assert sum(1 for value in found.constants.values() if value.dtype.bits <= 8 and len(value.shape) == 2) <= 4
         assert sum("_quantized" in name for name in found.constants) == 2
-        assert all(sqnr(e, r) > 12 for e, r in zip(run_graph(graph, x), run_graph(found, x)))
+        assert all(decibels(e, r) > 12 for e, r in zip(run_graph(graph, x), run_graph(found, x)))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +237,7 @@ def test_in_a_pipeline(passes: str) -> None:
     for target in ("onnxruntime", "fx"):
         compiled = graphopt.compile(model, (x,), target=target, dynamic_shapes="batch", passes=passes)
         with torch.no_grad():
-            assert sqnr(model(x), compiled(x)) > 12
+            assert decibels(model(x), compiled(x)) > 12
 
 
 EMBEDDING = """
@@ -261,7 +258,7 @@ def test_embedding_tables_in_few_bits(dtype: str, block_size: int) -> None:
     found = QuantizeWeights(dtype=dtype, block_size=block_size)(graph)
     i = torch.tensor([[0, 49, 7], [3, 3, 11]])
     (result,), (expected,) = run_graph(found, i), run_graph(graph, i)
-    assert sqnr(expected, result) > {8: 35, 6: 23, 4: 12, 3: 6, 2: 0}[find_format(dtype).bits]
+    assert decibels(expected, result) > {8: 35, 6: 23, 4: 12, 3: 6, 2: 0}[find_format(dtype).bits]
     (in_runtime,), left = in_onnx_runtime(emit_onnx(found), i)
     assert torch.equal(in_runtime, result) and left["Gather"] == 6
     packed = [value for name, value in found.constants.items() if name.endswith("_packed")]

@@ -17,8 +17,7 @@ from graphopt.passmanager import PassContext, PassManager
 from graphopt.testing import assert_pass_holds
 from graphopt.testing.generate import random_graph
 from graphopt.testing.inputs import sample_inputs
-from tests.zoo.minilm import minilm, tokenize
-from tests.zoo.sentences import split_sentences
+from tests.passes.figures import decibels_in_onnxruntime, decibels_of_minilm
 
 NORMED = """
 input %x: f32[N, 6, 8]
@@ -42,10 +41,6 @@ def tensor(graph: Graph, name: str) -> torch.Tensor:
 
 def points(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def decibels(wanted: torch.Tensor, found: torch.Tensor) -> float:
-    return float(10 * torch.log10(wanted.square().sum() / (found - wanted).square().sum()))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
@@ -184,41 +179,13 @@ def test_outliers_of_a_block_with_norms_first() -> None:
         torch.manual_seed(0)
         model = Encoder().eval()
     x = points(48, 10, 32)
-    sqnr = []
-    for before in ("", "smooth-quant,"):
-        small = graphopt.compile(
-            model,
-            (x[:4],),
-            target="onnxruntime",
-            dynamic_shapes="batch",
-            passes=f"default,{before}quantize,fold-constants,dead-code",
-            calibration=x[:32].split(8),
-            on_failure="raise",
-        )
-        with torch.no_grad():
-            sqnr.append(decibels(model(x), small(x)))
+    pipelines = [f"default,{before}quantize,fold-constants,dead-code" for before in ("", "smooth-quant,")]
+    sqnr = decibels_in_onnxruntime(model, x, pipelines)
     assert sqnr[1] > sqnr[0] + 3, sqnr
 
 
 def test_minilm() -> None:
     """Norms behind sums take no scale, so divisions are inserted; static int8 gains some decibels by them."""
-    model = minilm()
-    known, unknown = split_sentences()
-    calibration = [tokenize([sentence.text]) for sentence in known[:: len(known) // 12]]
-    held = tokenize([sentence.text for sentence in unknown[:: len(unknown) // 12]])
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=3, max=512)
-    sqnr = []
-    for before in ("", "smooth-quant{insert=true, alpha=0.8},"):
-        small = graphopt.compile(
-            model,
-            kwargs=tokenize(["a short one", "and one that is longer"]),
-            target="fx",
-            trainable=False,
-            dynamic_shapes={name: {0: batch, 1: length} for name in held},
-            passes=f"default,{before}quantize{{trainable=false, correct_bias=false}}",
-            calibration=calibration,
-            validate=False,
-        )
-        with torch.no_grad():
-            sqnr.append(decibels(model(**held), small(**held)))
+    before = "smooth-quant{insert=true, alpha=0.8},"
+    sqnr = decibels_of_minilm(f"default,{b}quantize{{trainable=false, correct_bias=false}}" for b in ("", before))
     assert sqnr[1] > sqnr[0] + 3, sqnr
