@@ -8,7 +8,6 @@ Values that half precision cannot hold, by calibration data or as they are store
 
 from __future__ import annotations
 
-import fnmatch
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,11 +26,12 @@ from graphopt.passes.quantization.precision import (
     TABLES,
     Limits,
     beside_quantization,
-    decibels,
     is_single,
     reaches,
 )
 from graphopt.passes.support.constants import drop_unused, take_name
+from graphopt.passes.support.globs import check_globs, first_fitting, names_of
+from graphopt.passes.support.noise import decibels
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
 
@@ -107,9 +107,9 @@ class MixedPrecision(Pass):
             return
         if not all(is_single(v) or not _is_floating(v) for v in (*node.operands, *node.results) if v is not None):
             return
-        ignored = [glob for glob in self.ignore if any(fnmatch.fnmatchcase(name, glob) for name in _names(node))]
-        if ignored:
-            lowering.leave(node, f"ignored as {ignored[0]!r}")
+        ignored = first_fitting(self.ignore, names_of(node))
+        if ignored is not None:
+            lowering.leave(node, f"ignored as {ignored!r}")
         elif beside_quantization(node):
             lowering.leave(node, "it stands beside quantization")
         else:
@@ -121,10 +121,8 @@ class MixedPrecision(Pass):
         return [list(inputs) for inputs in context.samples[: self.samples]]
 
     def _check_names(self, graph: Graph) -> None:
-        known = sorted({name for node in graph for name in _names(node)})
-        for glob in self.ignore:
-            if not fnmatch.filter(known, glob):
-                raise unknown_name("operator", glob, known, f"It was given to {self.name} as one to ignore.")
+        known = sorted({name for node in graph for name in names_of(node)})
+        check_globs(self.ignore, known, "operator", f"It was given to {self.name} as one to ignore.")
 
 
 class _Lowering:
@@ -207,10 +205,6 @@ class _Lowering:
 
 def _is_floating(value: Value) -> bool:
     return getattr(value.type, "dtype", DType.I64).is_floating
-
-
-def _names(node: Node) -> list[str]:
-    return [node.name, node.op.base, node.op.base.partition(".")[2], node.results[0].name, node.location.scope]
 
 
 @dataclass(frozen=True)

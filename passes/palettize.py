@@ -8,7 +8,6 @@ the file; the products stay in floating point.
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -16,11 +15,12 @@ from typing import Any
 
 import torch
 
-from graphopt.errors import GraphOptError, InputError, requested, unknown_name
+from graphopt.errors import GraphOptError, InputError, requested
 from graphopt.ir import Graph
 from graphopt.passes.pruning.criteria.batches import read_batches
 from graphopt.passes.quantization.palettes import Grain, palette, signal_to_noise
 from graphopt.passes.quantization.palettized import StoredWeight, Writer
+from graphopt.passes.support.globs import check_globs, first_fitting
 from graphopt.passes.weight_pruning.layers import Layer, find_layers
 from graphopt.passes.weight_pruning.moments import measure
 from graphopt.passmanager import Pass, PassContext, PassResult
@@ -110,9 +110,7 @@ class Palettize(Pass):
                 found.setdefault(value, StoredWeight(value, None))
         weights = [w for w in found.values() if w.is_single and w.tensor.numel() >= self.smallest]
         names = [weight.name for weight in weights]
-        for glob in self.ignore:
-            if not fnmatch.filter(names, glob):
-                raise unknown_name("weight", glob, names, f"It was given to {self.name} as one to ignore.")
+        check_globs(self.ignore, names, "weight", f"It was given to {self.name} as one to ignore.")
         kept, left = [], []
         for weight in weights:
             reason = self._reason(weight)
@@ -124,9 +122,9 @@ class Palettize(Pass):
 
     def _reason(self, weight: StoredWeight) -> str | None:
         """Why a weight is left alone."""
-        for glob in self.ignore:
-            if fnmatch.fnmatchcase(weight.name, glob):
-                return f"ignored as {glob!r}"
+        ignored = first_fitting(self.ignore, [weight.name])
+        if ignored is not None:
+            return f"ignored as {ignored!r}"
         if weight.layer is not None and weight.layer.mask is not None:
             return "it has a mask apart; run fold-masks before"
         if weight.others:

@@ -18,13 +18,14 @@ from numbers import Real
 
 import torch
 
-from graphopt.errors import GraphOptError, InputError, requested, unknown_name
+from graphopt.errors import GraphOptError, InputError, requested
 from graphopt.ir import ConstantKind, Graph, Value
 from graphopt.passes.fold_masks import MASK
 from graphopt.passes.pruning import options
 from graphopt.passes.pruning.criteria.batches import Batch, read_batches
 from graphopt.passes.pruning.criteria.objective import Loss, Objective
 from graphopt.passes.support.constants import drop_unused, take_name
+from graphopt.passes.support.globs import check_globs, first_fitting
 from graphopt.passes.weight_pruning.evidence import gradients
 from graphopt.passes.weight_pruning.layers import Layer, find_layers
 from graphopt.passes.weight_pruning.methods import SPARSEGPT, Evidence, Method, checked, get_method
@@ -139,10 +140,8 @@ class PruneWeights(Pass):
 
     def _chosen(self, layers: Sequence[Layer]) -> list[Layer]:
         names = [layer.name for layer in layers]
-        for glob in (*self.layers, *self.ignore):
-            if not fnmatch.filter(names, glob):
-                raise unknown_name("weight", glob, names, f"It was given to {self.name}.")
-        found = [layer for layer in layers if not any(fnmatch.fnmatchcase(layer.name, glob) for glob in self.ignore)]
+        check_globs((*self.layers, *self.ignore), names, "weight", f"It was given to {self.name}.")
+        found = [layer for layer in layers if first_fitting(self.ignore, [layer.name]) is None]
         if layers and not found:
             raise GraphOptError(f"{self.name} has no weight to prune: `ignore` names all {len(layers)} of them")
         return found

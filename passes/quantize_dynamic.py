@@ -7,7 +7,6 @@ It needs no data. The weight is stored in 8 bits with a scale for each column. R
 
 from __future__ import annotations
 
-import fnmatch
 from dataclasses import dataclass
 
 from graphopt.errors import GraphOptError, requested, unknown_name
@@ -17,6 +16,7 @@ from graphopt.ops.quantization.arithmetic import quantized
 from graphopt.passes.quantization.products import StoredProduct, stored_products
 from graphopt.passes.quantization.weights import weight_scales
 from graphopt.passes.support.constants import drop_unused
+from graphopt.passes.support.globs import check_globs, first_fitting
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
 
@@ -73,13 +73,11 @@ class QuantizeDynamic(Pass):
 
     def _chosen(self, products: list[StoredProduct]) -> list[StoredProduct]:
         names = [product.weight.name for product in products]
-        for glob in self.ignore:
-            if not fnmatch.filter(names, glob):
-                raise unknown_name("weight", glob, names, f"It was given to {self.name} as one to ignore.")
+        check_globs(self.ignore, names, "weight", f"It was given to {self.name} as one to ignore.")
         return [
             p
             for p in products
-            if p.matrix.numel() >= self.smallest and not any(fnmatch.fnmatchcase(p.weight.name, g) for g in self.ignore)
+            if p.matrix.numel() >= self.smallest and first_fitting(self.ignore, [p.weight.name]) is None
         ]
 
     def _stored(self, product: StoredProduct, rewriter: Rewriter) -> tuple[Value, Value]:

@@ -204,6 +204,29 @@ def _last_uses(graph: Graph) -> dict[Node, list[Value]]:
     return by_node
 
 
+def watch_values(graph: Graph, sets: Iterable[Sequence[Any]], take: Callable[[Value, Any], None]) -> None:
+    """Run a graph on sets of inputs, and show each value with what it is: the inputs first, results as they are made.
+
+    >>> from graphopt.ops import parse
+    >>> graph = parse('''input %x: f32[2]
+    ... %y: f32[2] = aten.neg(%x)
+    ... return %y''')
+    >>> watch_values(graph, [[torch.ones(2)]], lambda value, tensor: print(value.name, tensor.tolist()))
+    x [1.0, 1.0]
+    y [-1.0, -1.0]
+    """
+
+    def observe(node: Node, results: Sequence[Any]) -> None:
+        for value, result in zip(node.results, results):
+            take(value, result)
+
+    interpreter = Interpreter(graph, observer=observe)
+    for inputs in sets:
+        for value, given in zip(graph.inputs, inputs):
+            take(value, given)
+        interpreter.run(*inputs)
+
+
 def run_graph(graph: Graph, *inputs: Any, float64: bool = False) -> list[Any]:
     """Run a graph once. See `Interpreter`."""
     return Interpreter(graph, float64=float64).run(*inputs)

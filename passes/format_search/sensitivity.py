@@ -11,18 +11,18 @@ Each is an estimate of noise, and noises of layers add up: that is what the inte
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from graphopt.analysis import Interpreter
+from graphopt.analysis import Interpreter, watch_values
 from graphopt.errors import GraphOptError
 from graphopt.ir import Graph, Node, Value
 from graphopt.ops.quantization import Format, find_format
 from graphopt.passes.format_search.candidates import Candidate, Scheme
 from graphopt.passes.quantization.insertion import Parameters
+from graphopt.passes.support.noise import energies
 
 Sets = Sequence[Sequence[Any]]
 Errors = dict[tuple[str, str], float]
@@ -46,17 +46,11 @@ def _inputs(graph: Graph, scheme: Scheme, sets: Sets) -> dict[Node, list[torch.T
         assert value is not None
         wanted[value] = []
 
-    def observe(node: Node, results: Sequence[Any]) -> None:
-        for value, result in zip(node.results, results):
-            if value in wanted:
-                wanted[value].append(result)
+    def take(value: Value, tensor: torch.Tensor) -> None:
+        if value in wanted:
+            wanted[value].append(tensor)
 
-    interpreter = Interpreter(graph, observer=observe)
-    for given in sets:
-        for value, x in zip(graph.inputs, given):
-            if value in wanted:
-                wanted[value].append(x)
-        interpreter.run(*given)
+    watch_values(graph, sets, take)
     return {node: wanted[value] for node, value in sources.items() if value is not None}
 
 
@@ -146,8 +140,7 @@ def _outputs(interpreter: Interpreter, sets: Sets) -> list[torch.Tensor]:
 
 def relative_error(wanted: Sequence[torch.Tensor], got: Sequence[torch.Tensor]) -> float:
     """Σ‖got − wanted‖² / Σ‖wanted‖² over several tensors."""
-    noise = math.fsum(float((g.double() - w.double()).square().sum()) for w, g in zip(wanted, got))
-    signal = math.fsum(float(w.double().square().sum()) for w in wanted)
+    signal, noise = energies(wanted, got)
     return noise / signal if signal else noise
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Mapping
 
-from graphopt.errors import GraphOptError, unknown_name
+from graphopt.errors import GraphOptError
 from graphopt.ir import Graph, Node, Value
 from graphopt.ops.quantization import Format, find_format
+from graphopt.passes.support.globs import check_globs, first_fitting, names_of
 
 FLOAT = "float"
 """In the place of a format: the layer is left in floating point."""
@@ -58,33 +58,26 @@ class LayerFormats:
         self.ignored = ignored
         known = sorted(set(names))
         for globs, role in ((ignored, "as one to ignore"), (formats, "in formats")):
-            for glob in globs:
-                if not fnmatch.filter(known, glob):
-                    raise unknown_name(kind, glob, known, f"It was given to {owner} {role}.")
+            check_globs(globs, known, kind, f"It was given to {owner} {role}.")
 
     def why_float(self, names: Iterable[str]) -> str | None:
         """Why what has these names is left in floating point on request, or None."""
         given = list(names)
-        for glob in self.ignored:
-            if _fits(given, glob):
-                return f"ignored as {glob!r}"
-        asked = self._first(given)
+        ignored = first_fitting(self.ignored, given)
+        if ignored is not None:
+            return f"ignored as {ignored!r}"
+        asked = first_fitting(self.formats, given)
         return f"asked for as {asked!r}" if asked is not None and self.formats[asked] == FLOAT else None
 
     def of(self, names: Iterable[str]) -> Format:
         """The format of what has these names, and is not left in floating point."""
-        glob = self._first(list(names))
+        glob = first_fitting(self.formats, list(names))
         return find_format(self.default if glob is None else self.formats[glob])
-
-    def _first(self, names: list[str]) -> str | None:
-        return next((glob for glob in self.formats if _fits(names, glob)), None)
 
 
 def node_names(node: Node) -> list[str]:
     """What a node goes by: its operator, its result, its module, and the stored tensors that it reads."""
-    operator = [node.name, node.op.base, node.op.base.partition(".")[2]]
-    stored = [name for value in node.inputs for name in weight_names(value)]
-    return [*operator, node.results[0].name, node.location.scope, *stored]
+    return [*names_of(node), *(name for value in node.inputs for name in weight_names(value))]
 
 
 def weight_names(value: Value) -> list[str]:
@@ -95,7 +88,3 @@ def weight_names(value: Value) -> list[str]:
 def graph_names(graph: Graph) -> list[str]:
     """The names of all nodes."""
     return [name for node in graph for name in node_names(node)]
-
-
-def _fits(names: list[str], glob: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, glob) for name in names)

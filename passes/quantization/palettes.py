@@ -8,13 +8,13 @@ the least error Σ h (W − s·C)² for the other. A group with no more distinct
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
 
 from graphopt.ops.quantization import lookup, packed_codes
 from graphopt.passes.quantization.codebooks import codebook, nearest, nearest_numbers, vector_codebook
+from graphopt.passes.support.noise import decibels, energies
 
 ROUNDS = 3
 _FLOOR = 0.01
@@ -110,8 +110,7 @@ def palette(matrix: torch.Tensor, importance: torch.Tensor | None, grain: Grain)
 
 def signal_to_noise(original: torch.Tensor, changed: torch.Tensor) -> float:
     """10 log₁₀(Σ x² / Σ (x̂ − x)²), in decibels; infinite where nothing changed."""
-    noise = float((changed.double() - original.double()).square().sum())
-    return math.inf if noise == 0 else 10 * math.log10(max(float(original.double().square().sum()), 1e-300) / noise)
+    return decibels(*energies([original], [changed]))
 
 
 def _groups(matrix: torch.Tensor, grain: Grain) -> list[torch.Tensor]:

@@ -6,14 +6,13 @@ logarithms, powers, sums and means, losses, and whatever is not known.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from graphopt.analysis import Interpreter
+from graphopt.analysis import watch_values
 from graphopt.ir import DType, Graph, Node, TensorType, Trait, Value
 
 _PRODUCTS = """linear matmul mm bmm addmm baddbmm conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d
@@ -65,15 +64,7 @@ def reaches(graph: Graph, sets: Iterable[Sequence[Any]]) -> dict[Value, Reach]:
         if is_single(value):
             found.setdefault(value, Reach()).add(result)
 
-    def observe(node: Node, results: Sequence[Any]) -> None:
-        for value, result in zip(node.results, results):
-            take(value, result)
-
-    interpreter = Interpreter(graph, observer=observe)
-    for inputs in sets:
-        for value, given in zip(graph.inputs, inputs):
-            take(value, given)
-        interpreter.run(*inputs)
+    watch_values(graph, sets, take)
     return found
 
 
@@ -129,8 +120,3 @@ def beside_quantization(node: Node) -> bool:
     makers = [v.producer for v in node.operands if v is not None and v.producer is not None]
     readers = [user for result in node.results for user in result.users]
     return any(Trait.DECODES in n.op.traits or Trait.STEPS in n.op.traits for n in (*makers, *readers))
-
-
-def decibels(signal: float, noise: float) -> float:
-    """A ratio of energies."""
-    return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)

@@ -20,6 +20,7 @@ from graphopt.passes.quantization.fused_pairs import FusedPairs
 from graphopt.passes.quantization.histograms import Histogram
 from graphopt.passes.quantization.insertion import Layer
 from graphopt.passes.quantization.lockstep import Lockstep
+from graphopt.passes.support.noise import energies
 
 if TYPE_CHECKING:
     from graphopt.passes.format_search.report import SearchReport
@@ -146,8 +147,7 @@ class Judge(Lockstep):
 
 def decibels(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> float:
     """The signal-to-noise ratio over several tensors; infinite without noise."""
-    signal = math.fsum(float(w.double().square().sum()) for w in wanted)
-    noise = math.fsum(float((f.double() - w.double()).square().sum()) for w, f in zip(wanted, found))
+    signal, noise = energies(wanted, found)
     if not noise:
         return math.inf
     return 10 * math.log10(signal / noise) if signal else -math.inf

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from graphopt.analysis import Interpreter
+from graphopt.analysis import watch_values
 from graphopt.ir import Graph, Node, Value
 from graphopt.ops.quantization import Format
 from graphopt.passes.quantization.insertion import Inserter
@@ -72,12 +72,13 @@ def _works(node: Node, fusion: Fusion) -> bool:
 
 
 def _values(graph: Graph, wanted: set[Value], inputs: Sequence[Any]) -> dict[Value, torch.Tensor]:
-    found = {value: given for value, given in zip(graph.inputs, inputs) if value in wanted}
+    found: dict[Value, torch.Tensor] = {}
 
-    def observe(node: Node, results: Sequence[Any]) -> None:
-        found.update((value, result) for value, result in zip(node.results, results) if value in wanted)
+    def take(value: Value, tensor: torch.Tensor) -> None:
+        if value in wanted:
+            found[value] = tensor
 
-    Interpreter(graph, observer=observe).run(*inputs)
+    watch_values(graph, [inputs], take)
     return found
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphopt.analysis import Interpreter
+from graphopt.analysis import watch_values
 from graphopt.analysis.channels.atoms import Ids
 from graphopt.errors import InputError
-from graphopt.ir import Graph, Node, Value
+from graphopt.ir import Graph, Value
 from graphopt.passes.pruning.criteria.batches import read_batches
 from graphopt.passmanager import PassContext
 
@@ -47,15 +47,7 @@ def observe(graph: Graph, watchers: dict[Value, list[Watcher]], batches: Iterabl
         for watcher in watchers[value]:
             watcher(tensor.detach())
 
-    def watch(node: Node, results: Sequence[Any]) -> None:
-        for value, result in zip(node.results, results):
-            show(value, result)
-
-    interpreter = Interpreter(graph, observer=watch)
-    for inputs in batches:
-        for value, given in zip(graph.inputs, inputs):
-            show(value, given)
-        interpreter.run(*inputs)
+    watch_values(graph, batches, show)
 
 
 class Extent:

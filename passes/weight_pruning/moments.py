@@ -8,13 +8,13 @@ on how the data is split into batches, but for rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from graphopt.analysis import Interpreter
+from graphopt.analysis import watch_values
 from graphopt.errors import GraphOptError
 from graphopt.ir import Graph, Node, Value
 from graphopt.passes.weight_pruning.layers import Layer
@@ -73,16 +73,14 @@ def measure(
             for piece in layer.inputs(node, tensor.detach()):
                 found[layer].add(piece)
 
-    def observe(node: Node, results: Sequence[Any]) -> None:
-        for value, result in zip(node.results, results):
-            take(value, result)
+    def with_constants() -> Iterator[Sequence[Any]]:
+        for inputs in batches:
+            for value in wanted:
+                if value.constant is not None:
+                    take(value, value.constant.tensor)
+            yield inputs
 
-    interpreter = Interpreter(graph, observer=observe)
-    constants = [value for value in wanted if value.constant is not None]
-    for inputs in batches:
-        for value, tensor in [*zip(graph.inputs, inputs), *((v, v.constant.tensor) for v in constants if v.constant)]:
-            take(value, tensor)
-        interpreter.run(*inputs)
+    watch_values(graph, with_constants(), take)
     for layer, moments in found.items():
         try:
             moments.finish()
