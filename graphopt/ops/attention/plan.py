@@ -4,10 +4,10 @@ A call computes `blocks` blocks of `rows` queries each, from row `start` on. Blo
 keys start + i·shift to start + i·shift + length: a window that moves along has shift = rows, keys that every block sees
 have shift 0. So a band is a few batched calls on overlapping views of the keys, and nothing is copied:
 
-    queries  [blocks, heads, rows, E]        keys  [blocks, heads, Σ length, E]        bias  [1, heads or 1, rows, Σ length]
+    queries [blocks, heads, rows, E]     keys [blocks, heads, Σ length, E]     bias [1, heads or 1, rows, Σ length]
 
 The bias is added to the scores of each block. Those of all calls lie side by side, [1 or heads, Σ rows · keys], and a
-call holds where its own starts. A call without segments gives zeros, as PyTorch does for a row whose keys are all hidden.
+call holds where its own starts. A call without segments gives zeros, as PyTorch does for a row that hides every key.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Plans of attention: from a mask that is known, at a cost linear in its size, or from a window.
 
-Queries are cut into blocks of `rows`. A block reads the runs of keys that any of its queries sees; runs with a small gap
-between are read as one. Blocks in a row that read alike, up to a shift by their distance, and add the same to their
+Queries are cut into blocks of `rows`. A block reads the runs of keys that any of its queries sees; runs that nearly
+touch are read as one. Blocks in a row that read alike, up to a shift by their distance, and add the same to their
 scores, become one call.
 """
 

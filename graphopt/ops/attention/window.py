@@ -8,8 +8,6 @@ follows from the sizes of a call, so they may be dynamic.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from graphopt.ir import TensorType, Trait
@@ -22,7 +20,7 @@ from graphopt.ops.torch_dialects import register_torch_op
 
 NAME = "graphopt.window_attention"
 _WIDE = 512
-"""From this many keys in a window on, blocks have twice the rows: each call is larger, and the border short beside it."""
+"""From this many keys in a window on, blocks have twice the rows, which makes fewer and larger calls."""
 
 
 def rows_for(left: int, right: int) -> int:
