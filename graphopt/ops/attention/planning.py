@@ -61,29 +61,36 @@ def plan_mask(mask: torch.Tensor, rows: int = ROWS) -> Planned:
     """
     if mask.dim() != 3:
         raise ValueError(f"a mask has the dims [heads, queries, keys], not {list(mask.shape)}")
-    bias = _additive(mask)
-    if bool(bias.isnan().any()) or bool((bias == float("inf")).any()):
-        raise ValueError("the mask holds NaN or +∞")
-    return _joined(_mask_blocks(bias, rows), bias.shape[0], bias.dtype)
+    dtype = torch.get_default_dtype() if mask.dtype is torch.bool else mask.dtype
+    return _joined(_mask_blocks(mask.detach(), rows, dtype), mask.shape[0], dtype)
 
 
-def _additive(mask: torch.Tensor) -> torch.Tensor:
-    if mask.dtype is not torch.bool:
-        return mask.detach()
-    return torch.zeros(mask.shape).masked_fill_(~mask, float("-inf"))
-
-
-def _mask_blocks(bias: torch.Tensor, rows: int) -> Iterator[_Block]:
-    seen = bias > HIDDEN
-    finite = bias > float("-inf")
-    alike = finite.any(-1) & ~seen.any(-1)
-    seen = (seen | (finite & alike.unsqueeze(-1))).any(0)
-    for start in range(0, bias.shape[1], rows):
-        runs = _runs(seen[start : start + rows].any(0))
-        own = [bias[:, start : start + rows, first:last] for first, last in runs]
+def _mask_blocks(mask: torch.Tensor, rows: int, dtype: torch.dtype) -> Iterator[_Block]:
+    for start in range(0, mask.shape[1], rows):
+        block = mask[:, start : start + rows]
+        runs = _runs(_seen(block))
+        own = [_additive(block[:, :, first:last], dtype) for first, last in runs]
         added = torch.cat(own, 2) if own else None
-        count = min(rows, bias.shape[1] - start)
-        yield _Block(start, count, runs, None if added is None or not bool(added.any()) else added)
+        yield _Block(start, block.shape[1], runs, None if added is None or not bool(added.any()) else added)
+
+
+def _seen(block: torch.Tensor) -> torch.Tensor:
+    """The keys that some query of a block sees: [heads, rows, keys] → bool [keys]."""
+    if block.dtype is torch.bool:
+        return block.amax((0, 1))
+    if not bool((block < float("inf")).all()):
+        raise ValueError("the mask holds NaN or +∞")
+    seen = block > HIDDEN
+    blind = ~seen.any(-1)
+    if bool(blind.any()):
+        seen |= (block > float("-inf")) & blind.unsqueeze(-1)
+    return seen.amax((0, 1))
+
+
+def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if mask.dtype is not torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, float("-inf"))
 
 
 def _runs(columns: torch.Tensor) -> tuple[tuple[int, int], ...]:

@@ -1,0 +1,1 @@
+"""Attention that leaves out what is not needed: sites, masks, break-even, rows in place of padded batches."""
