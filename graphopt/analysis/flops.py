@@ -13,6 +13,7 @@ from typing import Any
 
 from graphopt.ir import Node, TensorType, Trait, Value
 from graphopt.ir.dims import evaluate
+from graphopt.ops.attention import decode
 
 Bindings = Mapping[str, int]
 Shape = tuple[int, ...]
@@ -117,6 +118,25 @@ def _whole_attention(s: Shapes) -> Work:
     heads, shared = s.node.attributes["q_heads"], s.node.attributes["kv_heads"]
     scores = heads * prod(query[:2]) * key[1]
     return macs(scores * (query[2] // heads + value[2] // shared), 5 * scores)
+
+
+def _planned_attention(s: Shapes) -> Work:
+    """The scores that a plan or a window has computed."""
+    query, key, value = (s.operand(n) or (1, 1, 1, 1) for n in ("query", "key", "value"))
+    given = s.node.attributes
+    if "plan" in given:
+        pairs = sum(call.pairs for call in decode(tuple(given["plan"])))
+    else:
+        pairs = query[2] * min(given["left"] + given["right"] + 1 + given["tokens"], key[2])
+    scores = pairs * prod(query[:2])
+    return macs(scores * (query[3] + value[3]), 5 * scores)
+
+
+def _segment_attention(s: Shapes) -> Work:
+    """Each row sees as many rows as a sequence has at most."""
+    query, value, mask = (s.operand(n) or (1, 1, 1) for n in ("query", "value", "mask"))
+    scores = query[0] * query[1] * min(query[0], mask[1])
+    return macs(scores * (query[2] + value[2]), 5 * scores)
 
 
 def _recurrent(gates: int) -> Rule:
@@ -255,7 +275,10 @@ def rule_for(node: Node) -> Rule | None:
 
 EXTRA_RULES: dict[str, Rule] = {
     "graphopt.attention": _whole_attention,
+    "graphopt.block_sparse_attention": _planned_attention,
     "graphopt.copy": _none,
+    "graphopt.segment_attention": _segment_attention,
+    "graphopt.window_attention": _planned_attention,
     "transformers.grouped_mm_fallback": _matmul,
 }
 """Rules of operators outside ATen, by full name. Backends and passes that define operators add theirs."""

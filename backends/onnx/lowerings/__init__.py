@@ -31,6 +31,7 @@ from graphopt.backends.onnx.lowerings import (
     scatter,
     shifts,
     sort,
+    sparse_attention,
     triangular,
     views,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "scatter",
     "shifts",
     "sort",
+    "sparse_attention",
     "triangular",
     "views",
 ]
