@@ -20,16 +20,20 @@ from graphopt.analysis import CostModel, bind_sizes
 from graphopt.analysis.node_times import NodeSeconds
 from graphopt.analysis.placement import copies_of, device_peaks, segments
 from graphopt.errors import TargetError, requested
-from graphopt.ir import Graph
+from graphopt.ir import Graph, Trait
 from graphopt.passes.partitioning.evaluation import busy_seconds, copies, cost, is_feasible, stored_weights
 from graphopt.passes.partitioning.from_graph import GraphProblem, graph_problem
+from graphopt.passes.partitioning.ordering import solve_with_order
 from graphopt.passes.partitioning.placement import Placement, remove_copies
 from graphopt.passes.partitioning.problem import Objective, Problem
 from graphopt.passes.partitioning.report import DeviceShare, PartitionReport
-from graphopt.passes.partitioning.solver import NoSplit, Split, solve
+from graphopt.passes.partitioning.solver import NoSplit, Split
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
 from graphopt.targets import Target, get_target
+
+FIXED = frozenset([Trait.RANDOM, Trait.EFFECT])
+"""What must stay in its order."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,9 @@ class Partition(Pass):
 
     target: a name, the path of a file, or a `Target`; by default what the graph is compiled for. One device, or none,
         is nothing to split.
-    objective: `serial` adds up all nodes and copies; `latency` is the end of the last one where devices overlap;
-        `throughput` is the time between two results of a pipeline with a stage a device.
+    objective: `serial` adds up all nodes and copies; `latency` is the end of the last one where devices overlap, for
+        which nodes may be put into another order; `throughput` is the time between two results of a pipeline with a
+        stage a device.
     memory: bytes by device, in the place of what the target says. pin: devices by operator, result or module, with
         `*`: `{"encoder.layer.0"=cpu}`.
     sizes: of symbols; by default those of the example inputs, else the least.
@@ -79,9 +84,13 @@ class Partition(Pass):
         built = graph_problem(
             graph, target, NodeSeconds(costs), costs.sizes, memory=self.memory, pin=self.pin, runs=self.runs
         )
-        split = solve(built.problem, self.objective, time_limit=self.time_limit, seed=self.seed)
+        fixed = bool(graph.mutations) or any(node.op.traits & FIXED for node in built.nodes)
+        split, order = solve_with_order(
+            built.problem, self.objective, fixed=fixed, time_limit=self.time_limit, seed=self.seed
+        )
         if isinstance(split, NoSplit):
             raise TargetError(_no_split(split, built.problem, target, self.objective))
+        built = built.reordered(graph, order, Rewriter(graph, context.listeners))
         Placement(graph, built, split.assignment, target, context).apply()
         report = _report(graph, built, split, target, self.objective, costs)
         report.seconds = monotonic() - began

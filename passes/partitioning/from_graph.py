@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -14,7 +14,8 @@ from graphopt.analysis.roofline import NodeTimes, node_dtype
 from graphopt.analysis.sizes import TypeSizes
 from graphopt.errors import GraphOptError, TargetError, unknown_name
 from graphopt.ir import DType, Graph, Node, ScalarType, TensorType, Trait, Value
-from graphopt.passes.partitioning.problem import CALLER, HOME, Floats, Problem, Tensor, Weight
+from graphopt.passes.partitioning.problem import CALLER, HOME, Floats, Ints, Problem, Tensor, Weight
+from graphopt.rewrite import Rewriter
 from graphopt.targets import Device, Target
 
 
@@ -27,6 +28,15 @@ class GraphProblem:
     nodes: tuple[Node, ...]
     values: tuple[Value, ...]
     constants: tuple[Value, ...]
+
+    def reordered(self, graph: Graph, order: Ints, rewriter: Rewriter) -> GraphProblem:
+        """Put the nodes of the graph into another order, and return its problem."""
+        if (order == np.arange(len(order))).all():
+            return self
+        nodes = tuple(self.nodes[position] for position in order)
+        for node in nodes:
+            rewriter.move_before(node, graph.terminator)
+        return replace(self, problem=self.problem.reordered(order), nodes=nodes)
 
 
 def graph_problem(

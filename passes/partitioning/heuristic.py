@@ -2,10 +2,10 @@
 
 serial      the linear relaxation, rounded and improved by moves; where the gap is not small, the integer program on
             fused nodes, improved likewise
-latency     HEFT, also within the limits of memory and in the order of the graph, single devices and pieces of the
-            order; annealing from the best, then climbing
-throughput  for each order of the stages the relaxation, cut at several levels (each cut keeps tensors moving
-            forward); the integer program on fused nodes; climbing, annealing
+latency     the relaxation with cuts, rounded by an integer program; HEFT, also within the limits of memory and in the
+            order of the graph, single devices and pieces of the order; annealing from the best, then climbing
+throughput  branch and bound over the places of the cuts between stages; where that takes too long, the integer program
+            on fused nodes, climbing and annealing besides
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from time import monotonic
 import numpy as np
 
 from graphopt.passes.partitioning.anneal import anneal
-from graphopt.passes.partitioning.bounds import lower_bound
+from graphopt.passes.partitioning.bounds import lower_bound, path_bound
 from graphopt.passes.partitioning.climb import climb
 from graphopt.passes.partitioning.coarse import fuse
 from graphopt.passes.partitioning.evaluation import cost, is_feasible, overrun
-from graphopt.passes.partitioning.problem import Floats, Ints, Objective, Problem
-from graphopt.passes.partitioning.program import Solution, relax_program, solve_program
+from graphopt.passes.partitioning.latency_relaxation import MOST_NODES, LatencyRelaxation
+from graphopt.passes.partitioning.problem import Ints, Objective, Problem
+from graphopt.passes.partitioning.program import Solution, solve_program
 from graphopt.passes.partitioning.search import Search
-from graphopt.passes.partitioning.starts import heft, pieces, single_devices, stage_orders
+from graphopt.passes.partitioning.stage_cuts import StageCuts
+from graphopt.passes.partitioning.starts import ALL_ORDERS, heft, pieces, single_devices, stage_orders
 
 GROUPS = 250
 """Groups of fused nodes for the integer program."""
 SMALL_GAP = 0.01
 """The gap below which no more time is spent."""
 LARGE = 3000
-"""Nodes beyond which integer programs, and relaxations for each order of stages, take too long."""
-LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Nodes beyond which integer programs take too long."""
 ROOMS = (1.0, 0.9, 0.75)
 
 
@@ -58,14 +59,26 @@ def search_split(problem: Problem, objective: Objective, seed: int, deadline: fl
 
 
 def integer_programs(
-    problem: Problem, objective: Objective, deadline: float, value: float, groups: Ints | None = None, gap: float = 0.0
+    problem: Problem,
+    objective: Objective,
+    deadline: float,
+    value: float,
+    groups: Ints | None = None,
+    gap: float = 0.0,
+    *,
+    below: float = np.inf,
 ) -> Iterable[Solution]:
-    """The integer program; for a pipeline, one for each order of its stages. value: the cost of a known assignment."""
+    """The integer program; for a pipeline, one for each order of its stages. value: the cost of a known assignment.
+
+    below: only what costs less is looked for.
+    """
     orders = stage_orders(problem) if objective == "throughput" else [()]
     horizon = value if np.isfinite(value) else _horizon(problem)
     for position, order in enumerate(orders):
         left = max(deadline - monotonic(), 0.1) / (len(orders) - position)
-        yield solve_program(problem, objective, order=order, horizon=horizon, groups=groups, time_limit=left, gap=gap)
+        yield solve_program(
+            problem, objective, order=order, horizon=horizon, groups=groups, time_limit=left, gap=gap, below=below
+        )
 
 
 def _horizon(problem: Problem) -> float:
@@ -174,14 +187,17 @@ class _Serial(_Heuristic):
 
 class _Latency(_Heuristic):
     def look(self) -> None:
-        shares, self.bound = lower_bound(self.problem, self.objective, self.at(0.35))
+        relaxed = self._relax()
         if not np.isfinite(self.bound):
             return
         starts = [*self.starts(), *self._lists()]
-        if shares is not None:
-            rounded = shares.argmax(axis=1)
-            starts.append((rounded, "rounded relaxation"))
-            self.move(rounded, self.at(0.5), "rounded relaxation, moves")
+        if relaxed is not None and relaxed.shares is not None:
+            nearest = relaxed.shares.argmax(axis=1)
+            starts.append((nearest, "rounded relaxation"))
+            self.move(nearest, self.at(0.5), "rounded relaxation, moves")
+            rounded = relaxed.round(self.at(0.6))
+            if rounded is not None:
+                starts.append((rounded, "rounded by integer program"))
         for start, name in starts:
             self.offer(start, name)
         if self.is_done:
@@ -189,6 +205,19 @@ class _Latency(_Heuristic):
         start, name = (self.best, self.method) if self.best is not None else min(starts, key=self._strained)
         self.offer(anneal(self.problem, start, self.objective, self.at(0.85), self.seed), f"{name}, annealing")
         self.climb(self.deadline)
+
+    def _relax(self) -> LatencyRelaxation | None:
+        """Raise the bound; return the tightened relaxation, unless the graph is too large for it."""
+        self.bound = path_bound(self.problem)
+        if self.problem.nodes <= MOST_NODES:
+            relaxed = LatencyRelaxation(self.problem)
+            relaxed.tighten(self.at(0.4))
+            self.bound = max(self.bound, relaxed.bound)
+            if relaxed.shares is not None or not np.isfinite(self.bound):
+                return relaxed
+        _, bound = lower_bound(self.problem, self.objective, self.at(0.4))
+        self.bound = max(self.bound, bound)
+        return None
 
     def _lists(self) -> Iterator[tuple[Ints, str]]:
         for ranked in (True, False):
@@ -202,38 +231,28 @@ class _Latency(_Heuristic):
 
 class _Throughput(_Heuristic):
     def look(self) -> None:
-        _, self.bound = lower_bound(self.problem, self.objective, self.at(0.2))
-        if not np.isfinite(self.bound):
-            return
         for start, name in self.starts():
             self.offer(start, name)
+        cuts = StageCuts(self.problem, self._offer_cut)
+        self._search(cuts, self.at(0.7))
+        if self.is_done or not np.isfinite(self.bound):
+            return
+        if not self.bound:
+            _, self.bound = lower_bound(self.problem, self.objective, self.at(0.75))
         if self.problem.nodes <= LARGE:
-            self._relax_orders(self.at(0.45))
-        self.climb(self.at(0.55))
-        if not self.is_done and self.problem.nodes <= LARGE:
             for assignment in self.fuse(self.at(0.8)):
                 self.offer(assignment, "integer program on fused nodes")
-            self.climb(self.at(0.9))
-        if not self.is_done and self.best is not None:
-            walked = anneal(self.problem, self.best, self.objective, self.deadline, self.seed)
+        self.climb(self.at(0.85))
+        if self.best is not None:
+            walked = anneal(self.problem, self.best, self.objective, self.at(0.9), self.seed)
             self.offer(walked, f"{self.method}, annealing")
+        self._search(cuts, self.deadline)
 
-    def _relax_orders(self, until: float) -> None:
-        """A pipeline has one order of its stages: the least of their bounds holds."""
-        orders = stage_orders(self.problem)
-        bounds = []
-        for position, order in enumerate(orders):
-            left = max(until - monotonic(), 0.1) / (len(orders) - position)
-            shares, bound = relax_program(self.problem, self.objective, left, order)
-            bounds.append(bound)
-            for level in LEVELS if shares is not None else ():
-                self.offer(_cut(shares, order, level), "cut relaxation")
-        if self.problem.devices <= 4:
-            self.bound = max(self.bound, min(bounds) if np.isfinite(min(bounds)) else 0.0)
+    def _offer_cut(self, assignment: Ints) -> float:
+        self.offer(assignment, "cuts between stages")
+        return self.value
 
-
-def _cut(shares: Floats | None, order: tuple[int, ...], level: float) -> Ints:
-    """Each node in the first stage up to which its shares add up to a level: never behind what it reads."""
-    assert shares is not None
-    passed = np.cumsum(shares[:, list(order)], axis=1) >= level - 1e-9
-    return np.array(order)[passed.argmax(axis=1)]
+    def _search(self, cuts: StageCuts, until: float) -> None:
+        bound = cuts.run(until, self.value)
+        if self.problem.devices <= ALL_ORDERS:
+            self.bound = max(self.bound, bound)

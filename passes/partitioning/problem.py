@@ -24,7 +24,7 @@ duplicated only where that is cheaper.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -83,6 +83,11 @@ class Problem:
     runs: float = 1000.0
     memo: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        # Limits are divided by. Sizes are whole numbers of bytes, so less than one byte allows no more than none.
+        object.__setattr__(self, "limits", np.maximum(self.limits, 0.5))
+        object.__setattr__(self, "busy", np.maximum(self.busy, 1e-15))
+
     @property
     def nodes(self) -> int:
         """n."""
@@ -97,6 +102,30 @@ class Problem:
     def is_bounded(self) -> bool:
         """Whether memory or energy is limited."""
         return bool(np.isfinite(self.limits).any() or np.isfinite(self.busy).any())
+
+    def reordered(self, order: Ints) -> Problem:
+        """The problem with node order[k] in place k."""
+        position = np.empty(self.nodes + 1, dtype=np.int64)
+        position[order] = np.arange(self.nodes)
+        position[self.nodes] = self.nodes
+
+        def moved(nodes: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(sorted(int(position[node]) for node in nodes))
+
+        return replace(
+            self,
+            seconds=self.seconds[order],
+            extra=self.extra[order],
+            tensors=tuple(
+                replace(
+                    t,
+                    producer=t.producer if t.producer < 0 else int(position[t.producer]),
+                    consumers=moved(t.consumers),
+                )
+                for t in self.tensors
+            ),
+            weights=tuple(replace(w, consumers=moved(w.consumers)) for w in self.weights),
+        )
 
     def transfer(self, tensor: Tensor, source: int, sink: int) -> float:
         """Seconds that a copy takes."""

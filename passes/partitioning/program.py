@@ -24,6 +24,8 @@ from graphopt.passes.partitioning.rows import Rows, Terms
 
 TIGHTER = 1 - 3e-6
 """A solver keeps its rows up to 1e-6. Where that let memory run over, limits are multiplied by this."""
+LESS = 1e-6
+"""By which share an assignment has to be better to be looked for."""
 
 
 Aim = Objective | Literal["memory", "work"]
@@ -52,14 +54,17 @@ def solve_program(
     groups: Sequence[int] | Ints | None = None,
     time_limit: float = 60.0,
     gap: float = 0.0,
+    below: float = np.inf,
 ) -> Solution:
     """Solve a problem by integer programming.
 
     order: for throughput, the devices in the order of the stages. horizon: for latency, when a known assignment ends.
     groups: a number for each node; nodes of equal numbers stay together, so the bound is not that of the problem.
+    below: only assignments that cost less are looked for.
     """
     for factor in (1.0, TIGHTER):
         program = Program(problem, objective, order, horizon, groups, factor)
+        program.rows.cut_off(below * (1 - LESS) / program.scale)
         outcome = program.rows.solve(time_limit, gap)
         bound = outcome.bound * program.scale
         if outcome.values is None:
@@ -81,12 +86,14 @@ def relax_program(
         return None, float("inf")
     if not outcome.optimal or outcome.values is None:
         return None, 0.0
-    shares = np.where(program.x >= 0, outcome.values[program.x], 0.0)[: problem.nodes]
-    return shares, outcome.bound * program.scale
+    return program.shares(outcome.values), outcome.bound * program.scale
 
 
 class Program:
-    """The rows of a problem. scale: the objective is in units of so many seconds."""
+    """The rows of a problem. scale: the objective is in units of so many seconds. x: variables by node and device.
+
+    starts, end: for latency, when each node starts, and when all is done.
+    """
 
     def __init__(
         self,
@@ -106,6 +113,8 @@ class Program:
         self.f: dict[tuple[int, int, int], int] = {}
         self._alike = objective != "throughput"
         self.z: dict[tuple[int, int], int] = {}
+        self.starts: list[int] = []
+        self.end = -1
         self._place_nodes(np.arange(problem.nodes) if groups is None else np.asarray(groups))
         self._count_consumers()
         self._copy()
@@ -125,7 +134,11 @@ class Program:
         else:
             self._add_latency(horizon / self.scale)
 
-    def assignment(self, values: np.ndarray) -> Ints:
+    def shares(self, values: Floats) -> Floats:
+        """The share of each device in each node: [n, D]."""
+        return np.where(self.x >= 0, values[self.x], 0.0)[: self.problem.nodes]
+
+    def assignment(self, values: Floats) -> Ints:
         """The device of each node."""
         chosen = np.where(self.x >= 0, values[self.x], -1.0)[: self.problem.nodes]
         return np.asarray(chosen.argmax(axis=1), dtype=np.int64)
@@ -249,13 +262,14 @@ class Program:
         work, and so one after another: T ≥ Σ_i c[i, d] x[i, d].
         """
         problem, rows = self.problem, self.rows
-        end = rows.variable(1.0, upper=np.inf)
+        self.end = end = rows.variable(1.0, upper=np.inf)
         for device in range(problem.devices):
             rows.add([*[(v, s / self.scale) for v, s in self._work(device)], (end, -1.0)], high=0.0)
         free = [-1] * problem.devices
         ends: list[Terms] = []
         for node in range(problem.nodes):
             start = rows.variable(upper=np.inf)
+            self.starts.append(start)
             work = [(v, float(problem.seconds[node, d]) / self.scale) for d, v in enumerate(self.x[node]) if v >= 0]
             done: Terms = [(start, 1.0), *[(int(v), s) for v, s in work]]
             ends.append(done)

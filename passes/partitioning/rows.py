@@ -43,6 +43,10 @@ class Rows:
         self._upper.append(upper)
         return len(self.costs) - 1
 
+    def forbid(self, variable: int) -> None:
+        """Keep a variable at zero."""
+        self._upper[variable] = 0.0
+
     def add(self, terms: Terms, low: float = -np.inf, high: float = np.inf) -> None:
         """Add the row low ≤ terms ≤ high."""
         row = len(self._low)
@@ -51,6 +55,11 @@ class Rows:
         self._data += [coefficient for _, coefficient in terms]
         self._low.append(low)
         self._high.append(high)
+
+    def cut_off(self, most: float) -> None:
+        """Let the objective be at most so much."""
+        if np.isfinite(most):
+            self.add([(variable, cost) for variable, cost in enumerate(self.costs) if cost], high=most)
 
     def largest(self, parts: list[int]) -> int:
         """A variable that is at least each of `parts`; the only one itself."""

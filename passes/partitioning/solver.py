@@ -7,6 +7,7 @@ otherwise                   a lower bound by linear relaxation, and improved sta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -16,7 +17,7 @@ from graphopt.passes.partitioning.coarse import fuse
 from graphopt.passes.partitioning.evaluation import cost, is_feasible, peaks
 from graphopt.passes.partitioning.heuristic import GROUPS, Split, integer_programs, search_split
 from graphopt.passes.partitioning.minimum_cut import is_minimum_cut, minimum_cut
-from graphopt.passes.partitioning.problem import Objective, Problem
+from graphopt.passes.partitioning.problem import Ints, Objective, Problem
 from graphopt.passes.partitioning.program import solve_program
 from graphopt.passes.partitioning.starts import heft, pieces, single_devices
 
@@ -61,23 +62,36 @@ def solve(
 
 
 def _exact(problem: Problem, objective: Objective, deadline: float) -> Split | None:
+    """Solve the integer program, and then look for less than what it found until there is nothing: now and then HiGHS
+    takes a solution for the best that is not."""
     starts = [*single_devices(problem), *pieces(problem)]
     if objective == "latency":
-        starts.append(heft(problem)[0])
-    best = min((x for x in starts if is_feasible(problem, x)), key=lambda x: cost(problem, x, objective), default=None)
-    value = float("inf") if best is None else cost(problem, best, objective)
-    bound = float("inf")
-    optimal = True
-    for solution in integer_programs(problem, objective, deadline, value):
-        optimal &= solution.optimal or solution.infeasible
-        bound = bound if solution.infeasible else min(bound, solution.bound)
-        if solution.assignment is not None:
-            found = cost(problem, solution.assignment, objective)
-            if found < value:
-                best, value = solution.assignment, found
-    if best is None or not np.isfinite(value):
+        starts.append(heft(problem).assignment)
+    best = _least(problem, objective, starts)
+    first = list(integer_programs(problem, objective, deadline, best[1]))
+    best = _least(problem, objective, [best[0], *[s.assignment for s in first]])
+    before = float("inf")
+    while best[1] < before and monotonic() < deadline:
+        before = best[1]
+        less = integer_programs(problem, objective, deadline, before, below=before)
+        best = _least(problem, objective, [best[0], *[s.assignment for s in less]])
+    assignment, value = best
+    if assignment is None:
         return None
-    return Split(best, value, value if optimal else min(bound, value), "integer program")
+    optimal = all(s.optimal or s.infeasible for s in first)
+    bound = min((s.bound for s in first if not s.infeasible), default=value)
+    return Split(assignment, value, value if optimal else min(bound, value), "integer program")
+
+
+def _least(problem: Problem, objective: Objective, found: Sequence[Ints | None]) -> tuple[Ints | None, float]:
+    """The cheapest assignment within the limits, and its cost; (None, inf) if there is none."""
+    best, value = None, float("inf")
+    for assignment in found:
+        if assignment is not None and is_feasible(problem, assignment):
+            seconds = cost(problem, assignment, objective)
+            if seconds < value:
+                best, value = assignment, seconds
+    return best, value
 
 
 def _reason(problem: Problem, deadline: float) -> NoSplit:

@@ -6,6 +6,7 @@ from bisect import bisect_right, insort
 from collections.abc import Iterator
 from itertools import combinations, islice, permutations
 from math import inf
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from graphopt.passes.partitioning.problem import HOME, Floats, Ints, Problem
 
 CUTS = 12
 """Places at which the order is cut."""
+ALL_ORDERS = 4
+"""Devices of which all orders are tried as stages."""
 
 
 def single_devices(problem: Problem) -> Iterator[Ints]:
@@ -24,8 +27,8 @@ def single_devices(problem: Problem) -> Iterator[Ints]:
 
 
 def stage_orders(problem: Problem) -> list[tuple[int, ...]]:
-    """Orders of the devices to try as stages: all for up to four devices, else rotations."""
-    if problem.devices <= 4:
+    """Orders of the devices to try as stages: all of few devices, else rotations."""
+    if problem.devices <= ALL_ORDERS:
         return list(permutations(range(problem.devices)))
     return [tuple((d + shift) % problem.devices for d in range(problem.devices)) for shift in range(problem.devices)]
 
@@ -41,9 +44,17 @@ def pieces(problem: Problem, cuts: int = CUTS) -> Iterator[Ints]:
             yield np.array(order)[np.searchsorted(np.array(chosen), np.arange(problem.nodes), side="right")]
 
 
-def heft(problem: Problem, room: Floats | None = None, *, ranked: bool = True) -> tuple[Ints, float]:
+class Schedule(NamedTuple):
+    """The device of each node, when the last one or copy ends, and the nodes in the order in which they start."""
+
+    assignment: Ints
+    end: float
+    order: Ints
+
+
+def heft(problem: Problem, room: Floats | None = None, *, ranked: bool = True) -> Schedule:
     """Heterogeneous earliest finish time: nodes by their way to the end, on average, each where it ends first, in the
-    gaps of what is scheduled already. Returns the assignment, and when its own schedule ends.
+    gaps of what is scheduled already. In the order of the schedule the assignment ends no later than the schedule.
 
     room: bytes of weights that each device may hold, as far as another can take them; by default any number.
     ranked: by that order; otherwise in the order of the graph.
@@ -53,6 +64,7 @@ def heft(problem: Problem, room: Floats | None = None, *, ranked: bool = True) -
     left = np.full(problem.devices, np.inf) if room is None else room.copy()
     made = [0.0] * len(problem.tensors)
     taken: list[list[tuple[float, float]]] = [[] for _ in range(problem.devices)]
+    spans: list[tuple[float, float, int]] = []
     for node in sorted(range(problem.nodes), key=lambda i: (-rank[i], i)):
         weights = sum(problem.weights[index].size for index in problem.stored[node])
         able = [d for d in range(problem.devices) if np.isfinite(problem.seconds[node, d])]
@@ -69,6 +81,7 @@ def heft(problem: Problem, room: Floats | None = None, *, ranked: bool = True) -
         assignment[node] = device
         left[device] -= weights
         insort(taken[device], (start, end))
+        spans.append((start, end, node))
         for index in problem.made[node]:
             made[index] = end
     finish = max((end for spans in taken for _, end in spans), default=0.0)
@@ -76,7 +89,7 @@ def heft(problem: Problem, room: Floats | None = None, *, ranked: bool = True) -
         if tensor.consumers and tensor.consumers[-1] == problem.nodes:
             back = problem.transfer(tensor, problem.place(tensor, assignment), HOME)
             finish = max(finish, made[index] + back)
-    return assignment, finish
+    return Schedule(assignment, finish, np.array([node for _, _, node in sorted(spans)], dtype=np.int64))
 
 
 def _ranks(problem: Problem) -> list[float]:

@@ -64,6 +64,36 @@ def test_a_second_run_starts_from_the_graph_without_copies() -> None:
     assert report.copies == 0 and {node_device(node) for node in again} == {"cpu"}
 
 
+LATE = """
+input %x: f32[64, 1024]
+parameter %w: f32[1024, 1024]
+parameter %v: f32[1024, 1024]
+%a = linear(%x, %w)
+%b = neg(%a)
+%c = neg(%x)
+%d = linear(%c, %v)
+%e = add.Tensor(%b, %d)
+return %e
+"""
+
+
+@pytest.mark.parametrize(
+    "text, moves", [(LATE, True), (LATE.replace("neg(%a)", "dropout(%a) {p=0.5, train=true}"), False)]
+)
+def test_latency_puts_nodes_into_an_order_that_overlaps(text: str, moves: bool) -> None:
+    """%c can run while the device of %b would wait for %a; but not where %b draws random numbers."""
+    pin = {"aten.linear": "gpu:0", "aten.[nad]*": "cpu"}
+    graph = graphopt.parse(text)
+    placed, report = split(graph, Partition(described(1), "latency", pin=pin))
+    assert report.gap == 0.0
+    order = [node.results[0].name for node in placed if node.op.name != "graphopt.copy"]
+    assert (order != ["a", "b", "c", "d", "e"]) == moves
+    if moves:
+        inputs = [torch.randn(64, 1024)]
+        (before,), (after,) = run_graph(graph, *inputs), run_graph(placed, *inputs)
+        assert torch.equal(before, after)
+
+
 def test_creation_follows_the_device() -> None:
     graph = graphopt.parse("input %x: f32[4]\n%r = arange() {end=4}\n%y = add.Tensor(%x, %r)\nreturn %y")
     placed, _ = split(graph, Partition(described(1), pin={"*": "gpu:0"}))
