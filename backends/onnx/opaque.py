@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from graphopt.backends.onnx.emitter import Emitter
 
 
-SINCE = {"aten.view.dtype": 26, "graphopt.attention": 23}
+SINCE = {"aten.view.dtype": 26, "graphopt.attention": 23, "graphopt.segment_attention": 23}
 """Operators whose only ONNX form is of a later opset than the default."""
 _BFLOAT16 = 22
 _LATE_BFLOAT16 = ("aten.conv", "aten.max_pool", "aten.avg_pool", "aten.adaptive_", "aten.elu", "aten.hard", "aten.mish")
