@@ -29,7 +29,7 @@ from graphopt.passes.quantization.profiles import Profile, get_profile
 from graphopt.passes.quantization.report import Judge, LayerFigures, QuantizationReport, record
 from graphopt.passes.quantization.rounding import GptqRounding, Rounding
 from graphopt.passes.quantization.speed import Guard
-from graphopt.passes.quantization.spread import Spread, merged
+from graphopt.passes.quantization.spread import ChannelSpreads, Spread, merged
 from graphopt.passes.quantization.training import TrainableInserter
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
@@ -58,7 +58,8 @@ class Quantize(Pass):
     chip: the chip that is meant, avx2, vnni or other; by default that of the target's device, or of this machine.
     method: how ranges of activations are chosen: minmax, mean, percentile, mse, lp or entropy (see
         `quantization.clipping`). percentile: of that method, in percent. power: of lp, the exponent of the error.
-    granularity: "channel" gives weights a scale for each output channel, "tensor" one in all.
+    granularity: "channel" gives weights a scale for each output channel, and what depthwise convolutions read one for
+        each channel where the target takes that; "tensor" gives one in all.
     weights: how scales of weights are chosen: minmax or mse.
     rounding: of weights: nearest; gptq, which has the columns of a weight make up for each other's errors; or adaround,
         which learns for each weight whether it is rounded up or down. iterations: of adaround, for each layer.
@@ -150,11 +151,11 @@ class Quantize(Pass):
             format_, symmetric = self.activation_format(profile)
             widths = self._widths(profile, context, formats, plan)
             left = _left(plan)
-            found, kept = self._spreads(graph, plan, context)
+            found, split, kept = self._spreads(graph, plan, context)
         notes = [] if guard is None else guard.notes
         parameters: dict[Value, Parameters] = {}
         for value, spread in found.items():
-            parameters[value] = self._parameters(spread, Grid(format_, symmetric))
+            parameters[value] = self._parameters(spread, split.get(value), Grid(format_, symmetric))
             if outliers(spread):
                 notes.append(f"%{value.name} reaches from {spread.low:.4g} to {spread.high:.4g} by few outliers")
         some = kept[:REPORT_SAMPLES]
@@ -252,7 +253,9 @@ class Quantize(Pass):
         default = "int8" if symmetric else profile.activations
         return find_format(self.activations or default), symmetric
 
-    def _spreads(self, graph: Graph, plan: Placement, context: PassContext) -> tuple[dict[Value, Spread], _Samples]:
+    def _spreads(
+        self, graph: Graph, plan: Placement, context: PassContext
+    ) -> tuple[dict[Value, Spread], dict[Value, ChannelSpreads], _Samples]:
         sources = plan.sources()
         wanted = list(dict.fromkeys(value for members in sources.values() for value in members))
         data: Iterable[Any] = context.calibration if context.calibration is not None else context.samples
@@ -262,10 +265,19 @@ class Quantize(Pass):
         kept = (
             self.samples if self.rounding != "nearest" else CORRECTION_SAMPLES if self.correct_bias else REPORT_SAMPLES
         )
-        found, samples = calibrate(graph, wanted, data, self.samples, histograms=histograms, keep=kept)
-        return {scale: merged([found[value] for value in members]) for scale, members in sources.items()}, samples
+        channels = plan.channelwise if self.granularity == "channel" else {}
+        found, split, samples = calibrate(
+            graph, wanted, data, self.samples, histograms=histograms, keep=kept, channels=channels
+        )
+        return (
+            {scale: merged([found[value] for value in members]) for scale, members in sources.items()},
+            split,
+            samples,
+        )
 
-    def _parameters(self, spread: Spread, grid: Grid) -> Parameters:
+    def _parameters(self, spread: Spread, split: ChannelSpreads | None, grid: Grid) -> Parameters:
+        if split is not None:
+            return Parameters.by_channel([self._parameters(one, None, grid) for one in split.channels], split.axis)
         if spread.is_empty:
             return Parameters(1.0, 0)
         low, high = choose_range(spread, self.method, grid, self.percentile, self.power)
@@ -274,7 +286,8 @@ class Quantize(Pass):
     @staticmethod
     def _input_scale(node: Node, plan: Placement, parameters: dict[Value, Parameters]) -> float:
         (activation,) = activations_of(node, plan.layers[node], True)
-        return parameters[plan.scale_of(activation)].scale
+        scale = parameters[plan.scale_of(activation)].scale
+        return max(scale) if isinstance(scale, tuple) else scale
 
 
 def _why_float(node: Node, formats: LayerFormats, guard: Guard | None) -> str | None:

@@ -5,7 +5,7 @@ Samples are run one by one, so that the kernels compute the same bits whatever b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -16,34 +16,47 @@ from graphopt.errors import InputError
 from graphopt.ir import Expr, Graph, Node, TensorType, Value
 from graphopt.ir.dims import symbols_of
 from graphopt.passes.pruning.criteria.batches import Batch, read_batches, single_samples
-from graphopt.passes.quantization.spread import Spread
+from graphopt.passes.quantization.spread import ChannelSpreads, Spread
 
 
 def calibrate(
-    graph: Graph, values: Sequence[Value], data: Iterable[Any], limit: int, *, histograms: bool = True, keep: int = 0
-) -> tuple[dict[Value, Spread], list[list[Any]]]:
+    graph: Graph,
+    values: Sequence[Value],
+    data: Iterable[Any],
+    limit: int,
+    *,
+    histograms: bool = True,
+    keep: int = 0,
+    channels: Mapping[Value, int] | None = None,
+) -> tuple[dict[Value, Spread], dict[Value, ChannelSpreads], list[list[Any]]]:
     """Return the spread of each value over at most `limit` samples, and the inputs of the first `keep` of them.
 
-    Data is read once.
+    channels: values of which the spread of each channel is wanted, too, with the axis from the end. Data is read once.
 
     Raises:
         InputError: no data, data that does not fit the inputs, or a value that is not finite; the message names it.
     """
     found = {value: Spread() if histograms else Spread(None) for value in values}
+    split = {
+        value: ChannelSpreads(axis, int(value.shape[axis]), histograms) for value, axis in (channels or {}).items()
+    }
+
+    def take(values: Iterable[Value], tensors: Iterable[Any]) -> None:
+        for value, tensor in zip(values, tensors):
+            if value in found:
+                found[value].add(tensor)
+            if value in split:
+                split[value].add(tensor)
 
     def observe(node: Node, results: Sequence[Any]) -> None:
-        for value, result in zip(node.results, results):
-            if value in found:
-                found[value].add(result)
+        take(node.results, results)
 
     interpreter = Interpreter(graph, observer=observe)
     taken = 0
     kept: list[list[Any]] = []
     for sample in islice(_samples(graph, data), limit):
         interpreter.run(*sample.inputs)
-        for value, given in zip(graph.inputs, sample.inputs):
-            if value in found:
-                found[value].add(given)
+        take(graph.inputs, sample.inputs)
         _check_finite(found)
         taken += 1
         if len(kept) < keep:
@@ -53,7 +66,7 @@ def calibrate(
     for value, spread in found.items():
         if value.constant is not None:
             spread.add(value.constant.tensor)
-    return found, kept
+    return found, split, kept
 
 
 def _check_finite(found: dict[Value, Spread]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,20 +21,32 @@ Rounding = Callable[[Value, torch.Tensor, "int | None", Format], "torch.Tensor |
 
 @dataclass(frozen=True)
 class Parameters:
-    """Scale and zero point of an activation."""
+    """Scale and zero point of an activation: one, or as many as it has indices along `axis`, counted from the end."""
 
-    scale: float
-    zero_point: int
+    scale: float | tuple[float, ...]
+    zero_point: int | tuple[int, ...]
+    axis: int | None = None
+
+    @classmethod
+    def by_channel(cls, found: Sequence[Parameters], axis: int) -> Parameters:
+        """Those of channels as those of the whole."""
+        scales, zeros = zip(*((one.scale, one.zero_point) for one in found))
+        return cls(scales, zeros, axis)
+
+    def tensors(self, format_: Format) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scales and zero points as they are stored."""
+        return torch.tensor(self.scale, dtype=torch.float32), torch.tensor(self.zero_point, dtype=format_.storage)
 
     def covered(self, format_: Format) -> tuple[float, float]:
-        """The least and the greatest number that the format stands for."""
-        return (format_.low - self.zero_point) * self.scale, (format_.high - self.zero_point) * self.scale
+        """The least and the greatest number that the format stands for, in some channel."""
+        scale, zero = (x.double() for x in self.tensors(format_))
+        return float(((format_.low - zero) * scale).amin()), float(((format_.high - zero) * scale).amax())
 
     def rounded(self, x: torch.Tensor, format_: Format) -> torch.Tensor:
         """What the quantized numbers stand for."""
-        scale = torch.tensor(self.scale)
-        zero = torch.tensor(self.zero_point, dtype=format_.storage)
-        return dequantized(quantized(x, scale, zero, format_, None, 0), scale, zero, None, 0)
+        scale, zero = self.tensors(format_)
+        axis = None if self.axis is None else self.axis + x.dim()
+        return dequantized(quantized(x, scale, zero, format_, axis, 0), scale, zero, axis, 0)
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class Inserter:
         self.format_ = format_
         self.name = name
         self._own: set[tuple[Node, int]] = set()
-        self._stored: dict[tuple[float, int], tuple[Value, Value]] = {}
+        self._stored: dict[Parameters, tuple[Value, Value]] = {}
         self._weights: dict[tuple[Value, int | None], tuple[torch.Tensor, Value, Value]] = {}
 
     def pairs(self, plan: Placement, parameters: Mapping[Value, Parameters]) -> None:
@@ -95,12 +107,9 @@ class Inserter:
 
     def _pair(self, value: Value, given: Parameters) -> None:
         scale, zero = self._parameters(given)
-        q = self.rewriter.create(
-            "graphopt.quantize", value, scale, zero, self.format_.name, name=f"{value.name}_quantized"
-        )
-        dq = self.rewriter.create(
-            "graphopt.dequantize", q.result, scale, zero, self.format_.name, name=f"{value.name}_dequantized"
-        )
+        how = self.format_.name, axis_of(value, given)
+        q = self.rewriter.create("graphopt.quantize", value, scale, zero, *how, name=f"{value.name}_quantized")
+        dq = self.rewriter.create("graphopt.dequantize", q.result, scale, zero, *how, name=f"{value.name}_dequantized")
         self._redirect(value, q, dq.result)
 
     def _redirect(self, value: Value, made: Node, new: Value) -> None:
@@ -114,12 +123,11 @@ class Inserter:
                 self.rewriter.set_operand(use.node, use.index, new)
 
     def _parameters(self, given: Parameters) -> tuple[Value, Value]:
-        key = (given.scale, given.zero_point)
-        found = self._stored.get(key)
+        found = self._stored.get(given)
         if found is None:
-            scale = self._scale(torch.tensor(given.scale, dtype=torch.float32), "scale")
-            zero = torch.tensor(given.zero_point, dtype=self.format_.storage)
-            found = self._stored[key] = scale, self.rewriter.constant(zero, "zero_point", dtype=self.format_.dtype)
+            scales, zeros = given.tensors(self.format_)
+            zero = self.rewriter.constant(zeros, "zero_point", dtype=self.format_.dtype)
+            found = self._stored[given] = self._scale(scales, "scale"), zero
         return found
 
     def _scale(self, scale: torch.Tensor, name: str) -> Value:
@@ -198,6 +206,11 @@ class Inserter:
         self.rewriter.replace(node, last.results)
         drop_unused(self.rewriter, weight)
         return last
+
+
+def axis_of(value: Value, given: Parameters) -> int | None:
+    """The axis of a value along which its parameters lie."""
+    return None if given.axis is None else given.axis + len(value.shape)
 
 
 def stored(value: object) -> torch.Tensor | None:

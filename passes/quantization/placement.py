@@ -19,12 +19,14 @@ class Placement:
     """The plan for a graph.
 
     layers: nodes whose weight is quantized, with how. others: further quantized nodes.
-    pairs: the values that get a pair, in the order of the graph. reasons: why a node that the target knows was left.
+    pairs: the values that get a pair, in the order of the graph. channelwise: those that may have a scale for each
+    channel, with the axis of channels from the end. reasons: why a node that the target knows was left.
     """
 
     layers: dict[Node, Fusion] = field(default_factory=dict)
     others: dict[Node, Fusion] = field(default_factory=dict)
     pairs: list[Value] = field(default_factory=list)
+    channelwise: dict[Value, int] = field(default_factory=dict)
     reasons: dict[Node, str] = field(default_factory=dict)
     _shares: dict[Value, Value] = field(default_factory=dict)
 
@@ -80,7 +82,25 @@ def place(graph: Graph, profile: Profile, ignored: Callable[[Node], str | None])
     plan.layers, plan.others = (dict(reversed(found.items())) for found in (plan.layers, plan.others))
     order = {value: i for i, value in enumerate((*graph.inputs, *(r for node in graph for r in node.results)))}
     plan.pairs = sorted(needed, key=lambda value: order.get(value, -1))
+    if profile.channelwise:
+        plan.channelwise = {value: -1 - _spatial(value.users[0]) for value in plan.pairs if _by_channel(value, plan)}
     return plan
+
+
+def _by_channel(value: Value, plan: Placement) -> bool:
+    """True if all that read a value are depthwise convolutions on integers."""
+    return value.constant is None and all(
+        isinstance(user, Node)
+        and user in plan.layers
+        and user.op.base.startswith("aten.conv")
+        and user.attr("groups") == value.shape[-1 - _spatial(user)] != 1
+        for user in value.users
+    )
+
+
+def _spatial(node: Node) -> int:
+    """The number of spatial dims of a convolution."""
+    return int(node.op.base[len("aten.conv")])
 
 
 def _between_integers(fusion: Fusion, result: Value, needed: dict[Value, None]) -> bool:

@@ -7,7 +7,8 @@ only moves elements runs on integers if input and result have one scale. A ReLU 
 goes into it.
 
 TensorRT and OpenVINO fuse by themselves what stands between quantized inputs, so they want pairs at the inputs alone;
-TensorRT takes symmetric scales only.
+TensorRT takes symmetric scales only. A depthwise convolution sums over no channels, so what it reads may have a scale
+for each, as OpenVINO takes it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Profile:
     fusions: by operator. tails: operators that go into the quantization behind them.
     activations: the format of activations; symmetric: without zero points. integer_bias: whether biases are stored as
     32-bit integers of scale s_x·s_w. narrowest: the fewest bits that kernels read weights in; narrower ones are stored
-    in so many. byte_pairs: whether kernels multiply unsigned by signed bytes and, on chips that have no better, add the
+    in so many. channelwise: whether depthwise convolutions read a scale for each channel; then biases are floats.
+    byte_pairs: whether kernels multiply unsigned by signed bytes and, on chips that have no better, add the
     products in pairs, in 16 bits. split_linear: whether a linear layer on more than two dims is to be a product with
     a transposed weight, since that is what is written.
     """
@@ -53,6 +55,7 @@ class Profile:
     symmetric: bool = False
     integer_bias: bool = True
     narrowest: int = 8
+    channelwise: bool = False
     byte_pairs: bool = True
     split_linear: bool = True
 
@@ -88,7 +91,9 @@ _CLIPS = frozenset(f"aten.{name}" for name in ("relu", "relu6", "hardtanh", "cla
 
 PROFILES: dict[str, Profile] = {
     "onnxruntime": Profile({**_convolutions("integer"), **_PRODUCTS, **_MOVES, **_ELEMENTWISE, **_POOLS}, tails=_CLIPS),
-    "openvino": Profile({**_convolutions("any"), **_PRODUCTS, **_ELEMENTWISE}, integer_bias=False, split_linear=False),
+    "openvino": Profile(
+        {**_convolutions("any"), **_PRODUCTS, **_ELEMENTWISE}, integer_bias=False, channelwise=True, split_linear=False
+    ),
     "tensorrt": Profile(
         {**_convolutions("any"), **_PRODUCTS, **_ELEMENTWISE},
         activations="int8",

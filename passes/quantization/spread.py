@@ -1,8 +1,9 @@
 """How the numbers of an activation are spread: exact bounds, and a histogram with bins that no data decides.
 
 The bins are the 65,536 codes of bfloat16: each number falls to the one that it rounds to, so a bin is at most 1/128 of
-its number wide, whatever the scale. Counts are integers, and the bounds of each sample are kept, so that what is known
-does not depend on how the samples were split into batches, or in which order they came. Memory does not grow with data.
+its number wide, whatever the scale. Of single channels, which are many, fewer bits of the codes are looked at. Counts
+are integers, and the bounds of each sample are kept, so that what is known does not depend on how the samples were
+split into batches, or in which order they came. Memory does not grow with data.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 CODES = 1 << 16
+CHANNEL_CODES = 1 << 12
 _SMALLEST = 1 / 4096
 """Numbers below this share of the largest are one bin: to any grid that is worth having they are zero."""
 _OUTLIER, _RARE, _FEW = 1000.0, 1e-4, 4
@@ -25,8 +27,9 @@ _OUTLIER, _RARE, _FEW = 1000.0, 1e-4, 4
 class Spread:
     """What was seen of one activation.
 
-    low, high: the least and the greatest number. lows, highs: those of each sample. counts: by code, or None if no
-    histogram is wanted. broken: the number of the first sample that holds a NaN or an infinity.
+    low, high: the least and the greatest number. lows, highs: those of each sample. counts: by code, or by the leading
+    bits of it, or None if no histogram is wanted. broken: the number of the first sample that holds a NaN or an
+    infinity.
     """
 
     counts: np.ndarray | None = field(default_factory=lambda: np.zeros(CODES, np.int64))
@@ -55,7 +58,12 @@ class Spread:
         self.highs.append(high)
         if self.counts is not None:
             codes = flat.to(torch.bfloat16).view(torch.int16).cpu().numpy().view(np.uint16)
-            self.counts += np.bincount(codes, minlength=CODES)
+            self.counts += np.bincount(codes >> self._dropped, minlength=len(self.counts))
+
+    @property
+    def _dropped(self) -> int:
+        """How many bits of a code are not looked at."""
+        return 0 if self.counts is None else (CODES // len(self.counts)).bit_length() - 1
 
     def mean_bounds(self) -> tuple[float, float]:
         """The means of the samples' bounds; exact sums, so in any order."""
@@ -65,7 +73,8 @@ class Spread:
         """The numbers of the bins that are not empty, and how many fell to each."""
         assert self.counts is not None
         codes = np.flatnonzero(self.counts)
-        return _values(codes), self.counts[codes].astype(np.float64)
+        middle = (1 << self._dropped) >> 1
+        return _values(codes << self._dropped | middle), self.counts[codes].astype(np.float64)
 
     def bounds(self) -> tuple[float, float]:
         """The least and the greatest number without outliers."""
@@ -89,13 +98,26 @@ class Spread:
         """
         values, counts = self.bins()
         small = np.abs(values) < _SMALLEST * max(map(abs, self.bounds()))
-        quarter = np.ldexp(0.25, np.frexp(values[~small])[1] - 8)
+        quarter = np.ldexp(0.25, np.frexp(values[~small])[1] - 8 + self._dropped)
         numbers = (values[~small, None] + np.array([-1.5, -0.5, 0.5, 1.5]) * quarter[:, None]).reshape(-1)
         numbers = np.append(numbers.clip(self.low, self.high), 0.0)
         parts = np.append(np.repeat(counts[~small] / 4, 4), counts[small].sum())
         widths = np.append(np.repeat(quarter, 4), 0.0)
         order = np.argsort(numbers, kind="stable")
         return numbers[order], parts[order], widths[order]
+
+
+class ChannelSpreads:
+    """What was seen of each channel of an activation. axis: of its channels, from the end."""
+
+    def __init__(self, axis: int, size: int, histograms: bool) -> None:
+        self.axis = axis
+        self.channels = [Spread(np.zeros(CHANNEL_CODES, np.int64) if histograms else None) for _ in range(size)]
+
+    def add(self, sample: torch.Tensor) -> None:
+        """Take the numbers of one sample."""
+        for spread, channel in zip(self.channels, sample.unbind(self.axis)):
+            spread.add(channel)
 
 
 def merged(spreads: Iterable[Spread]) -> Spread:

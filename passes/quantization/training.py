@@ -8,7 +8,15 @@ from __future__ import annotations
 import torch
 
 from graphopt.ir import ConstantKind, Node, Value
-from graphopt.passes.quantization.insertion import Inserter, Layer, Parameters, WeightOptions, operand_index, stored
+from graphopt.passes.quantization.insertion import (
+    Inserter,
+    Layer,
+    Parameters,
+    WeightOptions,
+    axis_of,
+    operand_index,
+    stored,
+)
 from graphopt.passes.quantization.placement import weight_of
 from graphopt.passes.quantization.profiles import Fusion
 from graphopt.passes.quantization.weights import weight_scales
@@ -20,9 +28,8 @@ class TrainableInserter(Inserter):
 
     def _pair(self, value: Value, given: Parameters) -> None:
         scale, zero = self._parameters(given)
-        node = self.rewriter.create(
-            "graphopt.fake_quantize", value, scale, zero, self.format_.name, name=f"{value.name}_rounded"
-        )
+        how = self.format_.name, axis_of(value, given)
+        node = self.rewriter.create("graphopt.fake_quantize", value, scale, zero, *how, name=f"{value.name}_rounded")
         self._redirect(value, node, node.result)
 
     def _scale(self, scale: torch.Tensor, name: str) -> Value:
