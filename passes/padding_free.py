@@ -20,6 +20,7 @@ import torch
 
 from graphopt.ir import Graph, Node, TensorType, Value
 from graphopt.ir.dims import Dim, known_equal
+from graphopt.passes.attention.leftovers import drop_leftovers
 from graphopt.passes.attention.packing import Packing
 from graphopt.passes.attention.padding_masks import Mark, Marks
 from graphopt.passes.attention.rows import HEADS, Forms, connected
@@ -34,12 +35,14 @@ class PaddingFree(Pass):
 
     zeros: where it matters what padded positions hold, let them hold zeros: lossy, since the model has some numbers
     there. A model that reads the first position needs it, and is exact as far as no first position is padding.
+    binary: the mask holds zeros and ones alone, as a model assumes that computes with its numbers, (1 − mask) · −10³⁸.
     """
 
     contract = Contract.REASSOCIATING
     must_speed_up = True
 
     zeros: bool = False
+    binary: bool = False
 
     def __post_init__(self) -> None:
         if self.zeros:
@@ -47,7 +50,7 @@ class PaddingFree(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Rewrite `graph` in place."""
-        found = _find(graph)
+        found = _find(graph, self.binary)
         if isinstance(found, str):
             return PassResult(False, notes=[found])
         forms = Forms(*found.dims, set(found.sites))
@@ -59,6 +62,7 @@ class PaddingFree(Pass):
             return PassResult(False, notes=[reason])
         rewriter = Rewriter(graph, context.listeners)
         Packing(graph, rewriter, found.source, found.inverted, forms, self.name).run(region)
+        drop_leftovers(rewriter, [site.mask for site in found.sites.values() if site.mask is not None], context)
         report = PaddingReport(len(region), len(found.sites), _live_share(graph, found, context))
         return PassResult(rewriter.changed, notes=[str(report)], details=report)
 
@@ -105,9 +109,9 @@ class _Found:
     marks: Marks
 
 
-def _find(graph: Graph) -> _Found | str:
+def _find(graph: Graph, binary: bool) -> _Found | str:
     """The attentions that a padding mask of the batch is for, or why there are none."""
-    marks = Marks()
+    marks = Marks(binary)
     sites: dict[Node, Site] = {}
     first: tuple[Value, bool] | None = None
     reasons: dict[str, None] = {}
@@ -138,7 +142,10 @@ def _padding(site: Site, marks: Marks) -> tuple[Value, bool] | str:
     type_ = site.mask.type
     assert isinstance(type_, TensorType)
     if mark is None or mark.source is None or not (mark.hides_dead or mark.hides_live):
-        return "its mask is not known to hide padded positions, and no other"
+        return (
+            "its mask is not known to hide padded positions, and no other; if it is computed from a mask of zeros and "
+            "ones, `padding-free{binary=true}` says so"
+        )
     rank = 3 if site.single else 4
     if type_.rank != rank or mark.axes != (0, rank - 1):
         return "its mask does not lie along the batch and the keys"
@@ -167,7 +174,7 @@ def _is_zero(mark: Mark | None, value: Value, product: TensorType, found: _Found
         return False
     shift = product.rank - value.type.rank  # type: ignore[union-attr]
     at_padding = mark.live if found.inverted else mark.dead
-    return (mark.axes[0] + shift, mark.axes[1] + shift) == (0, 1) and not bool(at_padding)
+    return (mark.axes[0] + shift, mark.axes[1] + shift) == (0, 1) and not bool(at_padding.any())
 
 
 def _late_mask(source: Value, region: Collection[Node]) -> str | None:

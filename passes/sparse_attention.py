@@ -26,12 +26,11 @@ from graphopt.ir.dims import DimError, evaluate, known_equal
 from graphopt.ops.attention import Planned, encode, plan_mask, plan_window
 from graphopt.ops.attention.planning import window_shown
 from graphopt.ops.attention.window import rows_for
-from graphopt.ops.effects import is_removable
 from graphopt.passes.attention.break_even import GAIN, LARGEST, Build, Sizes, measured, sizes_of
+from graphopt.passes.attention.leftovers import drop_leftovers
 from graphopt.passes.attention.masks import by_head, known_tensor
 from graphopt.passes.attention.report import AttentionReport, Lowered
 from graphopt.passes.attention.sites import Site, find_site, type_of
-from graphopt.passes.support.constants import drop_unused
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
 from graphopt.rewrite.pattern import Surroundings
@@ -77,8 +76,8 @@ class SparseAttention(Pass):
             elif found is not None:
                 with requested():
                     run.lower(found)
-        run.clean()
-        return PassResult(run.rewriter.changed, notes=run.notes(), details=run.report)
+        drop_leftovers(run.rewriter, run.left, context)
+        return PassResult(run.rewriter.changed, notes=run.report.notes(), details=run.report)
 
 
 @dataclass
@@ -204,23 +203,6 @@ class _Run:
         if key not in self.times:
             self.times[key] = measured(site, self.bindings, engine, mask, candidate.build)
         return self.times[key]
-
-    def clean(self) -> None:
-        """Drop what made masks that nobody reads any more."""
-        removable = self.context.removable or partial(is_removable, trainable=self.context.trainable)
-        pending = self.left
-        while pending:
-            value = pending.pop()
-            node = value.producer
-            if node is None:
-                drop_unused(self.rewriter, value)
-            elif node.graph is not None and not any(r.num_uses for r in node.results) and removable(node):
-                pending += node.inputs
-                self.rewriter.erase(node)
-
-    def notes(self) -> list[str]:
-        """What was lowered, and why the rest was not."""
-        return self.report.notes()
 
 
 def _refusal(sizes: Sizes, plan: Planned, times: tuple[float, float] | None) -> str | None:

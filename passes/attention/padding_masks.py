@@ -8,7 +8,8 @@ position is live and another wherever it is not: a `Mark`. Operators are followe
     reshape                   true     false      [B, 1, 1, L]
     where(·, 0, −∞)           0        −∞         [B, 1, 1, L]
 
-A live position is one where the mask is not 0; where arithmetic is done with it, it is taken to be 1 there.
+A live position is one where the mask is not 0. So three numbers stand for it, unless the mask is known to hold ones and
+zeros: what is computed of them, such as (1 − mask) · −10³⁸, has to come to one and the same.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from graphopt.rewrite import uniform_value
 _RESHAPES = frozenset(
     f"aten.{name}" for name in ("reshape", "view", "unsqueeze", "squeeze", "expand", "contiguous", "clone", "alias")
 )
-_CASTS = frozenset({"aten._to_copy", "aten.to", "aten.detach"})
+_POINTWISE = frozenset({"aten._to_copy", "aten.to", "aten.detach", "aten.where", "aten.masked_fill"})
 _FULL = {"zeros": 0, "ones": 1, "zeros_like": 0, "ones_like": 1, "new_zeros": 0, "new_ones": 1}
 
 
 @dataclass(frozen=True)
 class Mark:
-    """live, dead: what a value holds at the two kinds of positions. axes: which of its dims are B and L; None where it
-    holds one number everywhere. source: the mask that tells the kinds apart."""
+    """live, dead: what a value may hold at the two kinds of positions. axes: which of its dims are B and L; None where
+    it holds one number everywhere. source: the mask that tells the kinds apart."""
 
     live: torch.Tensor
     dead: torch.Tensor
@@ -45,8 +46,8 @@ class Mark:
     def hides_dead(self) -> bool:
         """Whether it is a mask of attention that shows the live positions alone."""
         if self.live.dtype is torch.bool:
-            return bool(self.live) and not bool(self.dead)
-        return float(self.live) == 0 and float(self.dead) <= HIDDEN
+            return bool(self.live.all()) and not bool(self.dead.any())
+        return bool((self.live == 0).all()) and bool((self.dead <= HIDDEN).all())
 
     @property
     def hides_live(self) -> bool:
@@ -55,9 +56,10 @@ class Mark:
 
 
 class Marks:
-    """Follows values back to masks; each is looked at once."""
+    """Follows values back to masks; each is looked at once. binary: masks hold ones and zeros."""
 
-    def __init__(self) -> None:
+    def __init__(self, binary: bool = False) -> None:
+        self.binary = binary
         self._known: dict[Value, Mark | None] = {}
 
     def of(self, value: Value) -> Mark | None:
@@ -69,7 +71,7 @@ class Marks:
             if current in self._known:
                 pending.pop()
             elif node is None or not _is_followed(node):
-                self._known[current] = _given(current)
+                self._known[current] = _given(current, self.binary)
             elif missing := [v for v in node.inputs if v not in self._known]:
                 pending += missing
             else:
@@ -90,22 +92,23 @@ class Marks:
 
 
 def _is_followed(node: Node) -> bool:
-    elementwise = Trait.ELEMENTWISE in node.op.traits or node.op.base in _CASTS or node.op.base in _RESHAPES
+    elementwise = Trait.ELEMENTWISE in node.op.traits or node.op.base in _POINTWISE or node.op.base in _RESHAPES
     return len(node.results) == 1 and (_number(node) is not None or (elementwise and is_pure(node)))
 
 
-def _given(value: Value) -> Mark | None:
+def _given(value: Value, binary: bool) -> Mark | None:
     """A mask that is an input or computed otherwise, or a stored number."""
     type_ = value.type
     if not isinstance(type_, TensorType) or type_.dtype.torch.is_complex:
         return None
     if value.constant is not None:
         number = uniform_value(value)
-        return None if number is None else Mark(*[torch.tensor(number, dtype=type_.dtype.torch)] * 2)
+        return None if number is None else Mark(*[torch.tensor([number], dtype=type_.dtype.torch)] * 2)
     if type_.rank != 2 or type_.dtype.torch.is_floating_point:
         return None
-    one, zero = (torch.tensor(bit, dtype=type_.dtype.torch) for bit in (1, 0))
-    return Mark(one, zero, (0, 1), value)
+    dtype = type_.dtype.torch
+    live = [1] if binary or dtype is torch.bool else [1, 2, 77]
+    return Mark(torch.tensor(live, dtype=dtype), torch.zeros(1, dtype=dtype), (0, 1), value)
 
 
 def _number(node: Node) -> torch.Tensor | None:
@@ -115,12 +118,12 @@ def _number(node: Node) -> torch.Tensor | None:
         return None
     name = node.op.base.removeprefix("aten.")
     if name in _FULL:
-        return torch.tensor(_FULL[name], dtype=type_.dtype.torch)
+        return torch.tensor([_FULL[name]], dtype=type_.dtype.torch)
     if name in ("full", "full_like", "new_full", "scalar_tensor"):
         number = node.attributes.get("fill_value", node.attributes.get("s"))
-        return torch.tensor(number, dtype=type_.dtype.torch) if isinstance(number, int | float) else None
+        return torch.tensor([number], dtype=type_.dtype.torch) if isinstance(number, int | float) else None
     if node.op.name == "aten.ge.Scalar" and node.attr("other") == 0 and _counts_up(node.operands[0]):
-        return torch.tensor(True)
+        return torch.tensor([True])
     return None
 
 
