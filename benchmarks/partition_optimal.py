@@ -41,7 +41,7 @@ def optimal(cases: int, seed: int) -> dict[str, Any]:
         oracle = BruteForce(problem)
         for objective in OBJECTIVES:
             best = oracle.best(objective)
-            found = solve(problem, objective)
+            found = solve(problem, objective, time_limit=600.0)
             got = math.inf if isinstance(found, NoSplit) else found.cost
             checked += 1
             impossible += math.isinf(best)

@@ -60,12 +60,12 @@ def solve_program(
 
     order: for throughput, the devices in the order of the stages. horizon: for latency, when a known assignment ends.
     groups: a number for each node; nodes of equal numbers stay together, so the bound is not that of the problem.
-    below: only assignments that cost less are looked for.
+    below: only assignments that cost less are looked for, without HiGHS' presolve.
     """
     for factor in (1.0, TIGHTER):
         program = Program(problem, objective, order, horizon, groups, factor)
         program.rows.cut_off(below * (1 - LESS) / program.scale)
-        outcome = program.rows.solve(time_limit, gap)
+        outcome = program.rows.solve(time_limit, gap, presolve=below == np.inf)
         bound = outcome.bound * program.scale
         if outcome.values is None:
             return Solution(None, bound, False, outcome.infeasible)

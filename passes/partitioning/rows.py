@@ -71,7 +71,7 @@ class Rows:
             self.add([(most, 1.0), (part, -1.0)], 0.0)
         return most
 
-    def solve(self, time_limit: float, gap: float = 0.0, *, relaxed: bool = False) -> Outcome:
+    def solve(self, time_limit: float, gap: float = 0.0, *, relaxed: bool = False, presolve: bool = True) -> Outcome:
         """Solve it. relaxed: let every variable be fractional. gap: relative, at which to stop."""
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import csr_matrix
@@ -79,7 +79,7 @@ class Rows:
         shape = (len(self._low), len(self.costs))
         matrix = csr_matrix((self._data, (self._row, self._column)), shape=shape)  # adds up what stands twice
         whole = np.zeros(shape[1]) if relaxed else np.array(self._whole, dtype=float)
-        options: dict[str, Any] = {"time_limit": max(time_limit, 0.01), "mip_rel_gap": gap}
+        options: dict[str, Any] = {"time_limit": max(time_limit, 0.01), "mip_rel_gap": gap, "presolve": presolve}
         done = milp(
             np.array(self.costs),
             integrality=whole,

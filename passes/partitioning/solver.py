@@ -62,8 +62,8 @@ def solve(
 
 
 def _exact(problem: Problem, objective: Objective, deadline: float) -> Split | None:
-    """Solve the integer program, and then look for less than what it found until there is nothing: now and then HiGHS
-    takes a solution for the best that is not."""
+    """Solve the integer program, and then look for less than what it found until there is nothing: now and then HiGHS'
+    presolve loses the best solution."""
     starts = [*single_devices(problem), *pieces(problem)]
     if objective == "latency":
         starts.append(heft(problem).assignment)

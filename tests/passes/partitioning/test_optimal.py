@@ -168,7 +168,7 @@ def test_cuts_between_stages_find_the_best_pipeline(seed: int, size: tuple[int, 
             found[0] = min(found[0], cost(problem, assignment, "throughput"))
         return found[0]
 
-    bound = StageCuts(problem, offer).run(monotonic() + 10, math.inf)
+    bound = StageCuts(problem, offer).run(monotonic() + 100, math.inf)
     assert found[0] == pytest.approx(best) and min(bound, found[0]) == pytest.approx(best)
 
 
