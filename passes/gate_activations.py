@@ -39,7 +39,7 @@ class GateActivations(Pass):
 
     threshold: float = 0.0
     by: str = CHANNELS
-    most: float = 0.5
+    most: float = 0.4
 
     def __post_init__(self) -> None:
         with requested():
