@@ -2,27 +2,31 @@
 
 For each network and seed: ONNX Runtime's `quantize_static` (min-max, percentile and entropy calibration; per tensor, as
 by default, and per channel; signed and unsigned activations), NNCF where it is installed (both presets, fast and full
-bias correction; samples one by one and in batches of 64, since its ranges depend on that), and `quantize` of this
-project behind `smooth-quant`: with the placement that ONNX Runtime fuses, and with pairs at inputs alone, as NNCF has
-them. (NNCF also gives depthwise convolutions a scale for each channel of their input, which no kernel of ONNX Runtime
-takes; the column "fused" counts what does run on integers.)
+bias correction; samples one by one, in batches of 64 and all at once, since its ranges depend on that), and this
+project's `choose-recipe`, which compares recipes on the calibration data alone: once with the placement that ONNX
+Runtime fuses, and once with pairs at inputs, as NNCF has them. (At inputs, depthwise convolutions read a scale for each
+channel, as NNCF's do; the column "fused" counts what runs on integers.)
 
 Figures: SQNR and Kullback-Leibler divergence of the logits against fp32 on all held-out data; top-1, and its difference
 to fp32 with a paired 95 % interval; how many operators read quantized operands, and how many run on integers after ONNX
 Runtime's fusion. Peers get the file that suits them better: this project's fp32 file, or PyTorch's, in which attention
-is written out. Each is compared with this project's file of the same placement.
+is written out. Each is compared with this project's file of the same placement. The verdict: above ONNX Runtime's
+default in the geometric mean, above the best settings of each peer, and top-1 beside that of the best peer, paired.
 
     python benchmarks/quantize_accuracy.py [--quick] [--json FILE] [--seeds N] [--network NAME] [--options TEXT]
+        [--peers REGEX]
 """
 
 from __future__ import annotations
 
+import re
 import statistics
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +41,8 @@ from common import onnxruntime_options, parse_args, print_table, write_json
 
 INTEGER = ("QLinear", "QGemm", "MatMulIntegerToFloat", "ConvInteger", "DynamicQuantize")
 PRODUCTS = ("Conv", "Gemm", "MatMul")
-SMOOTH = "smooth-quant{insert=true, convolutions=true}"
-"""Leaves each group of layers as it is where that is better."""
 AT_INPUTS = "graphopt (at inputs)"
+QUICK = "^ONNX Runtime MinMax|^NNCF performance$"
 MATTER = (*PRODUCTS, "Add", "Mul", "AveragePool", "GlobalAveragePool", "ReduceMean")
 
 
@@ -48,7 +51,8 @@ class Figures:
     """What one quantizer made of one network.
 
     change: of top-1 against fp32; interval: half the width of its 95 % interval. products, others: operators that read
-    quantized operands. integer: operators on integers after fusion. seconds: that quantizing took. failed: the error.
+    quantized operands. integer: operators on integers after fusion. samples: held out. wrong: those of them that are
+    classified so. recipe: what was chosen. seconds: that quantizing took. failed: the error.
     """
 
     network: str
@@ -62,6 +66,9 @@ class Figures:
     products: int = 0
     others: int = 0
     integer: int = 0
+    samples: int = 0
+    wrong: tuple[int, ...] = ()
+    recipe: str = ""
     seconds: float = 0.0
     failed: str = ""
 
@@ -116,18 +123,27 @@ def bases(subject: Subject) -> dict[str, onnx.ModelProto]:
     return found
 
 
-def made(subject: Subject, plain: dict[str, onnx.ModelProto], options: list[str], quick: bool) -> Iterator[Any]:
-    """Every quantizer's file, or why there is none."""
-    recipes = {"": "", "at inputs": "profile=openvino"} | {option: option for option in options}
-    for title, option in recipes.items():
-        passes = f"default,{SMOOTH},quantize{{{option}}},fold-constants,dead-code".replace("{}", "")
-        yield f"graphopt{f' ({title})' if title else ''}", subject.compile(passes=passes).to_onnx()
+def made(
+    subject: Subject, plain: dict[str, onnx.ModelProto], options: list[str], peers: re.Pattern[str]
+) -> Iterator[tuple[str, Any, str]]:
+    """Every quantizer's name and file, or why there is none; and the recipe that was chosen."""
+    asked = "choose-recipe{quantizer={%s}}"
+    recipes = {"graphopt": asked % "", AT_INPUTS: asked % "profile=openvino"}
+    for title, recipe in (recipes | {option: f"quantize{{{option}}}" for option in options}).items():
+        found = subject.compile(passes=f"default,{recipe},fold-constants,dead-code")
+        kept = [trial.recipe for trial in found.report.quantization.trials if trial.chosen]
+        yield title, found.to_onnx(), "".join(kept)
     for base, model in plain.items():
-        for tool, file in onnxruntimes(model, subject.calibration, quick):
-            yield tool + base, file
-        for size, samples in (("", subject.calibration), (", batches of 64", subject.together)):
-            for tool, file in nncfs(model, samples, subject.transformer, quick):
-                yield tool + size + base, file
+        for tool, file in onnxruntimes(model, subject.calibration, partial(_wanted, peers, after=base)):
+            yield tool + base, file, ""
+        for size, samples in subject.batched.items():
+            wanted = partial(_wanted, peers, after=size + base)
+            for tool, file in nncfs(model, samples, subject.transformer, wanted):
+                yield tool + size + base, file, ""
+
+
+def _wanted(peers: re.Pattern[str], name: str, after: str = "") -> bool:
+    return name + after == ONNXRUNTIME_DEFAULT or peers.search(name + after) is not None
 
 
 def measured(network: str, seed: int, options: list[str], chosen: Any) -> Iterator[Figures]:
@@ -137,7 +153,7 @@ def measured(network: str, seed: int, options: list[str], chosen: Any) -> Iterat
     reference = Loaded(plain[""], chosen.threads)(subject.held_out)
     right = reference.argmax(1) == subject.labels
     start = time.perf_counter()
-    for tool, file in made(subject, plain, options, chosen.quick):
+    for tool, file, recipe in made(subject, plain, options, re.compile(QUICK if chosen.quick else chosen.peers)):
         seconds, start = time.perf_counter() - start, time.perf_counter()
         if isinstance(file, str):
             yield Figures(network, seed, tool, failed=file)
@@ -159,6 +175,9 @@ def measured(network: str, seed: int, options: list[str], chosen: Any) -> Iterat
             products,
             counts.total() - products,
             model.integer,
+            len(hits),
+            tuple((~hits).nonzero().flatten().tolist()),
+            recipe,
             seconds,
         )
         start = time.perf_counter()
@@ -174,10 +193,12 @@ def main() -> None:
     extra = (
         ("--seeds", {"type": int, "default": 3}),
         ("--network", {"action": "append", "choices": list(SUBJECTS), "help": "only this one"}),
+        ("--first", {"type": int, "default": 0, "help": "the first seed"}),
+        ("--peers", {"default": "", "help": "only peers whose settings match this regular expression"}),
         ("--options", {"action": "append", "default": [], "help": "options of a further run of quantize"}),
     )
     chosen = parse_args(__doc__, *extra)
-    seeds = range(1 if chosen.quick else chosen.seeds)
+    seeds = range(chosen.first, chosen.first + (1 if chosen.quick else chosen.seeds))
     figures: list[Figures] = []
     for network in chosen.network or SUBJECTS:
         for seed in seeds:
@@ -201,36 +222,61 @@ def _row(tool: str, found: list[Figures]) -> list[Any]:
     return [tool, *means, interval, found[0].products, found[0].others, found[0].integer, seconds]
 
 
-_COLUMNS = ("over the default, dB", "over the best, dB, least", "KL / best, most", "best peer", "its products", "own")
+_COLUMNS = (
+    "over the default, dB",
+    "over the best, dB, least",
+    "KL / best, most",
+    "top-1 beside it, worst",
+    "±",
+    "best peer",
+    "its products",
+    "own",
+)
 
 
 def _compared(figures: list[Figures]) -> Iterator[list[Any]]:
-    """For each network: above ONNX Runtime's default (mean of seeds), above the best peers of each seed (the least)."""
+    """For each network: above ONNX Runtime's default (mean of seeds), beside the best peers (the worst of seeds)."""
     gains = []
     for network in dict.fromkeys(f.network for f in figures):
         found = [f for f in figures if f.network == network and not f.failed]
-        over, above, divergences = [], [], []
-        for seed in dict.fromkeys(f.seed for f in found):
-            of_seed = [f for f in found if f.seed == seed]
-            own = {f.tool: f for f in of_seed if f.tool in ("graphopt", AT_INPUTS)}
-            peers = [f for f in of_seed if not f.tool.startswith("graphopt")]
-            default = next(f for f in peers if f.tool == ONNXRUNTIME_DEFAULT)
-            over.append(own["graphopt"].sqnr - default.sqnr)
-            pairs = [(own[AT_INPUTS if f.tool.startswith("NNCF") else "graphopt"], f) for f in peers]
-            mine, best = min(pairs, key=lambda pair: pair[0].sqnr - pair[1].sqnr)
-            above.append(mine.sqnr - best.sqnr)
-            divergences.append(max(mine.divergence / f.divergence for mine, f in pairs))
+        pairs = [_beside(found, seed) for seed in dict.fromkeys(f.seed for f in found)]
+        over = [_own(found, f).sqnr - f.sqnr for f in found if f.tool == ONNXRUNTIME_DEFAULT]
         gains += over
+        mine, best = min(pairs, key=lambda pair: pair[0].sqnr - pair[1].sqnr)
         yield [
             network,
             statistics.fmean(over),
-            min(above),
-            max(divergences),
+            mine.sqnr - best.sqnr,
+            max(_own(found, f).divergence / f.divergence for f in found if _is_peer(f)),
+            *min((_paired(mine, best) for mine, best in pairs), key=lambda change: change[0] + change[1]),
             best.tool,
             f"{best.products} + {best.others}",
             f"{mine.products} + {mine.others}",
         ]
-    yield ["geometric mean", statistics.fmean(gains), None, None, "", "", ""]
+    yield ["geometric mean", statistics.fmean(gains), None, None, None, None, "", "", ""]
+
+
+def _beside(figures: list[Figures], seed: int) -> tuple[Figures, Figures]:
+    """Of a seed: the peer that comes nearest to this project's file of the same placement, or is above; and that."""
+    peers = [f for f in figures if f.seed == seed and _is_peer(f)]
+    return min(((_own(figures, f), f) for f in peers), key=lambda pair: pair[0].sqnr - pair[1].sqnr)
+
+
+def _is_peer(figures: Figures) -> bool:
+    return figures.tool.startswith(("ONNX Runtime", "NNCF"))
+
+
+def _own(figures: list[Figures], peer: Figures) -> Figures:
+    """This project's file with the placement of a peer's."""
+    tool = AT_INPUTS if peer.tool.startswith("NNCF") else "graphopt"
+    return next(f for f in figures if f.tool == tool and f.seed == peer.seed)
+
+
+def _paired(mine: Figures, best: Figures) -> tuple[float, float]:
+    """How much higher top-1 is than the peer's, and half the width of the 95 % interval of that difference."""
+    won, lost = (len(set(a) - set(b)) for a, b in ((best.wrong, mine.wrong), (mine.wrong, best.wrong)))
+    mean = (won - lost) / mine.samples
+    return mean, 1.96 * (((won + lost) / mine.samples - mean**2) / mine.samples) ** 0.5
 
 
 if __name__ == "__main__":

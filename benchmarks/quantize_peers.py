@@ -7,7 +7,7 @@ import itertools
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,13 @@ ONNXRUNTIME_DEFAULT = "ONNX Runtime MinMax per tensor QInt8"
 """What `quantize_static` does unless it is told otherwise."""
 
 
-def onnxruntimes(model: onnx.ModelProto, samples: list[Batch], quick: bool) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """ONNX Runtime's `quantize_static`: calibration methods, scales per channel or not, signed activations or not."""
+def onnxruntimes(
+    model: onnx.ModelProto, samples: list[Batch], wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """ONNX Runtime's `quantize_static`: calibration methods, scales per channel or not, signed activations or not.
+
+    wanted: which names to run.
+    """
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
@@ -35,16 +40,19 @@ def onnxruntimes(model: onnx.ModelProto, samples: list[Batch], quick: bool) -> I
     with tempfile.TemporaryDirectory() as folder:
         plain, made = Path(folder) / "plain.onnx", Path(folder) / "made.onnx"
         onnx.save(model, plain)
-        for method, per_channel, kind in itertools.product(methods[: 1 if quick else 3], (False, True), kinds):
+        for method, per_channel, kind in itertools.product(methods, (False, True), kinds):
+            name = f"ONNX Runtime {method.name} per {'channel' if per_channel else 'tensor'} {kind}"
+            if not wanted(name):
+                continue
             with _quiet():
                 quantize_static(
                     plain, made, Reader(), per_channel=per_channel, activation_type=kind, calibrate_method=method
                 )
-            yield f"ONNX Runtime {method.name} per {'channel' if per_channel else 'tensor'} {kind}", onnx.load(made)
+            yield name, onnx.load(made)
 
 
 def nncfs(
-    model: onnx.ModelProto, samples: list[Batch], transformer: bool, quick: bool
+    model: onnx.ModelProto, samples: list[Batch], transformer: bool, wanted: Callable[[str], bool]
 ) -> Iterator[tuple[str, onnx.ModelProto | str]]:
     """NNCF's `quantize`, with fast and with full bias correction; nothing where it is not installed.
 
@@ -58,8 +66,11 @@ def nncfs(
     logging.getLogger("nncf").setLevel(logging.ERROR)
     data = nncf.Dataset([{name: x.numpy() for name, x in sample.items()} for sample in samples])
     presets = [nncf.QuantizationPreset.PERFORMANCE, nncf.QuantizationPreset.MIXED]
-    for fast, preset in itertools.product((True, False), presets[: 1 if quick else 2]):
+    for fast, preset in itertools.product((True, False), presets):
         made: onnx.ModelProto | str
+        name = f"NNCF {preset.value}{'' if fast else ', full bias correction'}"
+        if not wanted(name):
+            continue
         with _quiet():
             try:
                 made = nncf.quantize(
@@ -72,7 +83,7 @@ def nncfs(
                 )
             except Exception as error:  # whatever a peer raises is a result, too
                 made = str(error).splitlines()[0]
-        yield f"NNCF {preset.value}{'' if fast else ', full bias correction'}", made
+        yield name, made
 
 
 @contextlib.contextmanager

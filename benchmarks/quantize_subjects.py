@@ -34,8 +34,9 @@ Batch = dict[str, Tensor]
 class Subject:
     """A network and its data.
 
-    example: inputs to capture it with. shapes: its dynamic dims. calibration: samples. together: the same samples, in
-    batches of 64. held_out: batches. transformer: what some tools want to be told.
+    example: inputs to capture it with. shapes: its dynamic dims. calibration: samples. batched: the same, by the name
+    of their batches: with one sample in each, with 64, and with all. held_out: batches. transformer: what some tools
+    want to be told.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Subject:
     example: Batch
     shapes: Any
     calibration: list[Batch]
-    together: list[Batch]
+    batched: dict[str, list[Batch]]
     held_out: list[Batch]
     labels: Tensor
     transformer: bool = False
@@ -81,8 +82,14 @@ class MobileNet(nn.Module):
 def _images(name: str, model: nn.Module, data: Dataset) -> Subject:
     calibration = [{"x": x} for x in data.train_images[:CALIBRATION].split(1)]
     held_out = [{"x": x} for x in data.images.split(100)]
-    together = [{"x": x} for x in data.train_images[:CALIBRATION].split(64)]
-    return Subject(name, model, {"x": data.images[:4]}, "batch", calibration, together, held_out, data.labels)
+    batched = _batched(lambda start, stop: {"x": data.train_images[start:stop]})
+    return Subject(name, model, {"x": data.images[:4]}, "batch", calibration, batched, held_out, data.labels)
+
+
+def _batched(batch: Callable[[int, int], Batch]) -> dict[str, list[Batch]]:
+    """Calibration data in batches of several sizes. batch: the samples from a start to a stop."""
+    names = {"": 1, ", batches of 64": 64, ", one batch": CALIBRATION}
+    return {name: [batch(start, start + size) for start in range(0, CALIBRATION, size)] for name, size in names.items()}
 
 
 def lenet(seed: int) -> Subject:
@@ -123,9 +130,9 @@ def sentences(seed: int) -> Subject:
     dims = {0: Dim("batch"), 1: Dim("length", min=3, max=512)}
     shapes = dict.fromkeys(("input_ids", "attention_mask"), dims)
     labels = torch.tensor([label for _, label in held_out])
-    together = [tokenize([text for text, _ in chosen[start : start + 64]]) for start in range(0, CALIBRATION, 64)]
+    batched = _batched(lambda start, stop: tokenize([text for text, _ in chosen[start:stop]]))
     return Subject(
-        "MiniLM", _sentence_classifier(), batches[0], shapes, calibration, together, batches, labels, transformer=True
+        "MiniLM", _sentence_classifier(), batches[0], shapes, calibration, batched, batches, labels, transformer=True
     )
 
 
@@ -165,9 +172,9 @@ def direction(seed: int) -> Subject:
     images, labels = _drawn(CALIBRATION + 600, seed)
     calibration = [{"x": x} for x in images[:CALIBRATION].split(1)]
     held_out = [{"x": x} for x in images[CALIBRATION:].split(50)]
-    together = [{"x": x} for x in images[:CALIBRATION].split(64)]
+    batched = _batched(lambda start, stop: {"x": images[start:stop]})
     labels = labels[CALIBRATION:]
-    return Subject("PP-OCR direction", _without_softmax(), {}, None, calibration, together, held_out, labels)
+    return Subject("PP-OCR direction", _without_softmax(), {}, None, calibration, batched, held_out, labels)
 
 
 def _without_softmax() -> onnx.ModelProto:

@@ -54,7 +54,7 @@ def calibrate(
     interpreter = Interpreter(graph, observer=observe)
     taken = 0
     kept: list[list[Any]] = []
-    for sample in islice(_samples(graph, data), limit):
+    for sample in islice(samples_of(graph, data), limit):
         interpreter.run(*sample.inputs)
         take(graph.inputs, sample.inputs)
         _check_finite(found)
@@ -79,7 +79,7 @@ def _check_finite(found: dict[Value, Spread]) -> None:
             )
 
 
-def _samples(graph: Graph, data: Iterable[Any]) -> Iterator[Batch]:
+def samples_of(graph: Graph, data: Iterable[Any]) -> Iterator[Batch]:
     """Batches one sample at a time; as they are where the inputs share no first dim."""
     for given in [data] if isinstance(data, torch.Tensor) else data:
         (batch,) = read_batches(graph, [given], 1)

@@ -51,10 +51,26 @@ class LayerFigures:
 
 
 @dataclass
+class Trial:
+    """A recipe that was judged on samples held out from it. recipe: as text. failed: why it did not work."""
+
+    recipe: str
+    decibels: float = -math.inf
+    failed: str = ""
+    chosen: bool = False
+
+    def line(self) -> str:
+        """As a sentence."""
+        found = f"failed, {self.failed}" if self.failed else f"{self.decibels:.2f} dB on samples held out"
+        return f"{'chosen: ' if self.chosen else ''}{self.recipe}: {found}"
+
+
+@dataclass
 class QuantizationReport:
     """counts: of layers, other operators, pairs. layers: in graph order. left: what stayed a float, and why.
 
-    fused: what the engine made of the pairs, if one says. search: how formats were chosen, if they were.
+    fused: what the engine made of the pairs, if one says. search: how formats were chosen, if they were. trials: the
+    recipes that were compared, if they were.
     """
 
     counts: dict[str, int]
@@ -62,6 +78,7 @@ class QuantizationReport:
     left: list[str] = field(default_factory=list)
     fused: FusedPairs | None = None
     search: SearchReport | None = None
+    trials: list[Trial] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; infinities as strings."""

@@ -14,6 +14,7 @@ from graphopt.ir import DType, Node, Value
 from graphopt.passes.scaling.observing import Watcher, observe
 from graphopt.passes.scaling.spaces import Factor, Space, Spaces
 from graphopt.passes.support.evaluation import evaluate, stored_tensor
+from graphopt.passes.support.folds import fold_of
 
 _PRODUCTS = frozenset({"aten.linear", "aten.matmul", "aten.mm", "aten.addmm"})
 _CONVOLUTIONS = {"aten.conv1d": 1, "aten.conv2d": 2, "aten.conv3d": 3}
@@ -111,7 +112,7 @@ class Inputs:
     """What readers of one value read, by column, and what is asked for beyond.
 
     largest: the greatest magnitudes. mean: the mean magnitudes. gram: Σ x xᵀ over all positions.
-    folds: the same for every other sample each, so that what is chosen on one can be judged on the other.
+    folds: the same for one half of the samples each, so that what is chosen on one can be judged on the other.
     """
 
     def __init__(self, reader: Reader, gram: bool, keep: int) -> None:
@@ -144,8 +145,10 @@ class Inputs:
         if self._wants_gram:
             own = rows.t() @ rows
             self.gram = own if self.gram is None else self.gram + own
-        for start in range(min(2, len(x))):
-            self.folds[(self._samples + start) % 2].add(x[start::2], self.axis)
+        folds = torch.tensor([fold_of(self._samples + index) for index in range(len(x))])
+        for number, fold in enumerate(self.folds):
+            if bool((folds == number).any()):
+                fold.add(x[folds == number], self.axis)
         self._samples += len(x)
 
 
