@@ -50,7 +50,7 @@ class OnnxRuntimeEngine:
 
     def unsupported(self, graph: Graph) -> str | None:
         """Return why ONNX Runtime cannot run the graph, or None. Costs an emission without weights."""
-        reason = self.missing() or _foreign_device(graph) or _packed_border(graph)
+        reason = self.missing() or foreign_device(graph) or packed_border(graph)
         if reason is not None:
             return reason
         if not graph.returned:
@@ -70,7 +70,7 @@ class OnnxRuntimeEngine:
         absent = self.missing()
         if absent is not None:
             raise TargetError(f"engine 'onnxruntime' cannot run: {absent}")
-        reason = _foreign_device(graph) or _packed_border(graph)
+        reason = foreign_device(graph) or packed_border(graph)
         if reason is not None:
             raise EmissionError(reason)
         from graphopt.backends.onnx.session import load
@@ -99,14 +99,16 @@ class OnnxRuntimeEngine:
         return without_kernel(body)
 
 
-def _foreign_device(graph: Graph) -> str | None:
-    for device in (t.device for t in _types(graph) if isinstance(t, TensorType)):
+def foreign_device(graph: Graph) -> str | None:
+    """Say which other device than the CPU the graph has tensors on, if it has."""
+    for device in (t.device for t in graph_types(graph) if isinstance(t, TensorType)):
         if device != "cpu":
             return f"the graph has tensors on {device!r}, and this engine runs on the CPU; move the model there first"
     return None
 
 
-def _packed_border(graph: Graph) -> str | None:
+def packed_border(graph: Graph) -> str | None:
+    """Say which input or output has elements of less than a byte, if one has."""
     for value in (*graph.inputs, *graph.returned):
         if isinstance(value.type, TensorType) and is_packed(value.type.dtype):
             return (
@@ -116,6 +118,7 @@ def _packed_border(graph: Graph) -> str | None:
     return None
 
 
-def _types(graph: Graph) -> list[Type]:
+def graph_types(graph: Graph) -> list[Type]:
+    """The types of all values of a graph and its regions."""
     values = [*graph.inputs, *graph.constants.values()]
     return [v.type for v in values] + [r.type for node in walk(graph) for r in node.results]

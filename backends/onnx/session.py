@@ -110,10 +110,10 @@ class OnnxRuntimeExecutable:
         if self._run_odd is not None:
             results = self._run_any(self._run_odd, given)
         else:
-            feeds = {name: _prepared(name, type_, given[name]) for name, type_ in self._inputs}
+            feeds = {name: prepared(name, type_, given[name]) for name, type_ in self._inputs}
             feeds.update(self.state)
             results = self._run_values(feeds) if self._by_dlpack else self._run_arrays(feeds)
-        results = [_as_returned(type_, result) for type_, result in zip(self._returned, results)]
+        results = [as_returned(type_, result) for type_, result in zip(self._returned, results)]
         count = len(results) - len(self._mutations)
         for target, new in zip(self._mutations, results[count:]):
             if target in self.state:
@@ -125,7 +125,7 @@ class OnnxRuntimeExecutable:
     def _run_any(self, run: Run, given: dict[str, Any]) -> list[Any]:
         """Run on strings, sequences, optionals and narrow elements."""
         arrays = [
-            _prepared(name, type_, given[name]).numpy() if _is_plain(type_) else to_numpy(given[name], type_)
+            prepared(name, type_, given[name]).numpy() if _is_plain(type_) else to_numpy(given[name], type_)
             for name, type_ in self._inputs
         ]
         try:
@@ -161,8 +161,12 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array.view(np.uint64) if array.dtype == np.uint64 else array)
 
 
-def _prepared(name: str, type_: Type, given: Any) -> torch.Tensor:
-    """An input as a tensor that the session can read in place."""
+def prepared(name: str, type_: Type, given: Any) -> torch.Tensor:
+    """An input as a row-major tensor on the CPU, which an engine can read in place.
+
+    Raises:
+        InputError: another dtype or device than the graph takes, or no tensor.
+    """
     if isinstance(given, torch.Tensor):
         given = given.detach()
         if isinstance(type_, TensorType) and given.dtype != type_.dtype.torch:
@@ -175,5 +179,6 @@ def _prepared(name: str, type_: Type, given: Any) -> torch.Tensor:
     raise InputError(f"input {name!r} is a {type(given).__name__}, the graph takes {type_!r}")
 
 
-def _as_returned(type_: Type, result: torch.Tensor) -> Any:
+def as_returned(type_: Type, result: torch.Tensor) -> Any:
+    """A result as the graph types it: a number is no tensor."""
     return result.item() if isinstance(type_, ScalarType) else result

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from graphopt.targets.target import Target
 
-CPU = Target("cpu", "the fastest engine on this CPU, chosen by measuring", ("onnxruntime", "inductor", "eager"))
+CPU = Target("cpu", "the fastest engine on this CPU, chosen by measuring", ("onnxruntime", "openvino", "inductor", "eager"))
 FX = Target("fx", "a trainable FX module", (), trainable=True)
 EAGER = Target("eager", "an FX module run by PyTorch eager", ("eager",))
 INDUCTOR = Target("inductor", "torch.compile with frozen weights", ("inductor",))
 ONNX = Target("onnx", "an ONNX graph, run by ONNX Runtime", ("onnxruntime",))
 ONNXRUNTIME = Target("onnxruntime", "an ONNX graph in ONNX Runtime", ("onnxruntime",))
+OPENVINO = Target("openvino", "an ONNX graph in OpenVINO", ("openvino",))
