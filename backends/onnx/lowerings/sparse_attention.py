@@ -1,17 +1,16 @@
-"""Attention that leaves keys out, in standard operators: blocks gathered by constant indices, rows put back."""
+"""Attention that leaves keys out, in standard operators: the keys of blocks are gathered by constant indices."""
 
 from __future__ import annotations
 
 import torch
 
 from graphopt.backends.onnx.emitter import Emitter
-from graphopt.backends.onnx.lowerings.attention import WHOLE, additive, attend, causal_mask, whole
+from graphopt.backends.onnx.lowerings.attention import additive, attend
 from graphopt.backends.onnx.lowerings.common import static
 from graphopt.backends.onnx.records import Tensor
 from graphopt.backends.onnx.registry import Call, Declined, lowers
-from graphopt.backends.onnx.shaping import concat, counting, full, reshape, slice_, transpose, unsqueeze
+from graphopt.backends.onnx.shaping import concat, counting, full, reshape, slice_, unsqueeze
 from graphopt.ir import DType
-from graphopt.ir.dims import Dim, floordiv
 from graphopt.ops.attention import Call as Planned
 from graphopt.ops.attention import Segment, decode, plan_window
 from graphopt.ops.attention.window import rows_for
@@ -133,56 +132,3 @@ def _whole_window(e: Emitter, a: Call) -> Tensor:
     if a.attn_mask is not None:
         mask = e.op("Add", mask, additive(e, a.attn_mask, a.query.dtype))
     return attend(e, a.query, a.key, a.value, mask, a.scale, may_be_empty=True)[0]
-
-
-@lowers("graphopt.segment_attention")
-def _lower_segments(e: Emitter, a: Call) -> Tensor:
-    """The rows go back to their places in a padded batch for the attention alone: no operator of ONNX has segments.
-
-    Heads stay side by side, which takes no transposed copies.
-    """
-    batch, length = a.mask.dims
-    live = e.cast(a.mask, DType.BOOL)
-    rows = e.once(("live rows", a.mask), lambda: _live_rows(e, live))
-    query, key, value = (_padded(e, x, rows, batch, length) for x in (a.query, a.key, a.value))
-    heads, shared = (static(x.dims[1]) for x in (a.query, a.key))
-    if heads is None or shared is None:
-        raise Declined("attention over an unknown number of heads")
-    shown = unsqueeze(e, live, [1, 2])
-    shape = (batch, length, heads * a.value.dims[2])
-    if e.opset >= WHOLE and a.query.dtype is DType.F32:
-        options = {"is_causal": a.is_causal, "scale": a.scale, "q_num_heads": heads, "kv_num_heads": shared}
-        result = whole(e, query, key, value, shown, shape, **options)
-    else:
-        result = _by_parts(e, a, (query, key, value), additive(e, shown, a.query.dtype), (heads, shared))
-    flat = reshape(e, result, (batch * length, shape[2]))
-    return reshape(e, e.op("Gather", flat, rows, axis=0, shape=(a.out.shape[0], shape[2])), a.out.shape)
-
-
-def _by_parts(e: Emitter, a: Call, padded: tuple[Tensor, ...], mask: Tensor, heads: tuple[int, int]) -> Tensor:
-    """Products and softmax, with heads apart, [B, L, H · E] in and out."""
-    batch, length, _ = padded[0].dims
-    if a.is_causal:
-        mask = e.op("Add", mask, causal_mask(e, length, length, a.query.dtype))
-    each = [
-        transpose(e, reshape(e, x, (batch, length, count, floordiv(x.dims[2], count))), (0, 2, 1, 3))
-        for x, count in zip(padded, (heads[0], heads[1], heads[1]))
-    ]
-    result = attend(e, *each, mask, a.scale, may_be_empty=True)[0]
-    return reshape(e, transpose(e, result, (0, 2, 1, 3)), (batch, length, heads[0] * a.value.dims[2]))
-
-
-def _live_rows(e: Emitter, live: Tensor) -> Tensor:
-    """The places of live positions in the batch, flattened: i64 [T]."""
-    batch, length = live.dims
-    found = e.op("NonZero", reshape(e, live, (batch * length,)), dtype=DType.I64, shape=None)
-    return e.op("Squeeze", found, [0], shape=None)
-
-
-def _padded(e: Emitter, x: Tensor, rows: Tensor, batch: Dim, length: Dim) -> Tensor:
-    """[T, H, E] → [B, L, H · E], with zeros at the other positions."""
-    width = x.dims[1] * x.dims[2]
-    places = full(e, (batch * length, width), 0.0, x.dtype)
-    index = e.once(("places of rows", rows), lambda: e.op("Unsqueeze", rows, [1], shape=None))
-    filled = e.op("ScatterND", places, index, reshape(e, x, (x.dims[0], width)), shape=places.dims)
-    return reshape(e, filled, (batch, length, width))
