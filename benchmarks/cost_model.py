@@ -6,10 +6,13 @@ Four predictions of a model's nodes, of which the first three have not seen the 
     small graphs  what a machine knows at first: curves through measured small graphs
     other models  the same curves, with the nodes of all other models measured, too (leave one out)
     profiled      as `calibrate` leaves it: with the nodes of an earlier run of this model, too
+    repeated      no prediction: that earlier run itself, which is what a prediction could reach
 
-Measured is the lower quartile of several runs of the node where it stands in the model. The bars, for `profiled`:
-Spearman rank correlation at least 0.9 over the nodes of a model (median over the models with 20 nodes or more) and
-over all nodes, and the total of a model within 25 % (median of the models), all models together likewise.
+Measured is the lower quartile of several runs of the node where it stands in the model; a model is measured until two
+totals agree within 8 %. The bars, for `other models`, which has never seen the model: Spearman rank correlation at
+least 0.9 over the nodes of a model (median over the models with 20 nodes or more) and over all nodes, and the total of
+a model within 25 % (median of the models), all models together likewise. Beside them stand `small graphs`, what a
+machine knows without any model.
 """
 
 from __future__ import annotations
@@ -26,10 +29,12 @@ from graphopt.analysis.calibration.fit import Fit
 from graphopt.analysis.calibration.micro import micro_samples
 from graphopt.analysis.roofline import Roofline
 from graphopt.errors import GraphOptError
+from graphopt.ir import Graph, Node
 from graphopt.targets.machine import cpu_device
 from tests.zoo import MODELS
 
 RANK, TOTAL = 0.9, 0.25
+AGREE, ATTEMPTS = 1.08, 6
 QUICK = ("lenet", "resnet8", "hf-bert", "hf-mobilenet-v2", "transformer-encoder", "minilm")
 
 
@@ -58,13 +63,29 @@ def measure(name: str) -> tuple[list[Sample], list[float], list[Sample]] | None:
     try:
         graph = trace(entry.build(), args, kwargs)
         inputs = flat_inputs(graph, args, kwargs)
-        earlier, measured = measure_nodes(graph, inputs), measure_nodes(graph, inputs)
+        earlier, measured = twice(graph, inputs)
     except GraphOptError as error:
         print(f"{name} is left out: {error}")
         return None
     roofline, device = Roofline(CostModel(bind_sizes(graph.inputs, inputs))), cpu_device()
     times = [roofline.seconds(node, device) for node in measured]
     return list(measured.values()), times, list(earlier.values())
+
+
+def twice(graph: Graph, inputs: list[Any]) -> list[dict[Node, Sample]]:
+    """Two measurements that agree in their totals: what else the machine does only adds, so the least ones count."""
+    found = [measure_nodes(graph, inputs) for _ in range(2)]
+    for _ in range(ATTEMPTS):
+        found.sort(key=total)
+        if total(found[1]) <= AGREE * total(found[0]):
+            break
+        found.append(measure_nodes(graph, inputs))
+    return found[:2]
+
+
+def total(measured: dict[Node, Sample]) -> float:
+    """Seconds of all nodes."""
+    return sum(sample.seconds for sample in measured.values())
 
 
 def correlation(predicted: list[float], measured: list[float]) -> float:
@@ -82,7 +103,7 @@ def main() -> None:
     fit_small = Fit(small)
     results: list[Result] = []
     everything: dict[str, list[float]] = {
-        kind: [] for kind in ("measured", "roofline", "small graphs", "other models", "profiled")
+        kind: [] for kind in ("measured", "roofline", "small graphs", "other models", "profiled", "repeated")
     }
     for name, (samples, roofline, earlier) in found.items():
         others = [s for other, (given, _, _) in found.items() if other != name for s in given]
@@ -92,6 +113,7 @@ def main() -> None:
             "small graphs": [fit_small.seconds(s) for s in samples],
             "other models": [fit.seconds(s) for s in samples],
             "profiled": [profiled.seconds(s) for s in samples],
+            "repeated": [s.seconds for s in earlier],
         }
         measured = [s.seconds for s in samples]
         everything["measured"] += measured

@@ -16,7 +16,7 @@ from typing import Any
 from graphopt.errors import GraphOptWarning, SerializationError
 from graphopt.ir.files import atomic_write
 
-VERSION = 1
+VERSION = 2
 FOLDER = "GRAPHOPT_CACHE"
 """The environment variable that names another folder."""
 
@@ -38,7 +38,9 @@ def cached(name: str, measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any
     """
     path = cache_folder() / f"{name}.json"
     if path not in _read:
-        kept = _load(path)
+        kept, why = recall(name)
+        if why:
+            warnings.warn(f"the cache {path} {why}; it is measured again", GraphOptWarning, stacklevel=2)
         if kept is None:
             keep(path, measure())
         else:
@@ -46,21 +48,18 @@ def cached(name: str, measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any
     return dict(_read[path])
 
 
-def _load(path: Path) -> dict[str, Any] | None:
-    """What a file holds, or None if it is to be made anew."""
+def recall(name: str) -> tuple[dict[str, Any] | None, str]:
+    """Return what the file of a name holds; or None, and why it cannot be used, "" if there is no file."""
+    path = cache_folder() / f"{name}.json"
     if not path.is_file():
-        return None
+        return None, ""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         version, machine, values = document["version"], document["machine"], document["values"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        why = f"is damaged ({type(error).__name__})"
-    else:
-        why = _unusable(version, machine, values)
-        if not why:
-            return dict(values)
-    warnings.warn(f"the cache {path} {why}; it is measured again", GraphOptWarning, stacklevel=3)
-    return None
+        return None, f"is damaged ({type(error).__name__})"
+    why = _unusable(version, machine, values)
+    return (None, why) if why else (dict(values), "")
 
 
 def _unusable(version: Any, machine: Any, values: Any) -> str:
@@ -76,9 +75,14 @@ def _unusable(version: Any, machine: Any, values: Any) -> str:
 
 def keep(path: Path, values: Mapping[str, Any]) -> None:
     """Write measurements; where the folder cannot be written, this process alone knows them."""
+    _read[path] = dict(values)
+    write(path, values)
+
+
+def write(path: Path, values: Mapping[str, Any]) -> None:
+    """Write measurements with the version and the machine; a folder that cannot be written is a warning."""
     from graphopt.targets.machine import fingerprint
 
-    _read[path] = dict(values)
     document = {"version": VERSION, "machine": fingerprint(), "values": values}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from graphopt.analysis import CostModel
-from graphopt.analysis.calibration import Sample, calibrate, calibrated, measure_nodes
+from graphopt.analysis.calibration import Sample, blocks, calibrate, calibrated, measure_nodes, micro
 from graphopt.analysis.calibration import model as calibration
 from graphopt.analysis.calibration.fit import Fit
+from graphopt.analysis.calibration.samples import LONG_AGO, measure_in_turn, sample_of
 from graphopt.analysis.node_times import NodeSeconds
 from graphopt.errors import GraphOptWarning
 from graphopt.ops import parse
@@ -84,6 +85,56 @@ def test_curves_follow_what_was_measured() -> None:
         assert fit.seconds(Sample("never seen", "f", n * 1e3, n * 100.0, 0)) == expected
     few = [Sample("slow", "f", s.flops, s.bytes, s.seconds * 7) for s in samples[:2]]
     assert Fit([*samples, *few]).seconds(Sample("slow", "f", 2e4, 2e3, 0)) == pytest.approx(7 * 22e-6, rel=0.2)
+
+
+def test_near_samples_correct_the_line_and_memory_of_a_kernel_counts() -> None:
+    def seconds(n: int, since: int) -> float:
+        return (2e-6 + n * 1e-6) * (2.0 if n > 20 else 1.0) * (1.5 if since > 50 else 1.0)
+
+    sizes, gaps = (1, 2, 4, 8, 16, 32, 64, 128), (1, 200)
+    samples = [Sample("op", "f", n * 1e3, n * 1e2, seconds(n, g), since=g) for n in sizes for g in gaps for _ in "abc"]
+    fit = Fit(samples)
+    for n in (3, 100):
+        for gap in gaps:
+            assert fit.seconds(Sample("op", "f", n * 1e3, n * 1e2, 0, since=gap)) == pytest.approx(
+                seconds(n, gap), rel=0.25
+            )
+
+
+def test_what_tells_nodes_apart() -> None:
+    graph = parse("""
+    input %x: f32[2, 8, 16]
+    %a = relu(%x)
+    %t = transpose.int(%a) {dim0=1, dim1=2}
+    %u = unsqueeze(%t) {dim=0}
+    %b = relu(%u)
+    %r = reshape(%t) {shape=(2, 128)}
+    %c = relu(%r)
+    %d = mul.Scalar(%c) {other=2.0}
+    return %b, %d""")
+    samples = [sample_of(node, CostModel()) for node in graph]
+    assert [sample.key for sample in samples] == [
+        "aten.relu",
+        "aten.transpose.int",
+        "aten.unsqueeze/strided",
+        "aten.relu/strided",
+        "aten.reshape/copy/strided",
+        "aten.relu",
+        "aten.mul.Scalar",
+    ]
+    assert [sample.since for sample in samples] == [2, 7, 7, 3, 7, 2, 7]
+
+
+def test_graphs_that_run_by_turns_find_nothing_in_the_caches() -> None:
+    graph = parse(GRAPH.replace("return %z", "%a = relu(%z)\nreturn %a"))
+    samples = measure_in_turn([(graph, sample_inputs(graph))] * 1, runs=3)
+    assert [sample.since for sample in samples] == [LONG_AGO, LONG_AGO, 1]
+
+
+def test_blocks_and_small_graphs_run() -> None:
+    for text in (*micro.texts()[::9], *blocks.blocks()[::4]):
+        graph = parse(text)
+        assert len(measure_nodes(graph, sample_inputs(graph), runs=1)) == len(graph.nodes)
 
 
 def test_nodes_are_measured_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:

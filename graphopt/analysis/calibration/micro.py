@@ -5,13 +5,25 @@ from __future__ import annotations
 
 import torch
 
-from graphopt.analysis.calibration.samples import Sample, measure_nodes
+from graphopt.analysis.calibration.blocks import blocks
+from graphopt.analysis.calibration.samples import Sample, measure_in_turn, measure_nodes
 from graphopt.ir import Graph, TensorType
 from graphopt.ops.text import parse
 
 ELEMENTWISE = (64, 4096, 65536, 1 << 20)
-UNARY = "relu gelu silu sigmoid tanh exp sqrt neg hardswish"
-BINARY = "add.Tensor mul.Tensor sub.Tensor div.Tensor"
+UNARY = "relu gelu silu sigmoid tanh exp sqrt neg hardswish rsqrt sin cos abs"
+NUMBERS = (
+    "add.Scalar(%x) {other=1.0}",
+    "mul.Scalar(%x) {other=2.0}",
+    "div.Scalar(%x) {other=2.0}",
+    "sub.Scalar(%x) {other=1.0}",
+    "pow.Tensor_Scalar(%x) {exponent=2.0}",
+    "hardtanh(%x) {min_val=0.0, max_val=6.0}",
+    "clamp(%x) {min=0.0}",
+    "dropout(%x) {p=0.1, train=false}",
+    "ge.Scalar(%x) {other=0.0}",
+)
+BINARY = "add.Tensor mul.Tensor sub.Tensor div.Tensor maximum le.Tensor"
 ROWS = ((4, 64), (64, 256), (256, 1024))
 VIEWS = (
     "aten.permute(%x) {dims=(1, 0)}",
@@ -55,6 +67,7 @@ def texts() -> list[str]:
     for size in ELEMENTWISE:
         x = f"input %x: f32[{size}]\n"
         found += [f"{x}%y = aten.{name}(%x)\nreturn %y" for name in UNARY.split()]
+        found += [f"{x}%y = aten.{call}\nreturn %y" for call in NUMBERS]
         found += [f"{x}input %z: f32[{size}]\n%y = aten.{name}(%x, %z)\nreturn %y" for name in BINARY.split()]
     for rows, columns in ROWS:
         x = f"input %x: f32[{rows}, {columns}]\n"
@@ -91,13 +104,11 @@ def texts() -> list[str]:
 
 
 def micro_samples() -> list[Sample]:
-    """Measure the small graphs: some seconds."""
+    """Measure the small graphs and blocks of models, each by itself and by turns: some seconds."""
     generator = torch.Generator().manual_seed(0)
-    samples: list[Sample] = []
-    for text in texts():
-        graph = parse(text)
-        samples += measure_nodes(graph, _inputs(graph, generator), runs=15).values()
-    return samples
+    graphs = [(graph, _inputs(graph, generator)) for graph in map(parse, (*texts(), *blocks()))]
+    samples = [sample for graph, inputs in graphs for sample in measure_nodes(graph, inputs, runs=15).values()]
+    return samples + measure_in_turn(graphs, runs=15)
 
 
 def _inputs(graph: Graph, generator: torch.Generator) -> list[torch.Tensor]:

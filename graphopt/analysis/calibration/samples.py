@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
 from graphopt.analysis.bindings import bind_sizes
 from graphopt.analysis.cost import CostModel
 from graphopt.analysis.interpreter import Interpreter
-from graphopt.analysis.placement import viewed_value
-from graphopt.ir import DType, Graph, Node, TensorType, Trait
+from graphopt.analysis.placement import REORDERING, viewed_value
+from graphopt.ir import DType, Graph, Node, TensorType, Trait, Value
 from graphopt.ir.dims import evaluate
 
 RUNS = 7
 """Timed runs, at least."""
 MOST_SECONDS = 2.0
 """Runs end after so long, three at least."""
+LONG_AGO = 200
+"""Nodes after which caches have forgotten a kernel."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Sample:
     """One node: what it is to be told apart by, its operations, bytes, and seconds.
 
     key: the operator and the kind of kernel. family: a coarser kind. width: the size of the last dim of the result.
+    since: how many nodes ago the operator ran last, at most `LONG_AGO`; 1 if just before.
     """
 
     key: str
@@ -33,20 +36,41 @@ class Sample:
     bytes: float
     seconds: float
     width: float = 1.0
+    since: int = 1
 
 
 def measure_nodes(graph: Graph, inputs: Sequence[Any], runs: int = RUNS) -> dict[Node, Sample]:
     """Measure each node of a graph on inputs in graph order; nodes that hold graphs as a whole."""
-    stopwatch = _Stopwatch(graph)
-    stopwatch.run(*inputs)
-    stopwatch.times.clear()
-    began = perf_counter()
-    for count in range(1, max(runs, 3) + 1):
-        stopwatch.run(*inputs)
+    return _measure([(graph, inputs)], runs)
+
+
+def measure_in_turn(graphs: Sequence[tuple[Graph, Sequence[Any]]], runs: int = RUNS) -> list[Sample]:
+    """Measure the nodes of several graphs that run by turns, so that none finds its kernels in the caches."""
+    measured = _measure(graphs, runs)
+    samples = []
+    for graph, _ in graphs:
+        for position, node in enumerate(graph):
+            if (sample := measured.get(node)) is not None:
+                samples.append(replace(sample, since=LONG_AGO) if sample.since > position else sample)
+    return samples
+
+
+def _measure(graphs: Sequence[tuple[Graph, Sequence[Any]]], runs: int) -> dict[Node, Sample]:
+    stopwatches = [_Stopwatch(graph) for graph, _ in graphs]
+    began = 0.0
+    for count in range(max(runs, 3) + 1):
+        for stopwatch, (_, inputs) in zip(stopwatches, graphs):
+            stopwatch.run(*inputs)
+            if count == 0:  # the first run warms up
+                stopwatch.times.clear()
+        began = began or perf_counter()
         if count >= 3 and perf_counter() - began > MOST_SECONDS:
             break
-    costs = CostModel(bind_sizes(graph.inputs, inputs))
-    return {node: sample_of(node, costs, undisturbed(times)) for node, times in stopwatch.times.items()}
+    found = {}
+    for stopwatch, (graph, inputs) in zip(stopwatches, graphs):
+        costs = CostModel(bind_sizes(graph.inputs, inputs))
+        found.update({n: sample_of(n, costs, undisturbed(times)) for n, times in stopwatch.times.items()})
+    return found
 
 
 def undisturbed(times: Sequence[float]) -> float:
@@ -74,7 +98,15 @@ def sample_of(node: Node, costs: CostModel, seconds: float = 0.0) -> Sample:
     moved = float(cost.bytes)
     if Trait.VIEW in node.op.traits:
         moved = float(sum(costs.sizes.bytes(result.type) for result in node.results))
-    return Sample(key_of(node), family_of(node), float(cost.flops), moved, seconds, _width(node, costs))
+    return Sample(
+        key=key_of(node),
+        family=family_of(node),
+        flops=float(cost.flops),
+        bytes=moved,
+        seconds=seconds,
+        width=_width(node, costs),
+        since=_since(node),
+    )
 
 
 def _width(node: Node, costs: CostModel) -> float:
@@ -85,20 +117,35 @@ def _width(node: Node, costs: CostModel) -> float:
     return float(last if isinstance(last, int) else evaluate(last, costs.sizes.bindings))
 
 
+def _since(node: Node) -> int:
+    """Back to the last node with the same operator; beyond the first node is the last one of an earlier run."""
+    before = node
+    for count in range(1, LONG_AGO):
+        previous = before._prev or (None if node.graph is None else next(reversed(node.graph), None))
+        if previous is None or previous.op is node.op:
+            return count
+        before = previous
+    return LONG_AGO
+
+
+def operator_of(key: str) -> str:
+    """The operator of a key, without overload and kind."""
+    return ".".join(key.partition("/")[0].split(".")[:2])
+
+
 def key_of(node: Node) -> str:
     """The operator and what else decides which kernel runs: how a convolution sees its channels, whether a view has to
-    copy, whether operands are broadcast, a dtype other than f32."""
-    name = ".".join(node.op.name.split(".")[:2])
-    kinds = [_kind(node, name)]
+    copy, whether operands are broadcast or not contiguous, a dtype other than f32."""
+    kinds = [_kind(node), "strided" if any(map(is_strided, node.inputs)) else ""]
     types = [v.type for v in (*node.results, *node.inputs) if isinstance(v.type, TensorType)]
     if types and types[0].dtype is not DType.F32:
         kinds.append(types[0].dtype.value)
-    return "/".join([name, *[kind for kind in kinds if kind]])
+    return "/".join([node.op.name, *[kind for kind in kinds if kind]])
 
 
-def _kind(node: Node, name: str) -> str:
+def _kind(node: Node) -> str:
     shapes = [v.type.shape for v in node.inputs if isinstance(v.type, TensorType)]
-    if "conv" in name and len(shapes) > 1 and len(shapes[1]) > 2:
+    if "conv" in node.op.name and len(shapes) > 1 and len(shapes[1]) > 2:
         weight = shapes[1]
         kind = "by-channel" if weight[1] == 1 else "by-pixel" if set(weight[2:]) == {1} else "window"
         return kind if set(node.attributes.get("stride") or (1,)) == {1} else f"{kind} by steps"
@@ -107,6 +154,21 @@ def _kind(node: Node, name: str) -> str:
     if Trait.ELEMENTWISE in node.op.traits and len(set(shapes)) > 1:
         return "number" if () in shapes else "broadcast"
     return ""
+
+
+SCATTERING = REORDERING | frozenset(["select", "slice", "narrow", "split", "chunk", "unbind", "unfold", "diagonal"])
+"""Views whose elements do not lie side by side."""
+
+
+def is_strided(value: Value) -> bool:
+    """Whether views leave the elements of a value in another order than that of its dims, or apart."""
+    node = value.producer
+    while node is not None and viewed_value(node) is not None:
+        if node.op.name.split(".")[1] in SCATTERING:
+            return True
+        base = node.operands[0]
+        node = None if base is None else base.producer
+    return False
 
 
 def family_of(node: Node) -> str:
