@@ -1,8 +1,9 @@
 """Whether attention by a plan is faster than the whole: a model, confirmed by measuring where there is an engine.
 
-    time ∝ Σ over calls of (CALL + SLOWER · pairs · heads · (E + F))        against        L · S · heads · (E + F)
+    time ∝ calls · CALL + (SLOWER · pairs + COPY · copied keys) · heads · (E + F)    against    L · S · heads · (E + F)
 
-Pairs of a plan take longer than those of the whole, for its matrices are smaller, and each call costs something.
+Pairs of a plan take longer than those of the whole, for its matrices are smaller; each call costs something, and keys
+that lie apart have to be brought together.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ CALL = 7e6
 """What a call costs, in multiplications: about 50 µs."""
 SLOWER = 1.25
 """What a score of a plan costs, in scores of the whole."""
+COPY = 170
+"""What copying a number costs, in multiplications."""
 GAIN = 1.05
 """How much faster it has to be."""
 LARGEST = 2e11
@@ -48,8 +51,8 @@ class Sizes:
 
     def planned(self, plan: Planned) -> float:
         """What a plan costs, in multiplications of the whole."""
-        calls = self.batch * len(plan.calls)
-        return CALL * calls + SLOWER * self.batch * self.heads * plan.pairs * self.width
+        each = SLOWER * plan.pairs + COPY * plan.copied
+        return self.batch * (CALL * len(plan.calls) + self.heads * self.width * each)
 
     def gain(self, plan: Planned) -> float:
         """How many times faster a plan should be."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -276,3 +278,23 @@ def test_sliding_window_of_a_language_model(target: str) -> None:
     assert not any(node.name.startswith("aten.arange") for node in compiled.graph)
     with torch.no_grad():
         torch.testing.assert_close(compiled(ids), model(ids), rtol=1e-3, atol=1e-4)
+
+
+def test_export_and_saved_form(tmp_path: Path) -> None:
+    """The operator is exported whole, captured again as itself, and saved."""
+
+    class Banded(nn.Module):
+        def forward(self, q: Tensor) -> Tensor:
+            place = torch.arange(q.shape[2])
+            return scaled_dot_product_attention(q, q, q, (place[:, None] - place).abs() <= 8)
+
+    q = torch.randn(1, 4, 1024, 8)
+    compiled = graphopt.compile(Banded(), (q,), target="fx", passes="sparse-attention", on_failure="raise")
+    exported = torch.export.export(compiled.module, (q,))
+    again = graphopt.trace(exported.module(), (q,))
+    assert names(again) == names(compiled.graph) == ["block_sparse_attention"]
+    compiled.save(tmp_path / "banded.graphopt")
+    loaded = graphopt.load(tmp_path / "banded.graphopt")
+    expected = Banded()(q)
+    for found in (compiled(q), exported.module()(q), loaded(q)):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

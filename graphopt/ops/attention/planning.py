@@ -34,6 +34,11 @@ class Planned(NamedTuple):
         """How many scores are computed."""
         return sum(call.pairs for call in self.calls)
 
+    @property
+    def copied(self) -> int:
+        """How many keys are copied: those of blocks that read several runs."""
+        return sum(call.blocks * call.keys for call in self.calls if len(call.segments) > 1)
+
 
 class _Block(NamedTuple):
     """A block of queries: its first, how many, the runs of keys that it reads, and what it adds to the scores."""
