@@ -106,8 +106,9 @@ def measure(case: Case, length: int, engine: str, options: Any) -> Row:
         "dense": lambda: before.run(list(inputs)),
         "sparse": lambda: after.run(list(inputs)),
     }
-    if options.peers and engine == "eager":
-        functions["flex"] = flex(case, inputs)
+    peer = flex(case, inputs) if options.peers and engine == "eager" else None
+    if peer is not None:
+        functions["flex"] = peer
     times = time_interleaved(functions, rounds=1 if options.quick else options.rounds, seconds=0.1)
     return Row(
         case.name,
@@ -124,13 +125,19 @@ def measure(case: Case, length: int, engine: str, options: Any) -> Row:
     )
 
 
-def flex(case: Case, inputs: tuple[Tensor, ...]) -> Callable[[], Any]:
-    """PyTorch's compiled attention by blocks."""
+def flex(case: Case, inputs: tuple[Tensor, ...]) -> Callable[[], Any] | None:
+    """PyTorch's compiled attention by blocks; None where it does not compile."""
+    from torch._dynamo.exc import TorchDynamoException
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     length = inputs[0].shape[2]
     shown = create_block_mask(lambda b, h, q, k: case.shown(q, k), None, None, length, length, device="cpu")
     compiled = torch.compile(flex_attention)
+    try:
+        compiled(*inputs, block_mask=shown)
+    except (RuntimeError, TorchDynamoException) as error:
+        print(f"flex_attention does not compile for {case.name}: {type(error).__name__}")
+        return None
     return lambda: compiled(*inputs, block_mask=shown)
 
 
