@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import re
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -202,7 +203,9 @@ def main() -> None:
     figures: list[Figures] = []
     for network in chosen.network or SUBJECTS:
         for seed in seeds:
-            figures += measured(network, seed, chosen.options, chosen)
+            for one in measured(network, seed, chosen.options, chosen):
+                print(f"{network} {seed} {one.tool}: {one.sqnr:.2f} dB {one.failed}", file=sys.stderr, flush=True)
+                figures.append(one)
         own = [f for f in figures if f.network == network]
         rows = [_row(tool, [f for f in own if f.tool == tool]) for tool in dict.fromkeys(f.tool for f in own)]
         columns = ("quantizer", "SQNR dB", "KL", "top-1", "against fp32", "±", "products", "others", "fused", "s")

@@ -22,6 +22,7 @@ from graphopt.passes.quantization.clipping import METHODS, NEED_BOUNDS_ALONE, Gr
 from graphopt.passes.quantization.fused_pairs import fused_pairs
 from graphopt.passes.quantization.histograms import histogram
 from graphopt.passes.quantization.insertion import Inserter, Layer, Parameters, WeightOptions
+from graphopt.passes.quantization.kernels_used import kernels_used, runs_in_pytorch
 from graphopt.passes.quantization.layer_formats import LayerFormats, graph_names, node_names, settled
 from graphopt.passes.quantization.placement import Placement, activations_of, place
 from graphopt.passes.quantization.preparation import pools_for_means
@@ -161,6 +162,7 @@ class Quantize(Pass):
         some = kept[:REPORT_SAMPLES]
         sources = {node: activations_of(node, fusion, True)[0] for node, fusion in plan.layers.items()}
         recorded = record(graph, sources, some)
+        others = [(node.result.name, node.op.base) for node in plan.others]
         layers, told = self._rewritten(graph, rewriter, profile, plan, parameters, kept, widths, self._trains(context))
         counts = {"layers": len(plan.layers), "other operators": len(plan.others), "pairs": len(plan.pairs)}
         report = QuantizationReport(counts, left=left)
@@ -183,6 +185,8 @@ class Quantize(Pass):
                     histogram=histogram(found[scale], covered),
                 )
             )
+        if runs_in_pytorch(context):
+            report.kernels = kernels_used(graph, layers, others, self._trains(context))
         report.fused = None if self._trains(context) else fused_pairs(graph, context)
         return PassResult(rewriter.changed, notes=[*report.lines(), *notes, *told], details=report)
 
@@ -200,14 +204,14 @@ class Quantize(Pass):
         """Write the plan into the graph; return what the layers are now, and notes."""
         kind = TrainableInserter if trainable else Inserter
         inserter = kind(graph, rewriter, profile, self.activation_format(profile)[0], self.name)
-        scales = {node: self._input_scale(node, plan, parameters) for node in plan.layers}
+        read = {node: self._read(node, plan, parameters) for node in plan.layers}
         some = kept[:CORRECTION_SAMPLES]
         means = layer_means(graph, list(plan.layers), some) if self.correct_bias else {}
         rounding = self._rounding(graph, list(plan.layers), kept)
         inserter.pairs(plan, parameters)
         options = WeightOptions(find_format(self.dtype), self.granularity == "channel", self.weights == "mse", rounding)
         layers = {
-            node: inserter.weight(node, fusion, scales[node], replace(options, format_=widths[node]))
+            node: inserter.weight(node, fusion, read[node], replace(options, format_=widths[node]))
             for node, fusion in plan.layers.items()
         }
         wanted = {layer.node: means[node] for node, layer in layers.items() if node in means and layer.bias is not None}
@@ -284,10 +288,9 @@ class Quantize(Pass):
         return Parameters(*affine(low, high, grid.format_, grid.symmetric))
 
     @staticmethod
-    def _input_scale(node: Node, plan: Placement, parameters: dict[Value, Parameters]) -> float:
+    def _read(node: Node, plan: Placement, parameters: dict[Value, Parameters]) -> Parameters:
         (activation,) = activations_of(node, plan.layers[node], True)
-        scale = parameters[plan.scale_of(activation)].scale
-        return max(scale) if isinstance(scale, tuple) else scale
+        return parameters[plan.scale_of(activation)]
 
 
 def _why_float(node: Node, formats: LayerFormats, guard: Guard | None) -> str | None:

@@ -133,8 +133,8 @@ class Inserter:
     def _scale(self, scale: torch.Tensor, name: str) -> Value:
         return self.rewriter.constant(scale, name)
 
-    def weight(self, node: Node, fusion: Fusion, input_scale: float, options: WeightOptions) -> Layer:
-        """Quantize the weight of a layer; return what is the layer now."""
+    def weight(self, node: Node, fusion: Fusion, read: Parameters, options: WeightOptions) -> Layer:
+        """Quantize the weight of a layer; return what is the layer now. read: of what it reads."""
         weight = weight_of(node, fusion)
         assert weight is not None and weight.constant is not None
         axis = fusion.channels % len(weight.shape) if options.per_channel else None
@@ -143,6 +143,7 @@ class Inserter:
         bias = stored(node.arguments().get(fusion.bias))
         split = self.profile.split_linear and node.name == "aten.linear" and len(node.operands[0].shape) != 2  # type: ignore[union-attr]
         integer_bias = self.profile.integer_bias and bool(fusion.bias) and not split
+        input_scale = _by_output(read, tensor.shape[axis or 0])
         smallest = least_scales(bias, input_scale) if integer_bias and bias is not None else None
         if smallest is not None and axis is None:
             smallest = smallest.amax()
@@ -153,10 +154,10 @@ class Inserter:
             if split:
                 last = self._split(node, weight, q, scales, axis, options.format_)
                 return Layer(weight.name, last, source, None if bias is None else 1, None)
-            read = self._stored_weight(weight, q, scales, axis, options.format_)
-            self.rewriter.set_operand(node, operand_index(node, fusion.weight), read)
+            made = self._stored_weight(weight, q, scales, axis, options.format_)
+            self.rewriter.set_operand(node, operand_index(node, fusion.weight), made)
         drop_unused(self.rewriter, weight)
-        products = torch.tensor(input_scale, dtype=torch.float32) * scales if integer_bias else None
+        products = input_scale * scales if integer_bias else None
         return Layer(weight.name, node, source, operand_index(node, fusion.bias) if fusion.bias else None, products)
 
     def bias(self, layer: Layer, shift: torch.Tensor | None) -> None:
@@ -206,6 +207,12 @@ class Inserter:
         self.rewriter.replace(node, last.results)
         drop_unused(self.rewriter, weight)
         return last
+
+
+def _by_output(read: Parameters, outputs: int) -> torch.Tensor:
+    """The scale of what a layer reads; for each output where inputs have their own, as many outputs for each input."""
+    scale = torch.tensor(read.scale, dtype=torch.float32)
+    return scale.repeat_interleave(outputs // len(scale)) if scale.dim() else scale
 
 
 def axis_of(value: Value, given: Parameters) -> int | None:

@@ -32,7 +32,7 @@ LEAST = 3
 """Runs in a round, at least."""
 
 
-ANY_SCALE = 0.05
+ANY_PARAMETERS = Parameters(0.05, 0)
 ANY_WEIGHTS = WeightOptions(find_format("int8"), True, False)
 """No kernel is faster for other scales."""
 
@@ -184,7 +184,7 @@ class _Operator(Timed):
         inserter = Inserter(self.graph, Rewriter(self.graph), profile, format_, "micro")
         inserter.pairs(plan, given)
         if self.is_layer:
-            inserter.bias(inserter.weight(self.node, self.fusion, ANY_SCALE, ANY_WEIGHTS), None)
+            inserter.bias(inserter.weight(self.node, self.fusion, ANY_PARAMETERS, ANY_WEIGHTS), None)
         self._cut_floats_off(format_)
 
     def _cut_floats_off(self, format_: Format) -> None:
@@ -209,7 +209,7 @@ def _conversion(tensor: torch.Tensor, format_: Format, quantize: bool) -> Timed:
     rewriter = Rewriter(graph)
     dtype = DType.F32 if quantize else format_.dtype
     value = graph.add_input("x", TensorType(dtype, tuple(tensor.shape)))
-    scale = rewriter.constant(torch.tensor(ANY_SCALE), "scale")
+    scale = rewriter.constant(torch.tensor(ANY_PARAMETERS.scale), "scale")
     zero = rewriter.constant(torch.tensor(0, dtype=format_.storage), "zero_point", dtype=format_.dtype)
     name = "graphopt.quantize" if quantize else "graphopt.dequantize"
     graph.set_outputs([rewriter.create(name, value, scale, zero, format_.name).result])

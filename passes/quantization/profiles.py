@@ -43,7 +43,7 @@ class Profile:
     fusions: by operator. tails: operators that go into the quantization behind them.
     activations: the format of activations; symmetric: without zero points. integer_bias: whether biases are stored as
     32-bit integers of scale s_x·s_w. narrowest: the fewest bits that kernels read weights in; narrower ones are stored
-    in so many. channelwise: whether depthwise convolutions read a scale for each channel; then biases are floats.
+    in so many. channelwise: whether depthwise convolutions read a scale for each channel.
     byte_pairs: whether kernels multiply unsigned by signed bytes and, on chips that have no better, add the
     products in pairs, in 16 bits. split_linear: whether a linear layer on more than two dims is to be a product with
     a transposed weight, since that is what is written.
@@ -91,9 +91,7 @@ _CLIPS = frozenset(f"aten.{name}" for name in ("relu", "relu6", "hardtanh", "cla
 
 PROFILES: dict[str, Profile] = {
     "onnxruntime": Profile({**_convolutions("integer"), **_PRODUCTS, **_MOVES, **_ELEMENTWISE, **_POOLS}, tails=_CLIPS),
-    "openvino": Profile(
-        {**_convolutions("any"), **_PRODUCTS, **_ELEMENTWISE}, integer_bias=False, channelwise=True, split_linear=False
-    ),
+    "openvino": Profile({**_convolutions("any"), **_PRODUCTS, **_ELEMENTWISE}, channelwise=True, split_linear=False),
     "tensorrt": Profile(
         {**_convolutions("any"), **_PRODUCTS, **_ELEMENTWISE},
         activations="int8",

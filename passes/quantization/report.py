@@ -19,6 +19,8 @@ from graphopt.ir import Graph, Node, Value
 from graphopt.passes.quantization.fused_pairs import FusedPairs
 from graphopt.passes.quantization.histograms import Histogram
 from graphopt.passes.quantization.insertion import Layer
+from graphopt.passes.quantization.kernels_used import KernelUse
+from graphopt.passes.quantization.kernels_used import lines as kernel_lines
 from graphopt.passes.quantization.lockstep import Lockstep
 from graphopt.passes.support.noise import energies
 
@@ -69,7 +71,7 @@ class Trial:
 class QuantizationReport:
     """counts: of layers, other operators, pairs. layers: in graph order. left: what stayed a float, and why.
 
-    fused: what the engine made of the pairs, if one says. search: how formats were chosen, if they were. trials: the
+    fused: what the engine made of the pairs, if one says. kernels: what PyTorch computes with, if it does. search: how formats were chosen, if they were. trials: the
     recipes that were compared, if they were.
     """
 
@@ -77,6 +79,7 @@ class QuantizationReport:
     layers: list[LayerFigures] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     fused: FusedPairs | None = None
+    kernels: list[KernelUse] = field(default_factory=list)
     search: SearchReport | None = None
     trials: list[Trial] = field(default_factory=list)
 
@@ -92,6 +95,7 @@ class QuantizationReport:
         return [
             f"quantized {counts}",
             *([] if self.fused is None else self.fused.lines()),
+            *kernel_lines(self.kernels),
             *map(_sentence, worst),
             *self.left,
         ]

@@ -21,7 +21,7 @@ from graphopt.ops.quantization import Format
 from graphopt.passes.quantization.insertion import Inserter
 from graphopt.passes.quantization.integer_program import IntegerProgram
 from graphopt.passes.quantization.micro_models import (
-    ANY_SCALE,
+    ANY_PARAMETERS,
     ANY_WEIGHTS,
     MicroModels,
     Timed,
@@ -235,7 +235,7 @@ class WholeGraph:
         inserter = Inserter(copy, Rewriter(copy), self.profile, self.format_, "timing")
         inserter.pairs(plan, any_parameters(plan, self.format_))
         for node, fusion in plan.layers.items():
-            inserter.bias(inserter.weight(node, fusion, ANY_SCALE, ANY_WEIGHTS), None)
+            inserter.bias(inserter.weight(node, fusion, ANY_PARAMETERS, ANY_WEIGHTS), None)
         return copy
 
 

@@ -35,7 +35,7 @@ class TrainableInserter(Inserter):
     def _scale(self, scale: torch.Tensor, name: str) -> Value:
         return self.rewriter.constant(scale, name, ConstantKind.PARAMETER, names=(name,), requires_grad=True)
 
-    def weight(self, node: Node, fusion: Fusion, input_scale: float, options: WeightOptions) -> Layer:
+    def weight(self, node: Node, fusion: Fusion, read: Parameters, options: WeightOptions) -> Layer:
         """Round the weight of a layer where it is read."""
         weight = weight_of(node, fusion)
         assert weight is not None and weight.constant is not None

@@ -35,7 +35,7 @@ def weight_scales(
     return scales if axis is not None else scales.reshape(())
 
 
-def least_scales(bias: torch.Tensor | None, input_scale: float) -> torch.Tensor | None:
+def least_scales(bias: torch.Tensor | None, input_scale: torch.Tensor) -> torch.Tensor | None:
     """The smallest scales of weights under which |b| / (s_x s_w) stays within 2^30."""
     return None if bias is None else bias.detach().float().abs() / (input_scale * _BIAS_LIMIT)
 
