@@ -103,7 +103,10 @@ def _given(value: Value, binary: bool) -> Mark | None:
         return None
     if value.constant is not None:
         number = uniform_value(value)
-        return None if number is None else Mark(*[torch.tensor([number], dtype=type_.dtype.torch)] * 2)
+        if number is None:
+            return None
+        everywhere = torch.tensor([number], dtype=type_.dtype.torch)
+        return Mark(everywhere, everywhere)
     if type_.rank != 2 or type_.dtype.torch.is_floating_point:
         return None
     dtype = type_.dtype.torch

@@ -157,8 +157,8 @@ def _in_place(e: Emitter, a: Call) -> Tensor:
     mask = additive(e, unsqueeze(e, live, [1, 2]), a.query.dtype)
     if a.is_causal:
         mask = e.op("Add", mask, causal_mask(e, length, length, a.query.dtype))
-    padded = [_padded(e, x, rows, batch, length) for x in (a.query, a.key, a.value)]
-    result = attend(e, *padded, mask, a.scale, may_be_empty=True)[0]
+    query, key, value = (_padded(e, x, rows, batch, length) for x in (a.query, a.key, a.value))
+    result = attend(e, query, key, value, mask, a.scale, may_be_empty=True)[0]
     flat = reshape(e, transpose(e, result, (0, 2, 1, 3)), (batch * length, *a.out.shape[1:]))
     return e.op("Gather", flat, rows, axis=0, shape=a.out.shape)
 

@@ -80,7 +80,8 @@ def decode(numbers: tuple[int, ...]) -> tuple[Call, ...]:
         if len(head) < 5 or end > len(numbers) or min(head[1:3]) < 1 or head[4] < 0:
             raise ValueError(f"number {at} starts no call of a plan: {list(head)}")
         segments = tuple(Segment(*numbers[i : i + 3]) for i in range(at + 5, end, 3))
-        calls.append(Call(*head[:4], segments))
+        start, rows, blocks, bias, _ = head
+        calls.append(Call(start, rows, blocks, bias, segments))
         at = end
     return tuple(calls)
 
