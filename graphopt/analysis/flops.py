@@ -273,11 +273,20 @@ def rule_for(node: Node) -> Rule | None:
     return RULES.get(rest.partition(".")[0]) if dialect == "aten" else EXTRA_RULES.get(node.op.name)
 
 
+def _sparse(s: Shapes) -> Work:
+    """One multiplication for each stored weight at each place of the result."""
+    stored = prod(s.operand("values") or ())
+    rows = max((s.operand("crow_indices") or (2,))[0] - 1, 1) * (s.operand("values") or (1, 1))[1]
+    return macs(prod(s.result()) * stored // rows)
+
+
 EXTRA_RULES: dict[str, Rule] = {
     "graphopt.attention": _whole_attention,
     "graphopt.block_sparse_attention": _planned_attention,
     "graphopt.copy": _none,
     "graphopt.segment_attention": _segment_attention,
+    "graphopt.sparse_conv2d": _sparse,
+    "graphopt.sparse_linear": _sparse,
     "graphopt.window_attention": _planned_attention,
     "transformers.grouped_mm_fallback": _matmul,
 }

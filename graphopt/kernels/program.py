@@ -27,7 +27,7 @@ ARGUMENTS = (
     "rows", "starts", "columns", "values", "x", "sums", "bias", "items", "tiles", "y",
     "x_step", "column_step", "sums_step", "parts", "part_size", "tile_size", "n", "y_step",
 )  # fmt: skip
-"""The arguments of a call, 64 bits each: addresses first, then numbers; behind them, where each thread's items start."""
+"""The arguments of a call, 64 bits each: addresses first, then numbers."""
 ADDRESSES = 10
 MOST_THREADS = 64
 BOUNDS = len(ARGUMENTS)

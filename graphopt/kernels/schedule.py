@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +89,7 @@ class Blocks:
             values=np.ascontiguousarray(self.values[by_rank]),
             ranges=np.stack([edges[:-1], edges[1:]], 1).reshape(len(tiles), row_parts, 2),
             tiles=tiles,
-            extents=tuple(zip(edges_of_parts[:-1], edges_of_parts[1:])),
+            extents=tuple(pairwise(edges_of_parts)),
         )
 
 

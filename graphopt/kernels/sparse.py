@@ -26,9 +26,9 @@ _KEPT = 16
 class SparseMatrix:
     """W, ready to be multiplied; prepared once for each number of columns.
 
-    crow_indices [M / height + 1], col_indices [blocks], values [blocks, height]: block compressed rows. addresses: where
-    in X each of the K columns starts, for an X whose rows overlap (an image under a convolution); by default rows lie
-    one behind the other.
+    crow_indices [M / height + 1], col_indices [blocks], values [blocks, height]: block compressed rows. addresses:
+    where in X each of the K columns starts, for an X whose rows overlap (an image under a convolution); by default
+    rows lie one behind the other.
 
     >>> w = torch.tensor([[0.0, 2.0], [3.0, 0.0]])
     >>> sparse = w.to_sparse_csr()
@@ -212,7 +212,7 @@ def multiply(
     x: [K, N], contiguous, or [N, K] with layout="transposed"; with addresses, any memory that they point into, and
     `columns` says how many each row has. bias: [M]. Returns [M, N], or [N, M].
     """
-    rows, inner = matrix.blocks.shape
+    rows = matrix.blocks.shape[0]
     turned = layout == "transposed"
     count = columns if columns is not None else x.shape[0] if turned else x.shape[1]
     y = x.new_empty((count, rows) if turned else (rows, count))

@@ -150,7 +150,7 @@ class Kernel:
         return y
 
     def exp(self, x: ir.Value) -> ir.Value:
-        """eˣ = 2ⁿ · e^r with n = round(x / ln 2) and |r| ≤ ln 2 / 2, where Taylor's series to the seventh power does."""
+        """eˣ = 2ⁿ · e^r with n = round(x / ln 2) and |r| ≤ ln 2 / 2, e^r by Taylor's series to the seventh power."""
         x = self.of("maxnum", self.of("minnum", x, self.full(88.0)), self.full(-87.0))
         n = self.of("rint", self.b.fmul(x, self.full(1 / math.log(2))))
         r = self.fma(n, self.full(-_LN2_HIGH), x)

@@ -9,6 +9,7 @@ from graphopt.ops import (
     onnx_dialect,
     quantization,
     scalars,
+    sparse,
     torch_dialects,
 )
 from graphopt.ops.registry import OpRegistry, get_op, registry
@@ -33,6 +34,7 @@ __all__ = [
     "quantization",
     "registry",
     "scalars",
+    "sparse",
     "torch_arguments",
     "torch_dialects",
 ]

@@ -31,13 +31,18 @@ def convolve(
         raise Mismatch(f"{weight.shape[0]} output channels are no multiple of {groups} groups")
     n = len(spatial)
     sizes = [
-        _window(size, k, s, p, d)
+        window_size(size, k, s, p, d)
         for size, k, s, p, d in zip(spatial, weight.shape[2:], pair(stride, n), pair(padding, n), pair(dilation, n))
     ]
     return x.with_shape((*x.shape[: -n - 1], weight.shape[0], *sizes))
 
 
-def _window(size: Dim, kernel: Dim, stride: Dim, padding: Dim, dilation: Dim) -> Dim:
+def window_size(size: Dim, kernel: Dim, stride: Dim, padding: Dim, dilation: Dim) -> Dim:
+    """How many windows fit: ⌊(L + 2p − d(k − 1) − 1)/s⌋ + 1.
+
+    Raises:
+        Mismatch: the kernel is known not to fit, or the numbers make no window.
+    """
     if less(stride, 1) is True or less(padding, 0) is True or less(dilation, 1) is True:
         raise Mismatch(f"stride {stride}, padding {padding}, dilation {dilation} make no convolution")
     room = size + 2 * padding - dilation * (kernel - 1) - 1

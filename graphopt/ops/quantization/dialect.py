@@ -9,7 +9,7 @@ from __future__ import annotations
 from graphopt.ir import DType, TensorType, Trait
 from graphopt.ir.dims import Dim
 from graphopt.ops.inference import Mismatch
-from graphopt.ops.quantization import codebooks, integer, library  # noqa: F401  (they register with PyTorch)
+from graphopt.ops.quantization import codebooks, integer, layers, library  # noqa: F401  (they register with PyTorch)
 from graphopt.ops.quantization.codebooks import planes
 from graphopt.ops.quantization.formats import Format, find_format
 from graphopt.ops.torch_dialects import register_torch_op
@@ -160,3 +160,5 @@ register_torch_op("graphopt.requantize", (Trait.PURE, Trait.STEPS), infer_requan
 register_torch_op("graphopt.matmul_integer", (Trait.PURE,))
 register_torch_op("graphopt.conv_integer", (Trait.PURE,))
 register_torch_op("graphopt.dynamic_quantize", (Trait.PURE, Trait.STEPS))
+register_torch_op("graphopt.integer_linear", (Trait.PURE, Trait.STEPS))
+register_torch_op("graphopt.integer_conv", (Trait.PURE, Trait.STEPS))
