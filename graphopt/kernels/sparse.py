@@ -30,6 +30,9 @@ class SparseMatrix:
     where in X each of the K columns starts, for an X whose rows overlap (an image under a convolution); by default
     rows lie one behind the other.
 
+    Raises:
+        ValueError: the indices are no matrix's.
+
     >>> w = torch.tensor([[0.0, 2.0], [3.0, 0.0]])
     >>> sparse = w.to_sparse_csr()
     >>> matrix = SparseMatrix(sparse.crow_indices(), sparse.col_indices(), sparse.values()[:, None], 2)
@@ -45,6 +48,7 @@ class SparseMatrix:
         inner: int,
         addresses: torch.Tensor | None = None,
     ) -> None:
+        _check(crow_indices, col_indices, values, inner)
         rows, height = crow_indices.numel() - 1, values.shape[1]
         columns = col_indices.numpy().astype(np.int32)
         counts = np.diff(crow_indices.numpy())
@@ -90,6 +94,17 @@ class SparseMatrix:
         else:
             self._calls.move_to_end(key)
         return found
+
+
+def _check(crow_indices: torch.Tensor, col_indices: torch.Tensor, values: torch.Tensor, inner: int) -> None:
+    """See that indices stay in a matrix of `inner` columns: the kernel reads where they point."""
+    blocks = col_indices.numel()
+    if values.dim() != 2 or values.shape[0] != blocks or not crow_indices.numel():
+        raise ValueError(f"{blocks} columns and {list(values.shape)} values are no blocks")
+    if int(crow_indices[0]) != 0 or int(crow_indices[-1]) != blocks or bool((crow_indices.diff() < 0).any()):
+        raise ValueError(f"crow_indices have to rise from 0 to {blocks}")
+    if blocks and not 0 <= int(col_indices.min()) <= int(col_indices.max()) < inner:
+        raise ValueError(f"col_indices are {int(col_indices.min())} to {int(col_indices.max())} of {inner} columns")
 
 
 def _shares(count: int, parts: int) -> list[tuple[int, int]]:

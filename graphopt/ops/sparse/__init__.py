@@ -1,6 +1,6 @@
-"""Sparse weights: their storage, and the operators `graphopt.sparse_linear` and `graphopt.sparse_conv2d`."""
+"""Sparse weights: their blocks, and the operators `graphopt.sparse_linear` and `graphopt.sparse_conv2d`."""
 
 from graphopt.ops.sparse import conv, linear
-from graphopt.ops.sparse.storage import RowBlocks, to_dense, to_row_blocks
+from graphopt.ops.sparse.blocks import Compressed, block_counts, compress, dense
 
-__all__ = ["RowBlocks", "conv", "linear", "to_dense", "to_row_blocks"]
+__all__ = ["Compressed", "block_counts", "compress", "conv", "dense", "linear"]

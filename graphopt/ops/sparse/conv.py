@@ -20,17 +20,17 @@ import torch
 from torch.nn import functional
 
 from graphopt.ir import TensorType, Trait
-from graphopt.kernels import multiply
+from graphopt.kernels import SparseMatrix, multiply
 from graphopt.ops.inference import Mismatch
 from graphopt.ops.inference.convolution import window_size
-from graphopt.ops.sparse.library import register
-from graphopt.ops.sparse.linear import ACTIVATIONS, rows_of
-from graphopt.ops.sparse.prepared import prepared, runs_on_kernel
-from graphopt.ops.sparse.storage import RowBlocks, to_dense
+from graphopt.ops.sparse.blocks import dense
+from graphopt.ops.sparse.library import activated, register_sparse
+from graphopt.ops.sparse.linear import check_parts, runs_kernel
+from graphopt.ops.sparse.matrices import prepared
 from graphopt.ops.torch_dialects import register_torch_op
 
 NAME = "graphopt.sparse_conv2d"
-_REST = 'Tensor? bias=None, int[] kernel=[1, 1], int[] stride=[1, 1], int[] padding=[0, 0], int[] dilation=[1, 1], str activation="none"'  # noqa: E501
+_REST = 'int[] kernel, int[] stride=[1, 1], int[] padding=[0, 0], int[] dilation=[1, 1], str activation="none"'
 
 
 @dataclass(frozen=True)
@@ -86,27 +86,33 @@ def _conv(
     crow_indices: torch.Tensor,
     col_indices: torch.Tensor,
     values: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    kernel: Sequence[int] = (1, 1),
+    bias: torch.Tensor | None,
+    kernel: Sequence[int],
     stride: Sequence[int] = (1, 1),
     padding: Sequence[int] = (0, 0),
     dilation: Sequence[int] = (1, 1),
     activation: str = "none",
 ) -> torch.Tensor:
-    weight = RowBlocks(crow_indices, col_indices, values)
-    if not runs_on_kernel(input, weight):
+    if not runs_kernel(input, values):
         return _reference(input, crow_indices, col_indices, values, bias, kernel, stride, padding, dilation, activation)
-    sizes = Geometry(
-        *input.shape[1:],
-        *((n[0], n[1]) for n in (kernel, stride, padding, dilation)),  # type: ignore[arg-type]
-    )
+    activated(input[:0], activation)  # refuses other names
+    pairs = ((n[0], n[1]) for n in (kernel, stride, padding, dilation))
+    sizes = Geometry(*input.shape[1:], *pairs)
     inner = sizes.channels * sizes.kernel[0] * sizes.kernel[1]
     height, width = sizes.output
     if sizes.plain:
-        matrix = prepared(weight, inner)
+        matrix = prepared(
+            crow_indices, col_indices, values, inner, lambda: SparseMatrix(crow_indices, col_indices, values, inner)
+        )
         samples = [multiply(matrix, x, bias, activation) for x in input.contiguous().flatten(2)]
         return torch.stack(samples).unflatten(2, (height, width))
-    matrix = prepared(weight, inner, sizes, sizes.offsets)
+    matrix = prepared(
+        crow_indices,
+        col_indices,
+        values,
+        sizes,
+        lambda: SparseMatrix(crow_indices, col_indices, values, inner, sizes.offsets()),
+    )
     row = sizes.phase[1]
     grids = [multiply(matrix, x, bias, activation, columns=height * row) for x in sizes.phases(input)]
     return torch.stack(grids).unflatten(2, (height, row))[..., :width].contiguous()
@@ -117,18 +123,18 @@ def _reference(
     crow_indices: torch.Tensor,
     col_indices: torch.Tensor,
     values: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    kernel: Sequence[int] = (1, 1),
+    bias: torch.Tensor | None,
+    kernel: Sequence[int],
     stride: Sequence[int] = (1, 1),
     padding: Sequence[int] = (0, 0),
     dilation: Sequence[int] = (1, 1),
     activation: str = "none",
 ) -> torch.Tensor:
     channels = input.shape[1]
-    dense = to_dense(RowBlocks(crow_indices, col_indices, values), channels * kernel[0] * kernel[1])
-    weight = dense.reshape(-1, channels, *kernel)
+    matrix = dense(crow_indices, col_indices, values, channels * kernel[0] * kernel[1])
+    weight = matrix.reshape(-1, channels, *kernel)
     y = functional.conv2d(input, weight, bias, list(stride), list(padding), list(dilation))
-    return ACTIVATIONS[activation](y)
+    return activated(y, activation)
 
 
 def _empty(
@@ -136,8 +142,8 @@ def _empty(
     crow_indices: torch.Tensor,
     col_indices: torch.Tensor,
     values: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    kernel: Sequence[int] = (1, 1),
+    bias: torch.Tensor | None,
+    kernel: Sequence[int],
     stride: Sequence[int] = (1, 1),
     padding: Sequence[int] = (0, 0),
     dilation: Sequence[int] = (1, 1),
@@ -147,7 +153,7 @@ def _empty(
     return input.new_empty((input.shape[0], (crow_indices.shape[0] - 1) * values.shape[1], *sizes))
 
 
-register("sparse_conv2d", _REST, _conv, _reference, _empty)
+register_sparse("sparse_conv2d", _REST, _conv, _empty, _reference)
 
 
 def _infer(
@@ -163,12 +169,10 @@ def _infer(
     activation: str,
 ) -> TensorType:
     """The sizes of a convolution's result."""
-    if activation not in ACTIVATIONS:
-        raise Mismatch(f"activation is one of {', '.join(ACTIVATIONS)}, not {activation!r}")
     if input.rank != 4 or not len(kernel) == len(stride) == len(padding) == len(dilation) == 2:
         raise Mismatch(f"a convolution of images takes four dims and pairs of sizes, not {input!r}")
     sizes = [window_size(*numbers) for numbers in zip(input.shape[2:], kernel, stride, padding, dilation)]
-    return input.with_shape((input.shape[0], rows_of(crow_indices, values), *sizes))
+    return input.with_shape((input.shape[0], check_parts(input, crow_indices, col_indices, values, bias), *sizes))
 
 
 register_torch_op(NAME, (Trait.PURE,), _infer)
