@@ -35,6 +35,7 @@ __all__ = [
     "registry",
     "scalars",
     "sparse",
+    "sparse",
     "torch_arguments",
     "torch_dialects",
 ]

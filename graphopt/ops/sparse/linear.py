@@ -90,7 +90,7 @@ def _by_csr(
         parts = as_rows(crow_indices, col_indices, values.detach())
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-            return torch.sparse_csr_tensor(*parts[:2], parts[2][:, 0], (rows, in_features))
+            return torch.sparse_csr_tensor(*parts[:2], parts[2][:, 0], (rows, in_features), check_invariants=False)
 
     rows = (crow_indices.numel() - 1) * values.shape[1]
     matrix = prepared(crow_indices, col_indices, values, ("csr", in_features), make)
