@@ -285,7 +285,7 @@ EXTRA_RULES: dict[str, Rule] = {
     "graphopt.block_sparse_attention": _planned_attention,
     "graphopt.copy": _none,
     "graphopt.segment_attention": _segment_attention,
-    "graphopt.sparse_conv2d": _sparse,
+    "graphopt.sparse_conv": _sparse,
     "graphopt.sparse_linear": _sparse,
     "graphopt.window_attention": _planned_attention,
     "transformers.grouped_mm_fallback": _matmul,

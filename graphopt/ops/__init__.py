@@ -35,7 +35,6 @@ __all__ = [
     "registry",
     "scalars",
     "sparse",
-    "sparse",
     "torch_arguments",
     "torch_dialects",
 ]

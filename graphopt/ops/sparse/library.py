@@ -36,7 +36,7 @@ def activated(x: torch.Tensor, activation: str) -> torch.Tensor:
 def register_sparse(
     name: str, rest: str, kernel: Callable[..., Any], fake: Callable[..., Any], reference: Callable[..., Any]
 ) -> None:
-    """Define `name(input, crow_indices, col_indices, values, bias, rest…)` and its derivative by input, values and bias.
+    """Define `name(input, crow_indices, col_indices, values, bias, rest…)`, and what differentiates it.
 
     reference: the same product by PyTorch's own operators, which differentiates.
     """

@@ -1,7 +1,7 @@
 """`graphopt.sparse_linear`: act(X Wᵀ + b) with W [M, K] stored by its blocks that are not zero (see `blocks`).
 
-input [..., K] → [..., M]. In single precision on the CPU it runs the kernels of `graphopt.kernels`; elsewhere, and where
-these cannot be made, PyTorch's product with a CSR matrix, which has single and double precision; else the dense product.
+input [..., K] → [..., M]. In single precision on the CPU it runs the kernels of `graphopt.kernels`. In double precision,
+and where these cannot be made, it is PyTorch's product with a CSR matrix; in other precisions the dense product.
 """
 
 from __future__ import annotations
