@@ -23,7 +23,7 @@ from graphopt.ir.dims import Dim, known_equal
 from graphopt.passes.attention.leftovers import drop_leftovers
 from graphopt.passes.attention.packing import Packing
 from graphopt.passes.attention.padding_masks import Mark, Marks
-from graphopt.passes.attention.rows import HEADS, Forms, connected
+from graphopt.passes.attention.rows import Forms, Layout, connected
 from graphopt.passes.attention.sites import Site, find_site
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
@@ -56,6 +56,9 @@ class PaddingFree(Pass):
         forms = Forms(*found.dims, set(found.sites))
         for node in graph:
             forms.add(node)
+        strange = next((node for node in found.sites if node not in forms.found), None)
+        if strange is not None:
+            return PassResult(False, notes=[f"{strange!r} reads positions that are laid out in another way"])
         region = connected(forms)
         reason = _late_mask(found.source, region) or self._exits(forms, region, found)
         if reason is not None:
@@ -158,23 +161,23 @@ def _padding(site: Site, marks: Marks) -> tuple[Value, bool] | str:
     return mark.source, mark.hides_live
 
 
-def _is_zero_at_padding(value: Value, layout: str, found: _Found) -> bool:
+def _is_zero_at_padding(value: Value, layout: Layout, found: _Found) -> bool:
     """True if a value is a product with a mask that is 0 there, or is such a mask."""
     node = value.producer
-    if layout == HEADS or node is None:
+    if node is None:
         return False
     factors = node.operands if node.op.name == "aten.mul.Tensor" else ()
     type_ = value.type
     assert isinstance(type_, TensorType)
-    return any(_is_zero(found.marks.of(f), f, type_, found) for f in factors if f is not None)
+    return any(_is_zero(found.marks.of(f), f, type_, layout, found) for f in factors if f is not None)
 
 
-def _is_zero(mark: Mark | None, value: Value, product: TensorType, found: _Found) -> bool:
+def _is_zero(mark: Mark | None, value: Value, product: TensorType, layout: Layout, found: _Found) -> bool:
     if mark is None or mark.source is not found.source or mark.axes is None:
         return False
     shift = product.rank - value.type.rank  # type: ignore[union-attr]
     at_padding = mark.live if found.inverted else mark.dead
-    return (mark.axes[0] + shift, mark.axes[1] + shift) == (0, 1) and not bool(at_padding.any())
+    return (mark.axes[0] + shift, mark.axes[1] + shift) == layout[:2] and not bool(at_padding.any())
 
 
 def _late_mask(source: Value, region: Collection[Node]) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from graphopt.ir import Graph, Node, Value
-from graphopt.ir.dims import Dim, floordiv
-from graphopt.passes.attention.rows import FLAT, HEADS, KEEP, ROWS, SPREAD, Form, Forms
+from graphopt.ir.dims import Dim, floordiv, shapes_known_equal
+from graphopt.passes.attention.rows import FLAT, HEADS, KEEP, ROWS, Form, Forms, Layout, Role
 from graphopt.passes.attention.sites import Site, find_site, type_of
 from graphopt.rewrite import Rewriter
 
@@ -20,7 +20,7 @@ class Packing:
         self.graph, self.rewriter, self.forms, self.rule = graph, rewriter, forms, rule
         self.source, self.inverted = source, inverted
         self.packed: dict[Value, Value] = {}
-        self._entered: dict[tuple[Value, str, str, int], Value] = {}
+        self._entered: dict[tuple[Value, Role, Layout, int], Value] = {}
         self._positions: Value | None = None
 
     def run(self, region: Collection[Node]) -> None:
@@ -62,13 +62,14 @@ class Packing:
             return [self._attention(node, form.layout)]
         rank = type_of(node.results[0]).rank
         operands = [self._operand(v, role, form.layout, rank) for v, role in zip(node.operands, form.roles)]
-        if form.kind == "nothing":
-            return [value for value in operands if value is not None]
+        if form.kind == "permute":
+            assert operands[0] is not None
+            return [self._permuted(operands[0], form.changes["dims"])]
         if form.kind == "reshape":
             return self.rewriter.create("aten.reshape", operands[0], form.changes["shape"]).results
         return self.rewriter.rebuild(node, operands, **form.changes).results
 
-    def _attention(self, node: Node, layout: str) -> Value:
+    def _attention(self, node: Node, layout: Layout) -> Value:
         site = find_site(node)
         assert isinstance(site, Site)
         rank = type_of(node.result).rank
@@ -86,32 +87,38 @@ class Packing:
         width = floordiv(type_of(value).shape[1], heads)
         return self.rewriter.create("aten.reshape", value, (-1, heads, width)).result
 
-    def _operand(self, value: Value | None, role: str, layout: str, rank: int) -> Value | None:
-        """An operand in its form on rows. rank: of what the operator gives, to which operands are aligned."""
+    def _operand(self, value: Value | None, role: Role, layout: Layout, rank: int) -> Value | None:
+        """An operand in its form on rows. layout, rank: of what the operator gives, to which operands are aligned."""
         if value is None or role == KEEP:
             return value
-        if role in (ROWS, HEADS) and value in self.packed:
+        if isinstance(role, Layout) and value in self.packed:
             return self.packed[value]
         key = (value, role, layout, rank)
         if key not in self._entered:
             self._entered[key] = self._entry(value, role, layout, rank)
         return self._entered[key]
 
-    def _entry(self, value: Value, role: str, layout: str, rank: int) -> Value:
+    def _entry(self, value: Value, role: Role, layout: Layout, rank: int) -> Value:
         """The live rows of a value from outside."""
+        own = type_of(value)
+        if not isinstance(role, Layout):
+            shape = (*[1] * (rank - own.rank), *own.shape)
+            if role == FLAT:
+                return self.rewriter.create("aten.reshape", value, [shape[axis] for axis in layout.rest(rank)]).result
+            value = self.rewriter.create("aten.reshape", value, shape).result if own.rank < rank else value
+            role = layout
+        value = self._permuted(value, (role.batch, role.length, *role.rest(type_of(value).rank)))
         shape = type_of(value).shape
-        if role in (FLAT, SPREAD) and len(shape) < rank:
-            value = self.rewriter.create("aten.reshape", value, (*[1] * (rank - len(shape)), *shape)).result
-        if layout == HEADS:
-            value = self.rewriter.create("aten.transpose.int", value, 1, 2).result
-        shape = type_of(value).shape
-        if role == FLAT:
-            return self.rewriter.create("aten.reshape", value, shape[2:]).result
-        if role == SPREAD and shape[0] == 1:
+        if shape[0] == 1 and not shapes_known_equal(shape[:1], self._dims()[:1]):
             return self._at_positions(value)
-        if role == SPREAD:
+        if not shapes_known_equal(shape[:2], self._dims()):
             value = self.rewriter.create("aten.expand", value, (*self._dims(), *shape[2:])).result
         return self.rewriter.create("aten.index_select", self._flat(value), 0, self.rows).result
+
+    def _permuted(self, value: Value, order: Sequence[int]) -> Value:
+        if list(order) == sorted(order):
+            return value
+        return self.rewriter.create("aten.permute", value, tuple(order)).result
 
     def _at_positions(self, value: Value) -> Value:
         """The rows of a table [1, L, …] by position in the sequence."""
@@ -131,9 +138,13 @@ class Packing:
         zeros = self.rewriter.create("aten.new_zeros", rows, (batch * length, *rest)).result
         filled = self.rewriter.create("aten.index_copy", zeros, 0, self.rows, rows).result
         whole = self.rewriter.create("aten.reshape", filled, (batch, length, *rest)).result
-        if self.forms.layouts[value] == ROWS:
-            return whole
-        return self.rewriter.create("aten.transpose.int", whole, 1, 2).result
+        layout, type_ = self.forms.layouts[value], type_of(value)
+        if layout.merged:
+            order = (0, 1) if layout.batch_first else (1, 0)
+            whole = self._permuted(whole, (*order, *range(2, 2 + len(rest))))
+            return self.rewriter.create("aten.reshape", whole, type_.shape).result
+        places = [layout.batch, layout.length, *layout.rest(type_.rank)]
+        return self._permuted(whole, [places.index(axis) for axis in range(type_.rank)])
 
     def _dims(self) -> tuple[Dim, Dim]:
         batch, length = type_of(self.source).shape

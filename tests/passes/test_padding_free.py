@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.utils import _pytree as pytree
 
 import graphopt
 from graphopt.analysis import Interpreter
@@ -16,7 +17,7 @@ from graphopt.ops import parse
 from graphopt.passes.attention.padding_masks import Marks
 from graphopt.passes.padding_free import PaddingFree
 from graphopt.passmanager import PassContext, PassManager
-from graphopt.pipelines import canonical_pipeline
+from graphopt.pipelines import canonical_pipeline, default_pipeline
 from graphopt.rewrite import Contract
 from graphopt.targets import get_engine
 from graphopt.testing import assert_equivalent
@@ -245,6 +246,59 @@ def test_any_batch(layer: tuple[nn.Module, list[Run]], size: int, length: int, s
         expected = model(ids, mask)
     for run in runs:
         torch.testing.assert_close(run([ids, mask]), expected, rtol=1e-4, atol=1e-5)
+
+
+class Encoder(nn.Module):
+    """PyTorch's own encoder: positions first within its attention, batch and positions as one axis behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        y = self.encoder(x, src_key_padding_mask=padding)
+        live = (~padding).unsqueeze(-1).float()
+        return (y * live).sum(1) / live.sum(1).clamp(min=1)
+
+
+def test_layouts_of_pytorch_encoder() -> None:
+    torch.manual_seed(0)
+    model = Encoder().eval()
+    dims = {0: Dim("batch", min=1), 1: Dim("length", min=2, max=64)}
+    example = (torch.randn(3, 9, 16), torch.zeros(3, 9, dtype=torch.bool))
+    compiled = graphopt.compile(
+        model, example, target="fx", passes="default,padding-free", dynamic_shapes=(dims, dims), on_failure="raise"
+    )
+    assert names(compiled.graph).count("graphopt.segment_attention") == 2
+    assert all(r.type.rank < 3 for n in compiled.graph for r in n.results if n.name == "aten.linear")  # type: ignore[union-attr]
+    for seed, share in enumerate((0.3, 0.9)):
+        generator = torch.Generator().manual_seed(seed)
+        padding = torch.rand(4, 11, generator=generator) > share
+        padding[:, 0] = False
+        x = torch.randn(4, 11, 16, generator=generator)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x, padding), model(x, padding), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["hf-bert", "hf-distilbert", "hf-roberta", "hf-albert", "hf-electra"])
+def test_encoders_with_zeros_at_padding(name: str) -> None:
+    """Live positions hold what they held, the others zeros; a classifier that reads the first position is the same."""
+    entry = MODELS[name]
+    args, kwargs = entry.inputs(batch=3, length=20)
+    graph = graphopt.trace(entry.build(), args, kwargs, dynamic_shapes="batch")
+    leaves = pytree.tree_leaves((args, kwargs))
+    graph, _ = PassManager(default_pipeline(), on_failure="raise").run(graph, PassContext(samples=[leaves]))
+    free = graph.clone()
+    result = PaddingFree(zeros=True).run(free, PassContext())
+    assert result.changed and names(free).count("graphopt.segment_attention") == 2
+    live = kwargs["attention_mask"].bool()
+    found, expected = (Interpreter(g).run(*leaves)[0] for g in (free, graph))
+    if name == "hf-bert":
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        return
+    torch.testing.assert_close(found[live], expected[live], rtol=1e-3, atol=1e-4)
+    assert not found[~live].any()
 
 
 @pytest.mark.parametrize("target", ["fx", "onnxruntime"])
