@@ -23,12 +23,14 @@ from graphopt.kernels.openmp import Team, thread_number_address
 if TYPE_CHECKING:
     from llvmlite import ir
 
+    from graphopt.kernels.vectors import Kernel
+
 ARGUMENTS = (
-    "rows", "starts", "columns", "values", "x", "sums", "bias", "items", "tiles", "y",
+    "rows", "starts", "entries", "x", "sums", "bias", "items", "tiles", "y",
     "x_step", "column_step", "sums_step", "parts", "part_size", "tile_size", "n", "y_step",
 )  # fmt: skip
 """The arguments of a call, 64 bits each: addresses first, then numbers."""
-ADDRESSES = 10
+ADDRESSES = 9
 MOST_THREADS = 64
 BOUNDS = len(ARGUMENTS)
 """Where the bounds of the threads' items start among the arguments. Those of the rows that each finishes follow."""
@@ -124,10 +126,9 @@ def _on_team(module: ir.Module, name: str) -> None:
     builder.ret_void()
 
 
-def _arguments(k: object) -> dict[str, ir.Value]:
-    from graphopt.kernels.vectors import I64, PTR, Kernel, i64
+def _arguments(k: Kernel) -> dict[str, ir.Value]:
+    from graphopt.kernels.vectors import I64, PTR, i64
 
-    assert isinstance(k, Kernel)
     given = k.function.args[0]
     return {
         name: k.number(given, i64(index), PTR if index < ADDRESSES else I64) for index, name in enumerate(ARGUMENTS)
@@ -171,7 +172,7 @@ def _products(module: ir.Module, form: Form) -> None:
             near = i64(vectors * k.lanes)
             source, step = (x, a["column_step"]) if form.layout == "given" else (tile, near)
             sums_step = near if form.layout == "transposed" else a["sums_step"]
-            operands = [a["rows"], a["starts"], a["columns"], a["values"], source, step, sums, sums_step, a["bias"]]
+            operands = [a["rows"], a["starts"], a["entries"], source, step, sums, sums_step, a["bias"]]
             flags = [item[name] for name in ("first", "last", "starts_sums", "ends_sums", "width")]
             k.b.call(module.globals[f"rows{suffix}"], [*operands, *flags])
             if form.layout == "transposed":
@@ -196,11 +197,9 @@ def _row_blocks(module: ir.Module, form: Form, vectors: int, masked: bool) -> No
 
     from graphopt.kernels.vectors import F32, I32, I64, PTR, Kernel, i64
 
-    k = Kernel(module, f"rows{_suffix(vectors, masked)}", [PTR] * 5 + [I64, PTR, I64, PTR] + [I64] * 5, lanes())
+    k = Kernel(module, f"rows{_suffix(vectors, masked)}", [PTR] * 4 + [I64, PTR, I64, PTR] + [I64] * 5, lanes())
     k.function.linkage = "internal"
-    rows, starts, columns, values, x, step, sums, sums_step, bias, first, last, starts_sums, ends_sums, width = (
-        k.function.args
-    )
+    rows, starts, entries, x, step, sums, sums_step, bias, first, last, starts_sums, ends_sums, width = k.function.args
     whole = not form.parts and form.layout != "transposed"
     tail = k.below(k.b.sub(width, i64((vectors - 1) * k.lanes))) if masked else None
     masks = [None] * (vectors - 1) + [tail]
@@ -229,11 +228,10 @@ def _row_blocks(module: ir.Module, form: Form, vectors: int, masked: bool) -> No
             begun.append(phi)
 
         def block(j: ir.Value, found: list[ir.Value]) -> list[ir.Value]:
-            source = k.at(x, k.b.mul(k.number(columns, j, I32), step))
+            column, weights = _entry(k, entries, j, form.rows)
+            source = k.at(x, k.b.mul(column, step))
             hidden = masks if form.layout == "given" else [None] * vectors
             loaded = [k.load(k.at(source, i64(v * k.lanes)), hidden[v]) for v in range(vectors)]
-            first_value = k.b.mul(j, i64(form.rows))
-            weights = [k.splat(k.number(values, k.b.add(first_value, i64(r)), F32)) for r in range(form.rows)]
             return [k.fma(weights[r], loaded[v], found[i]) for i, (r, v) in enumerate(places)]
 
         start = k.number(starts, index, I32)
@@ -253,6 +251,19 @@ def _row_blocks(module: ir.Module, form: Form, vectors: int, masked: bool) -> No
 
     k.each(first, last, row_block)
     k.b.ret_void()
+
+
+def _entry(k: Kernel, entries: ir.Value, index: ir.Value, height: int) -> tuple[ir.Value, list[ir.Value]]:
+    """The column of a block and its weights, a vector each; of one row, both are read at once."""
+    from graphopt.kernels.vectors import F32, I32, I64, i64
+
+    if height == 1:
+        both = k.number(entries, index)
+        weight = k.b.bitcast(k.b.trunc(k.b.lshr(both, i64(32)), I32), F32)
+        return k.b.sext(k.b.trunc(both, I32), I64), [k.splat(weight)]
+    start = k.b.mul(index, i64(1 + height))
+    weights = [k.splat(k.number(entries, k.b.add(start, i64(1 + r)), F32)) for r in range(height)]
+    return k.number(entries, start, I32), weights
 
 
 def _copy(module: ir.Module, vectors: int, masked: bool) -> None:

@@ -23,15 +23,14 @@ Integers = NDArray[np.int32]
 class Arrangement:
     """W in the order of a schedule.
 
-    rows: first row of each row block, tile by tile. starts: where its blocks start, and the end. columns: of X, by
-    block. values: by block and row. ranges: of `rows`, [tile, part]. tiles: first and last row of X of each tile.
-    extents: first and last row of W of each part.
+    rows: first row of each row block, tile by tile. starts: where its blocks start, and the end. entries: the column of
+    each block and the bits of its values, [blocks, 1 + height]. ranges: of `rows`, [tile, part]. tiles: first and last
+    row of X of each tile. extents: first and last row of W of each part.
     """
 
     rows: Integers
     starts: Integers
-    columns: Integers
-    values: NDArray[np.float32]
+    entries: Integers
     ranges: NDArray[np.int64]
     tiles: tuple[tuple[int, int], ...]
     extents: tuple[tuple[int, int], ...]
@@ -85,8 +84,7 @@ class Blocks:
         return Arrangement(
             rows=(row_of * self.height).astype(np.int32),
             starts=np.concatenate([[0], counted.cumsum()]).astype(np.int32),
-            columns=np.ascontiguousarray(columns, dtype=np.int32),
-            values=np.ascontiguousarray(self.values[by_rank]),
+            entries=np.concatenate([columns.astype(np.int32)[:, None], self.values[by_rank].view(np.int32)], 1),
             ranges=np.stack([edges[:-1], edges[1:]], 1).reshape(len(tiles), row_parts, 2),
             tiles=tiles,
             extents=tuple(pairwise(edges_of_parts)),
@@ -125,8 +123,12 @@ def column_blocks(columns: int, vectors: int, lanes: int) -> list[tuple[int, int
 CACHE = 1 << 20
 """Bytes of X above which its rows are shared out: a core's second cache holds about twice as much."""
 CHUNKS = 4
-PER_TILE = 10
-"""How many blocks a row of W should meet in a tile: fewer, and sums are loaded and stored more than used."""
+"""How many parts of W's rows a thread takes one after another."""
+PER_TILE = 12
+"""How many blocks a row of W should meet in a tile: fewer, and sums are loaded and stored more than used.
+
+Rows of taller blocks share what they read of X, which may then lie farther away.
+"""
 SMALLEST, LARGEST = 64, 1024
 """Rows of X in a tile."""
 
@@ -135,7 +137,7 @@ def choose(blocks: Blocks, columns: int, layout: str, lanes: int, registers: int
     """Choose how to compute W [M, K] · X [K, columns]. layout: of X, as in a `Form`, before any copying."""
     inner, needed = blocks.shape[1], -(-columns // lanes)
     most = max(1, min(8, (registers - 2) // (blocks.height + 1)))
-    depth = int(PER_TILE * blocks.height / max(blocks.density * blocks.height, 1e-9))
+    depth = int(PER_TILE * min(blocks.height, 4) / max(blocks.density, 1e-9))
     depth = min(max(SMALLEST, -(-depth // 32) * 32), LARGEST)
     if layout == "transposed":
         if needed < threads:

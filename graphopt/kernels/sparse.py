@@ -133,7 +133,7 @@ class _Call:
         depth = max(last - first for first, last in self.arrangement.tiles)
         self.tile_size = (-(-depth // lanes()) * lanes()) * max(vectors) * lanes() if read != "given" else 0
         numbers = {
-            **{name: getattr(self.arrangement, name).ctypes.data for name in ("rows", "starts", "columns", "values")},
+            **{name: getattr(self.arrangement, name).ctypes.data for name in ("rows", "starts", "entries")},
             "items": self.items.ctypes.data,
             "x_step": steps.x,
             "column_step": 1 if matrix.addressed else steps.x,
