@@ -16,7 +16,16 @@ import torch
 from graphopt.ambient import without_autocast
 from graphopt.analysis import bind_sizes
 from graphopt.calling import Arguments, CallingConvention
-from graphopt.engine_choice import AtFirstRun, Prepare, Sample, choose_engine
+from graphopt.engine_choice import (
+    AtFirstRun,
+    EngineChoice,
+    EngineTrial,
+    Plan,
+    Prepare,
+    Sample,
+    choose_engine,
+    load_plan,
+)
 from graphopt.errors import GraphOptError, GraphOptWarning, InputError, SerializationError
 from graphopt.html_report import skeleton
 from graphopt.ir import ConstantKind, Graph, TensorType
@@ -48,7 +57,7 @@ class Program:
 
     source: notices changes of the model that the engine's weights were taken from. samples: the inputs that it was
     checked on, flat, where these were made up or kept for a later check. folder: of an ONNX file, with the data that
-    its tensors are mapped from.
+    its tensors are mapped from. plan: which engines run which nodes.
     """
 
     graph: Graph
@@ -59,6 +68,7 @@ class Program:
     source: Watch | None = None
     samples: Sequence[Any] | None = None
     folder: Folder | None = None
+    plan: Plan | None = None
     convention: CallingConvention = field(init=False)
     _emitted: torch.fx.GraphModule | None = field(default=None, init=False, repr=False)
 
@@ -170,11 +180,25 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None, l
         engines = [_engine(name, options.share_weights) for name in options.engines]
         # What a lossy pass changed on purpose is no fault of an engine.
         asked = optimized if any(r.promise == Contract.LOSSY.label for r in passes.kept) else graph
-        choice = choose_engine(
-            optimized, engines, _engine_samples(asked, context.samples, options), _preparation(options)
-        )
-    report.engines, report.after, report.engine = choice.trials, choice.graph, choice.engine.name
-    return Program(choice.graph, report, choice.engine.name, choice.executable, source=source)
+        choice = _choose(optimized, engines, asked, context.samples, options)
+    report.engines, report.after, report.engine = choice.trials, choice.graph, choice.name
+    passes.notes += choice.notes
+    return Program(choice.graph, report, choice.name, choice.executable, source=source, plan=choice.plan)
+
+
+def _choose(
+    graph: Graph,
+    engines: Sequence[Engine],
+    asked: Graph,
+    samples: Sequence[Sequence[Any]],
+    options: CompileOptions,
+) -> EngineChoice:
+    """asked: the graph that engines are held to. Checks are made only where no choice was kept."""
+    made = list(samples[0]) if samples else synthesize(asked)
+    if made is None:
+        return choose_engine(graph, engines, (), _preparation(options))
+    checked = [(made, None)] if options.validate is False else partial(_engine_samples, asked, made)
+    return choose_engine(graph, engines, checked, _preparation(options), inputs=made)
 
 
 def _written_first(graph: Graph, options: CompileOptions, report: CompileReport, source: Watch) -> Program:
@@ -200,6 +224,7 @@ def pass_context(graph: Graph, options: CompileOptions, arguments: Arguments | N
         calibration=options.calibration,
         engine=_judge(options),
         features=options.target.devices[0].features if options.target.devices else (),
+        capabilities=options.target.capabilities,
     )
 
 
@@ -235,10 +260,35 @@ def load_program(graph: Graph, options: CompileOptions, engine: str | None, fact
     report.passes.notes.append(f"loaded; compiled by graphopt {facts['graphopt']} with torch {facts['torch']}")
     if not options.engines:
         return _fx_program(graph, options, report)
+    planned = _planned(graph, options, facts.get("plan"), report)
+    if planned is not None:
+        return planned
     names = sorted(options.engines, key=lambda name: name != engine)
     choice = choose_engine(graph, [get_engine(name) for name in names])
-    report.engines, report.after, report.engine = choice.trials, graph, choice.engine.name
-    return Program(graph, report, choice.engine.name, choice.executable)
+    report.engines, report.after, report.engine = choice.trials, graph, choice.name
+    return Program(graph, report, choice.name, choice.executable, plan=choice.plan)
+
+
+def _planned(graph: Graph, options: CompileOptions, given: Any, report: CompileReport) -> Program | None:
+    """Load what the plan that was saved says, unless its engines are not at hand here."""
+    if given is None:
+        return None
+    from graphopt.passes.legalize import Legalize
+
+    plan = Plan.from_json(given)
+    if not {share.engine for share in plan.shares} <= set(options.engines):
+        return None
+    prepare: Prepare | None = None
+    if len(plan.shares) > 1:  # the graph is saved as it was before each part got the form that suits its engine
+        prepare = lambda engine, part: Legalize(target=engine)(part)  # noqa: E731
+    try:
+        executable, form = load_plan(plan, graph, prepare=prepare)
+    except GraphOptError as error:
+        report.passes.notes.append(f"the engines that were chosen do not load here: {error}")
+        return None
+    report.engines = [EngineTrial(plan.name, settings=plan.settings, chosen=True)]
+    report.after, report.engine = form, plan.name
+    return Program(form, report, plan.name, executable, plan=plan)
 
 
 def saved_options(manifest: Mapping[str, Any]) -> CompileOptions:
@@ -255,14 +305,15 @@ def saved_options(manifest: Mapping[str, Any]) -> CompileOptions:
 
 def program_facts(program: Program) -> dict[str, Any]:
     """Return what the saved form says of a program besides its graph."""
-    return {"engine": program.engine_name, "report": program.report.compiled or program.report.to_dict()}
+    facts = {"engine": program.engine_name, "report": program.report.compiled or program.report.to_dict()}
+    return facts if program.plan is None else {**facts, "plan": program.plan.to_json()}
 
 
 def _fx_program(graph: Graph, options: CompileOptions, report: CompileReport) -> Program:
     from graphopt.backends.fx import emit_fx
 
     report.after, report.engine = graph, FX
-    module = emit_fx(graph, share_weights=options.share_weights)
+    module = emit_fx(graph, share_weights=options.share_weights, integers=not options.trainable)
     return Program(graph, report, FX, module=module)
 
 
@@ -284,14 +335,9 @@ def _samples(graph: Graph, arguments: Arguments | None) -> list[list[Any]]:
     return [[v.detach().clone() if isinstance(v, torch.Tensor) else v for v in flat]]
 
 
-def _engine_samples(graph: Graph, samples: Sequence[Sequence[Any]], options: CompileOptions) -> list[Sample]:
+def _engine_samples(graph: Graph, inputs: list[Any]) -> list[Sample]:
     """What engines are checked and timed on: the caller's inputs, or made-up ones, and the same at other sizes."""
-    made = list(samples[0]) if samples else synthesize(graph)
-    if made is None:
-        return []
-    if options.validate is False:
-        return [(made, None)]
-    return [(made, output_check(graph, made)), *_at_other_sizes(graph, made)]
+    return [(inputs, output_check(graph, inputs)), *_at_other_sizes(graph, inputs)]
 
 
 def _at_other_sizes(graph: Graph, inputs: list[Any]) -> list[Sample]:
@@ -333,6 +379,8 @@ def _refresh(graph: Graph, module: torch.fx.GraphModule) -> None:
         constant = value.constant
         assert constant is not None
         name = constant.names[0] if constant.names else value.name
+        if name not in names:  # integer kernels took its place
+            continue
         value.constant = with_tensor(value, constant, tensors[names[name]])
 
 

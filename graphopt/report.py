@@ -200,9 +200,11 @@ class CompileReport:
 
 def engine_lines(trials: Sequence[EngineTrial]) -> list[str]:
     """Return a line for each engine that was tried."""
-    width = max(len(trial.engine) for trial in trials)
+    width = max(len(trial.title) for trial in trials)
     lines = ["engines"]
     for trial in trials:
         shown = trial.reason or ("loaded" if trial.milliseconds is None else f"{trial.milliseconds:.3f} ms")
-        lines.append(f"  {trial.engine:<{width}}  {shown}{'  (chosen)' if trial.chosen else ''}")
+        if trial.planned_bytes and not trial.reason:
+            shown += f"  {trial.planned_bytes / 1e6:.3g} MB"
+        lines.append(f"  {trial.title:<{width}}  {shown}{'  (chosen)' if trial.chosen else ''}")
     return lines

@@ -11,12 +11,15 @@ from typing import Any
 def interleaved_medians(calls: Mapping[str, Callable[[], Any]], rounds: int, seconds: float) -> dict[str, float]:
     """Return the seconds per call of each candidate: the median over rounds of its median in a round.
 
-    rounds: the candidates run in turn this many times. seconds: about how long each runs in a round.
+    rounds: the candidates run in turn this many times, each round from another one on, for the one that runs behind a
+    slow neighbour pays for its caches. seconds: about how long each runs in a round.
     """
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            taken[name].append(median_seconds(call, seconds))
+    names = list(calls)
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    for index in range(rounds):
+        shift = index % max(len(names), 1)
+        for name in names[shift:] + names[:shift]:
+            taken[name].append(median_seconds(calls[name], seconds))
     return {name: statistics.median(times) for name, times in taken.items()}
 
 

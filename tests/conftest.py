@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from hypothesis.internal.conjecture import providers
 from hypothesis.internal.constants_ast import Constants
 
 pytest_plugins = ["graphopt.testing.plugin"]
+
+# A choice of engines that an earlier run kept would decide what a test sees.
+os.environ.setdefault("GRAPHOPT_ENGINE_CACHE", "no")
 
 MACHINERY = Path(__file__).parent / "passmanager"
 """Tests of what does the checking: their passes are wrong on purpose, and they count what is run and copied."""

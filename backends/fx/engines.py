@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from graphopt.backends.fx.channels_last import channels_last_inputs, has_convolutions, with_channels_last
 from graphopt.backends.fx.emit import emit_function, emit_fx
 from graphopt.ir import DType, Graph, TensorType, Trait, walk
 from graphopt.ops.onnx_dialect import is_opaque
@@ -22,13 +23,27 @@ _LAYOUTS_REMEMBERED = 4096
 class EagerEngine:
     """PyTorch eager: the FX graph as a function, without autograd.
 
-    share_weights: run on the graph's own tensors; otherwise each is copied once.
+    share_weights: run on the graph's own tensors; otherwise each is copied once. channels_last: lay images out so, as
+    many convolutions want them.
     """
 
     name = "eager"
+    packages = ("torch",)
 
-    def __init__(self, *, share_weights: bool = False) -> None:
+    def __init__(self, *, share_weights: bool = False, channels_last: bool = False) -> None:
         self.share_weights = share_weights
+        self.channels_last = channels_last
+
+    @property
+    def settings(self) -> str:
+        """The memory format, where it is not that of the inputs."""
+        return "channels_last" if self.channels_last else ""
+
+    def variants(self, graph: Graph) -> Sequence[EagerEngine]:
+        """Channels last, for a graph that has convolutions and writes to none of its inputs."""
+        if self.channels_last or graph.mutations or not has_convolutions(graph):
+            return ()
+        return (EagerEngine(share_weights=self.share_weights, channels_last=True),)
 
     def missing(self) -> str | None:
         """None: eager mode is always there."""
@@ -40,6 +55,9 @@ class EagerEngine:
 
     def load(self, graph: Graph) -> Executable:
         """Emit the graph. Raises what `emit_fx` raises."""
+        if self.channels_last:
+            function = emit_function(with_channels_last(graph), share_weights=self.share_weights)
+            return _Eager(channels_last_inputs(function))
         return _Eager(emit_function(graph, share_weights=self.share_weights))
 
 
@@ -53,9 +71,15 @@ class InductorEngine:
     """
 
     name = "inductor"
+    packages = ("torch",)
+    settings = ""
 
     def __init__(self, *, share_weights: bool = False) -> None:
         self.share_weights = share_weights
+
+    def variants(self, graph: Graph) -> Sequence[InductorEngine]:
+        """None: it chooses layouts by itself."""
+        return ()
 
     def missing(self) -> str | None:
         """Return what is missing to compile the generated C++, or None."""
@@ -73,7 +97,7 @@ class InductorEngine:
 
     def load(self, graph: Graph) -> Executable:
         """Emit the graph and wrap it. Raises what `emit_fx` raises."""
-        module = emit_fx(graph, share_weights=self.share_weights, flat=True, trainable=False)
+        module = emit_fx(graph, share_weights=self.share_weights, flat=True, trainable=False, integers=True)
         return _Inductor(module, direct=_is_direct(graph))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
 
 from graphopt.errors import EmissionError, TargetError
 from graphopt.ir import Graph, TensorType, Type, walk
@@ -36,14 +39,24 @@ class OnnxRuntimeEngine:
     share_weights: bool = False
     opset: int = 20
     name: str = "onnxruntime"
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
 
     def __post_init__(self) -> None:
         if self.optimization not in LEVELS:
             raise TargetError(f"unknown optimization level {self.optimization!r}; choose one of {', '.join(LEVELS)}")
 
+    @property
+    def settings(self) -> str:
+        """The number of threads, where it is not PyTorch's."""
+        return threads_text(self.threads)
+
+    def variants(self, graph: Graph) -> Sequence[OnnxRuntimeEngine]:
+        """One thread, which saves small models the waiting for others."""
+        return () if self.threads or torch.get_num_threads() == 1 else (replace(self, threads=1),)
+
     def missing(self) -> str | None:
         """Return why ONNX Runtime cannot run here and what remedies it, or None."""
-        absent = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+        absent = [name for name in self.packages if find_spec(name) is None]
         if not absent:
             return None
         return f"{' and '.join(absent)} not installed; run `pip install graphopt[onnx]`"
@@ -97,6 +110,11 @@ class OnnxRuntimeEngine:
         body = build(graph, Emitter(opset_for(graph, self.opset), widen_floats=True))
         drop_dead(body)
         return without_kernel(body)
+
+
+def threads_text(threads: int | None) -> str:
+    """A number of threads in words, "" for that of PyTorch."""
+    return f"{threads} thread{'s' * (threads > 1)}" if threads else ""
 
 
 def foreign_device(graph: Graph) -> str | None:

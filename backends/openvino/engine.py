@@ -7,11 +7,14 @@ inputs are held to that range.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
-from graphopt.backends.onnx.engine import foreign_device, graph_types, packed_border
+import torch
+
+from graphopt.backends.onnx.engine import foreign_device, graph_types, packed_border, threads_text
 from graphopt.errors import EmissionError, TargetError
 from graphopt.ir import DType, Graph, ScalarType, TensorType
 
@@ -36,6 +39,15 @@ class OpenVinoEngine:
     opset: int = 20
     name: str = "openvino"
     packages: ClassVar[tuple[str, ...]] = ("openvino", "onnx")
+
+    @property
+    def settings(self) -> str:
+        """The number of threads, where it is not PyTorch's."""
+        return threads_text(self.threads)
+
+    def variants(self, graph: Graph) -> Sequence[OpenVinoEngine]:
+        """One thread, which saves small models the waiting for others."""
+        return () if self.threads or torch.get_num_threads() == 1 else (replace(self, threads=1),)
 
     def missing(self) -> str | None:
         """Return why OpenVINO cannot run here and what remedies it, or None."""

@@ -81,13 +81,14 @@ def _engines(report: CompileReport) -> Any:
         return None
     rows = [
         (
-            trial.engine,
+            trial.title,
             "" if trial.milliseconds is None else f"{trial.milliseconds:.3f} ms",
+            "" if trial.planned_bytes is None else f"{trial.planned_bytes / 1e6:.3g}",
             "chosen" if trial.chosen else trial.reason,
         )
         for trial in report.engines
     ]
-    return _table("engines", ("engine", "median", ""), rows, text_columns=(0, 2))
+    return _table("engines", ("engine", "median", "MB planned", ""), rows, text_columns=(0, 3))
 
 
 def _rules(report: CompileReport) -> Any:

@@ -2,7 +2,7 @@
 
 from graphopt.targets.chip import Chip, get_chip
 from graphopt.targets.device import Capability, Device, Link
-from graphopt.targets.engine import Engine, Executable, Kernel, ShowsKernels
+from graphopt.targets.engine import Engine, Executable, Kernel, ShowsKernels, Tunable
 from graphopt.targets.names import get_target, require_devices, target_names
 from graphopt.targets.registry import engine_names, get_engine, register_engine
 from graphopt.targets.target import Target
@@ -18,6 +18,7 @@ __all__ = [
     "ShowsKernels",
     "Link",
     "Target",
+    "Tunable",
     "engine_names",
     "get_chip",
     "get_engine",

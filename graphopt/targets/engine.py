@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from graphopt.ir import Graph
 
@@ -40,6 +40,25 @@ class Engine(Protocol):
         Raises:
             EmissionError: the graph has something that the engine cannot express.
         """
+        ...
+
+
+@runtime_checkable
+class Tunable(Engine, Protocol):
+    """An engine with settings that are worth trying, and whose measured times are worth keeping.
+
+    packages: the distributions that its times depend on.
+    """
+
+    packages: ClassVar[tuple[str, ...]]
+
+    @property
+    def settings(self) -> str:
+        """What is set otherwise than the engine does by itself, in words; "" for nothing."""
+        ...
+
+    def variants(self, graph: Graph) -> Sequence[Engine]:
+        """Return the engine in other settings that may suit a graph better."""
         ...
 
 

@@ -114,14 +114,15 @@ function engines(report) {
   return [
     el("h3", {}, "Engines"),
     table(
-      ["engine", "median", "loaded in", "outcome"],
+      ["engine", "median", "loaded in", "MB planned", "outcome"],
       trials.map((trial) => [
-        trial.engine,
+        trial.settings ? `${trial.engine} (${trial.settings})` : trial.engine,
         trial.milliseconds === null ? "not timed" : `${digits(trial.milliseconds)} ms`,
         seconds(trial.load_seconds),
+        trial.planned_bytes ? digits(trial.planned_bytes / 1e6) : "",
         trial.chosen ? el("span", { class: "pill good" }, "chosen") : trial.reason,
       ]),
-      3,
+      4,
     ),
   ];
 }
