@@ -1,0 +1,1 @@
+"""Lowering sparse weights: where they are, what storing them sparsely gains, what was done."""
