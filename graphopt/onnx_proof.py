@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from graphopt.analysis import bind_sizes
 from graphopt.errors import GraphOptError
-from graphopt.ir import Graph, walk
+from graphopt.ir import DType, Graph, TensorType, walk
 from graphopt.onnx_sessions import FileSession
+from graphopt.ops.control_flow import COND
 from graphopt.passmanager.compare import (
     distance,
     exact_difference,
@@ -32,6 +33,7 @@ Referee = Callable[[Sequence[Any]], "list[Any] | None"]
 """Returns the outputs in float64, or None where they cannot be had."""
 
 
+UNSEEN = "which branch of an If runs depends on computed values: branches that no run took are not proven"
 SIZES = 2
 """At how many sizes files are compared."""
 
@@ -57,10 +59,11 @@ class ProofRun:
 
 @dataclass
 class Proof:
-    """What the runs showed. reason: why there is none."""
+    """What the runs showed. reason: why there is none. note: what they leave open."""
 
     runs: list[ProofRun] = field(default_factory=list)
     reason: str = ""
+    note: str = ""
 
     @property
     def problem(self) -> str:
@@ -68,23 +71,28 @@ class Proof:
         return next((str(run) for run in self.runs if run.problem), "")
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.runs)) if self.runs else f"none: {self.reason}"
+        if not self.runs:
+            return f"none: {self.reason}"
+        return "\n".join([*map(str, self.runs), *([self.note] if self.note else [])])
 
 
 def prove(old: Path, new: Path, graph: Graph, samples: Sequence[Any] | None, referee: Referee) -> Proof:
-    """Run both files on the samples, and on the same at other sizes.
+    """Run both files on the samples, on the same with each condition that is an input the other way, and at other
+    sizes.
 
     graph: of the old file; its stored tensors are not looked at. samples: its inputs in order. referee: is asked only
     where the difference is larger than rounding in the last places explains (16 times the old file's own error is
     fine), or where only the old file runs: sizes that are none by the definitions of the operators don't count.
     """
     if samples is None:
-        return Proof(reason="there are no inputs, and none could be made up; give them with --value")
+        return Proof(reason=_no_inputs(graph))
     if any(map(draws_random, walk(graph))):
         return Proof(reason="the outputs depend on random numbers")
     names = [value.name for value in graph.inputs]
+    asked = _conditions(graph)
+    turned = [_turned(samples, index) for index in asked.inputs]
     try:
-        expected = _expected(old, names, [samples, *_others(graph, samples)])
+        expected = _expected(old, names, [samples, *turned, *_others(graph, samples)])
     except GraphOptError as error:
         return Proof(reason=str(error))
     gc.collect()  # one file in memory at a time
@@ -98,9 +106,40 @@ def prove(old: Path, new: Path, graph: Graph, samples: Sequence[Any] | None, ref
                 found.append(ProofRun(_sizes(names, inputs), problem=str(error)))
             continue
         found.append(_compared(_sizes(names, inputs), got, want, partial(referee, inputs)))
-        if len(found) == SIZES:
+        if len(found) == SIZES + len(turned):
             break
-    return Proof(found)
+    return Proof(found, note=UNSEEN if asked.others else "")
+
+
+class _Conditions(NamedTuple):
+    """The inputs that decide which branch runs, by position; and whether something else decides of branches, too."""
+
+    inputs: list[int]
+    others: bool
+
+
+def _conditions(graph: Graph) -> _Conditions:
+    position = {value: index for index, value in enumerate(graph.inputs)}
+    deciding = [node.operands[0] for node in walk(graph) if node.op is COND]
+    inputs = {position[value] for value in deciding if value is not None and value in position}
+    return _Conditions(
+        sorted(inputs), any(v is not None and v.constant is None and v not in position for v in deciding)
+    )
+
+
+def _turned(samples: Sequence[Any], index: int) -> list[Any]:
+    """The samples with one condition the other way."""
+    turned = list(samples)
+    turned[index] = torch.as_tensor(samples[index]).logical_not()
+    return turned
+
+
+def _no_inputs(graph: Graph) -> str:
+    """Why there are no inputs."""
+    odd = [v.name for v in graph.inputs if not isinstance(v.type, TensorType) or v.type.dtype is DType.STRING]
+    if odd:
+        return f"for inputs that are no tensors of numbers ({', '.join(odd)}) none are made up; give them with --value"
+    return "no inputs were given, and none were made up on which the model runs; give them with --value"
 
 
 def _expected(path: Path, names: Sequence[str], sets: Sequence[Sequence[Any]]) -> list[tuple[Sequence[Any], list[Any]]]:
@@ -128,10 +167,14 @@ def _others(graph: Graph, samples: Sequence[Any]) -> list[list[Any]]:
 
 
 def _sizes(names: Sequence[str], inputs: Sequence[Any]) -> str:
-    return ", ".join(
-        f"{name}[{', '.join(map(str, x.shape))}]" if isinstance(x, torch.Tensor) else name
-        for name, x in zip(names, inputs)
-    )
+    return ", ".join(_shown(name, x) if isinstance(x, torch.Tensor) else name for name, x in zip(names, inputs))
+
+
+def _shown(name: str, tensor: torch.Tensor) -> str:
+    """An input by its sizes; a condition by its value."""
+    if tensor.dtype is torch.bool and tensor.numel() == 1:
+        return f"{name}={str(bool(tensor)).lower()}"
+    return f"{name}[{', '.join(map(str, tensor.shape))}]"
 
 
 def _compared(sizes: str, got: Sequence[Any], want: Sequence[Any], referee: Callable[[], list[Any] | None]) -> ProofRun:

@@ -34,6 +34,8 @@ def diff(
 ) -> None:
     """Say what sets two models apart: which nodes and stored tensors, and where their numbers first diverge.
 
+    Exits with 1 if an output is beyond the tolerance.
+
     Example: `graphopt diff examples/lenet.py:build --target-b onnxruntime`
     """
     from graphopt.cli.options import show_found
@@ -50,3 +52,4 @@ def diff(
         values=value or (),
     )
     show_found(found, json)
+    raise typer.Exit(0 if found.agrees else 1)

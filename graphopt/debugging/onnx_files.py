@@ -43,6 +43,8 @@ def diff_onnx(
     feeds = _feeds(a, args or (), kwargs or {})
     results = [_run(session, feeds, path) for session, path in zip(sessions, (a, b))]
     rule = Tolerance(tolerance)
+    if any(node.op_type == "If" for model in models for node in model.graph.node):
+        found.notes.append("of each If only the branch that these inputs take is compared")
     for node in models[1].graph.node:
         for name in node.output:
             if name in results[0] and name in results[1]:
@@ -129,8 +131,43 @@ def _add_structure(found: Difference, a: onnx.ModelProto, b: onnx.ModelProto) ->
         if tag == "equal":
             found.same += end - start
             continue
-        found.nodes += [NodeDifference("removed", _text(node), "", "", "", node.name) for node in old[start:end]]
-        found.nodes += [NodeDifference("added", "", _text(node), "", "", node.name) for node in new[other:other_end]]
+        found.nodes += _changes(old[start:end], new[other:other_end])
+
+
+def _changes(old: Sequence[onnx.NodeProto], new: Sequence[onnx.NodeProto]) -> list[NodeDifference]:
+    """What takes the place of some nodes: one of the same operator in the other file is that node with other
+    attributes."""
+    left = list(new)
+    found = []
+    for node in old:
+        same = next((n for n in left if (n.domain, n.op_type) == (node.domain, node.op_type)), None)
+        if same is None:
+            found.append(NodeDifference("removed", _text(node), "", "", "", node.name))
+        else:
+            left.remove(same)
+            found.append(NodeDifference("changed", _text(node), _text(same), _what(node, same), "", node.name))
+    return found + [NodeDifference("added", "", _text(node), "", "", node.name) for node in left]
+
+
+def _what(old: onnx.NodeProto, new: onnx.NodeProto) -> str:
+    """The attributes that differ, with their values."""
+    before, after = _attributes(old), _attributes(new)
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return ", ".join(f"{name}: {before.get(name, 'none')} → {after.get(name, 'none')}" for name in names)
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, str]:
+    """Attributes as short texts; those that hold tensors and graphs by what they are."""
+    from onnx import helper
+
+    found = {}
+    for attribute in node.attribute:
+        value = helper.get_attribute_value(attribute)
+        text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        if hasattr(value, "SerializeToString"):
+            text = f"{type(value).__name__} of {value.ByteSize()} bytes"
+        found[attribute.name] = text
+    return found
 
 
 def _kind(node: onnx.NodeProto) -> tuple[Any, ...]:

@@ -106,16 +106,29 @@ def run_node(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any]) ->
     except GraphOptError as error:
         narrowed = [a.astype(np.float32) if _is_f64(a) else a for a in arrays]
         if not any(map(_is_f64, arrays)):
-            raise GraphOptError(f"{name} cannot be run: {error}") from error
+            raise GraphOptError(_refusal(name, attributes, error)) from error
         try:
             results = _run_arrays(name, narrowed, kinds, attributes)
         except GraphOptError:
-            raise GraphOptError(f"{name} cannot be run: {error}") from error
+            raise GraphOptError(_refusal(name, attributes, error)) from error
         return [r.double() if isinstance(r, torch.Tensor) and r.dtype is torch.float32 else r for r in results]
 
 
 def _is_f64(array: Any) -> bool:
     return isinstance(array, np.ndarray) and array.dtype == np.float64
+
+
+def _refusal(name: str, attributes: Mapping[str, Any], error: GraphOptError) -> str:
+    """Why an operator cannot be run."""
+    from onnx import defs
+
+    domain, _, operator = name.rpartition(".")
+    if domain == "onnx" and not defs.has(operator, ""):
+        return (
+            f"ONNX has no operator {operator} in opset {attributes[OPSET]} (the installed onnx knows opsets up to "
+            f"{defs.onnx_opset_version()}); a custom operator needs a domain of its own"
+        )
+    return f"{name} cannot be run: {error}"
 
 
 def _run_arrays(name: str, arrays: list[Any], kinds: Sequence[Type | None], attributes: Mapping[str, Any]) -> list[Any]:

@@ -101,7 +101,7 @@ def _as_module(model: Any) -> torch.nn.Module:
         return _Function(model)
     raise CaptureError(
         f"cannot capture an object of type {type(model).__name__}; pass an nn.Module, a function, an ExportedProgram, "
-        "or the path of a .pt2 file"
+        "the path of a .pt2 or .onnx file, or an ONNX model (a ModelProto, or its bytes)"
     )
 
 
