@@ -51,8 +51,8 @@ def arguments(numbers: Mapping[str, int], items: Sequence[int], finished: Sequen
     found = (ctypes.c_int64 * (FINISHED + MOST_THREADS + 1))()
     for name, number in numbers.items():
         found[_PLACES[name]] = number
-    found[BOUNDS : BOUNDS + len(items)] = items
-    found[FINISHED : FINISHED + len(finished)] = finished
+    found[BOUNDS : BOUNDS + len(items)] = list(items)
+    found[FINISHED : FINISHED + len(finished)] = list(finished)
     return found
 
 
