@@ -23,6 +23,8 @@ from graphopt.ops.inference import Mismatch
 from graphopt.ops.torch_dialects import register_torch_op
 
 NAME = "graphopt.segment_attention"
+_SHORT = 128
+"""Sequences up to this length are computed by two products and a softmax."""
 
 
 def _attention(
@@ -40,13 +42,22 @@ def _attention(
         return new_result(query, key, value)
     operands = (x.transpose(0, 1).split(lengths, 1) for x in (query, key, value))
     grouped = query.shape[1] != key.shape[1]
+    factor = query.shape[2] ** -0.5 if scale is None else scale
     parts = [
-        scaled_dot_product_attention(
-            q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), is_causal=is_causal, scale=scale, enable_gqa=grouped
-        )
-        for q, k, v in zip(*operands)
+        _by_products(q, k, v, factor)
+        if length <= _SHORT and not is_causal and not grouped
+        else scaled_dot_product_attention(
+            q[None], k[None], v[None], None, 0.0, is_causal, scale=scale, enable_gqa=grouped
+        )[0]
+        for length, q, k, v in zip(lengths, *operands)
     ]
-    return torch.cat([part.squeeze(0).transpose(0, 1) for part in parts])
+    return torch.cat([part.transpose(0, 1) for part in parts])
+
+
+def _by_products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    """What the fused operator gives, [H, L, F], which takes longer to start than scores of few rows take."""
+    scores = torch.baddbmm(q.new_zeros(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scale)
+    return torch.bmm(scores.softmax(-1), v)
 
 
 def new_result(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any) -> torch.Tensor:
