@@ -11,6 +11,7 @@ import torch
 from graphopt.backends.fx.body import Body
 from graphopt.backends.fx.control_flow import stored_tensors
 from graphopt.backends.fx.convention import convention_of
+from graphopt.backends.fx.integers import on_integers
 from graphopt.backends.fx.module import EmittedModule
 from graphopt.backends.fx.mutation import emit_updates
 from graphopt.backends.fx.state import State, check_unchanged
@@ -18,7 +19,7 @@ from graphopt.ir import Graph
 
 
 def emit_fx(
-    graph: Graph, *, share_weights: bool = False, flat: bool = False, trainable: bool = True
+    graph: Graph, *, share_weights: bool = False, flat: bool = False, trainable: bool = True, integers: bool = False
 ) -> torch.fx.GraphModule:
     """Return a module that computes `graph`: readable, trainable, and fit for export and `torch.compile`.
 
@@ -33,6 +34,7 @@ def emit_fx(
     flat: take the inputs of the graph in order and return a tuple of its outputs. Otherwise take and return what
         the original model does; without a signature that is the inputs in order, and one output or a tuple.
     trainable: let batch norms, dropout and their like follow `module.training`. Otherwise they are fixed in eval mode.
+    integers: compute quantized layers by integer kernels, where PyTorch has them. Nothing differentiates those.
 
     Raises:
         EmissionError: an operator or argument that PyTorch cannot express, or a stored tensor that was modified
@@ -53,6 +55,7 @@ def emit_fx(
         return z
     """
     check_unchanged(graph)
+    graph = on_integers(graph) if integers else graph
     module = EmittedModule({}, torch.fx.Graph())
     state = State(module, graph, share=share_weights)
     body = Body(graph, module, state, trainable=trainable)
@@ -70,12 +73,14 @@ def emit_fx(
 def emit_function(graph: Graph, *, share_weights: bool = False) -> Callable[..., tuple[Any, ...]]:
     """Return a function of the graph's inputs, in order, to a tuple of its outputs: for inference alone.
 
-    Stored tensors are bound as arguments, which costs less per call than attributes of modules.
+    Stored tensors are bound as arguments, which costs less per call than attributes of modules. Quantized layers run on
+    integer kernels.
 
     Raises:
         EmissionError: as `emit_fx`.
     """
     check_unchanged(graph)
+    graph = on_integers(graph)
     module = torch.fx.GraphModule({}, torch.fx.Graph())
     body = Body(graph, module, trainable=False)
     state = State(torch.nn.Module(), graph, share=share_weights)

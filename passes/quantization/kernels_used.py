@@ -13,7 +13,21 @@ from graphopt.passmanager import PassContext
 INTEGER, FAKE = "integer kernel", "fake quantization"
 MOVED = frozenset(
     f"aten.{name}"
-    for name in "reshape view flatten permute transpose t squeeze unsqueeze slice select cat expand contiguous".split()
+    for name in [
+        "reshape",
+        "view",
+        "flatten",
+        "permute",
+        "transpose",
+        "t",
+        "squeeze",
+        "unsqueeze",
+        "slice",
+        "select",
+        "cat",
+        "expand",
+        "contiguous",
+    ]
 )
 PYTORCH = ("fx", "eager", "inductor")
 

@@ -71,8 +71,8 @@ class Trial:
 class QuantizationReport:
     """counts: of layers, other operators, pairs. layers: in graph order. left: what stayed a float, and why.
 
-    fused: what the engine made of the pairs, if one says. kernels: what PyTorch computes with, if it does. search: how formats were chosen, if they were. trials: the
-    recipes that were compared, if they were.
+    fused: what the engine made of the pairs, if one says. kernels: what PyTorch computes with, if it does.
+    search: how formats were chosen, if they were. trials: the recipes that were compared, if they were.
     """
 
     counts: dict[str, int]
