@@ -30,7 +30,7 @@ from graphopt.passes.format_search.sensitivity import MEASURES, Errors, measure
 from graphopt.passes.pruning.criteria.batches import input_names, read_batches
 from graphopt.passes.quantization.layer_formats import FLOAT, settled
 from graphopt.passes.quantization.preparation import pools_for_means
-from graphopt.passes.quantization.profiles import get_profile
+from graphopt.passes.quantization.profiles import profile_for
 from graphopt.passes.quantization.report import QuantizationReport
 from graphopt.passes.quantization.speed import measure as measure_speed
 from graphopt.passes.quantization.speed import why_unmeasured
@@ -180,7 +180,7 @@ class _Search:
         inputs = context.samples[0] if context.samples else self.batches[0]
         inner = _QUANTIZERS[asked.scheme](**asked.quantizer)
         self.scheme = (
-            Static(inner, graph, get_profile(inner.profile or context.target), inputs)
+            Static(inner, graph, profile_for(inner.profile, context), inputs)
             if isinstance(inner, Quantize)
             else WeightOnly(inner, graph, inputs)
         )

@@ -14,7 +14,7 @@ from graphopt.ir import Graph, Node, Value
 from graphopt.ops.quantization import find_format
 from graphopt.ops.quantization.arithmetic import quantized
 from graphopt.passes.quantization.insertion import integer_bias, operand_index, stored
-from graphopt.passes.quantization.profiles import Profile, get_profile
+from graphopt.passes.quantization.profiles import Profile, profile_for
 from graphopt.passes.support.constants import drop_unused
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
@@ -46,7 +46,7 @@ class ConvertQuantized(Pass):
         with requested():
             for node in fakes:
                 _check(node)
-            profile = get_profile(self.profile or context.target)
+            profile = profile_for(self.profile, context)
         fixed: dict[Value, Value] = {}
         for node in fakes:
             read = [v for v in node.operands if v is not None and v.constant is not None]

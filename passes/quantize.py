@@ -26,7 +26,7 @@ from graphopt.passes.quantization.kernels_used import kernels_used, runs_in_pyto
 from graphopt.passes.quantization.layer_formats import LayerFormats, graph_names, node_names, settled
 from graphopt.passes.quantization.placement import Placement, activations_of, place
 from graphopt.passes.quantization.preparation import pools_for_means
-from graphopt.passes.quantization.profiles import Profile, get_profile
+from graphopt.passes.quantization.profiles import Profile, profile_for
 from graphopt.passes.quantization.report import Judge, LayerFigures, QuantizationReport, record
 from graphopt.passes.quantization.rounding import GptqRounding, Rounding
 from graphopt.passes.quantization.speed import Guard
@@ -74,7 +74,7 @@ class Quantize(Pass):
         `convert-quantized` makes integers of it.
     only_if_faster: time each layer on the engine in floating point and on integers, and leave those in floating point
         that make the graph slower; then measure the result, and leave the graph as it was where it is no faster.
-    profile: the target whose kernels are meant; by default the one compiled for.
+    profile: the target whose kernels are meant, or a file of one; by default the one compiled for.
 
     It runs the graph on the calibration data, or else on the sample inputs.
     """
@@ -136,10 +136,10 @@ class Quantize(Pass):
 
         Raises:
             InputError: no data, or activations that are not finite; the message names the value.
-            UnknownNameError: a name in `ignore` or `formats` that nothing has, or a target without a profile.
+            UnknownNameError: a name in `ignore` or `formats` that nothing has, or a target of which nothing is known.
         """
         with requested():
-            profile = get_profile(self.profile or context.target)
+            profile = profile_for(self.profile, context)
             guard = self._guard(graph, profile, context) if self.only_if_faster else None
             if guard is not None and not guard.pays:
                 return PassResult(False, notes=[NOTHING_FASTER, *guard.left()])
@@ -243,7 +243,7 @@ class Quantize(Pass):
         reduce = self.reduce_range
         if reduce is None:
             unsigned = self.activation_format(profile)[0].name == "uint8"
-            reduce = profile.byte_pairs and unsigned and get_chip(self.chip, context.features).saturates
+            reduce = unsigned and get_chip(self.chip, context.features).saturates
         found = {node: formats.of(node_names(node)) for node in plan.layers}
         reduced = find_format("int7")
         return {node: reduced if reduce and format_.name == "int8" else format_ for node, format_ in found.items()}

@@ -56,7 +56,13 @@ def run_reproducer(
         instruments=instruments,
     )
     samples = recorded.samples
-    context = PassContext(target=chosen.name, trainable=trainable, samples=samples, properties=set(recorded.properties))
+    context = PassContext(
+        target=chosen.name,
+        trainable=trainable,
+        samples=samples,
+        capabilities=chosen.capabilities,
+        properties=set(recorded.properties),
+    )
     outcome = manager.run(recorded.graph, context)
     if judge.given:
         complaint = judge.complaints(recorded.graph, samples[0] if samples else None)(outcome.graph)

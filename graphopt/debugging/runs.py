@@ -123,5 +123,6 @@ def pipeline_run(
     pipeline = resolve_passes(passes, chosen.name, trains)
     manager = PassManager(pipeline, instruments=[*instruments, history], **options)
     samples = [] if arguments is None else [inputs]
-    report = manager.run(graph, PassContext(target=chosen.name, trainable=trains, samples=samples)).report
+    context = PassContext(target=chosen.name, trainable=trains, samples=samples, capabilities=chosen.capabilities)
+    report = manager.run(graph, context).report
     return Run(graph, history.steps[-1].after if history.steps else graph, history, report, None, inputs)

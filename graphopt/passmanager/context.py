@@ -9,7 +9,7 @@ from typing import Any
 from graphopt.ir import Node
 from graphopt.rewrite import Listener
 from graphopt.rewrite.driver import Gate
-from graphopt.targets import Engine
+from graphopt.targets import Capability, Engine
 
 
 @dataclass
@@ -24,6 +24,7 @@ class PassContext:
     removable: whether a node without uses may be dropped; None means the driver's own test (a pure operator).
     engine: what will run the result, for passes that measure; None if nothing does.
     features: instruction sets of the device that it will run on; none are those of this machine.
+    capabilities: what the target's devices can run, for passes that ask what it does with an operator.
     properties: what is known to hold of the graph ("quantized"); the manager keeps it up to date.
     """
 
@@ -36,4 +37,5 @@ class PassContext:
     removable: Callable[[Node], bool] | None = None
     engine: Engine | None = None
     features: tuple[str, ...] = ()
+    capabilities: tuple[Capability, ...] = ()
     properties: set[str] = field(default_factory=set)

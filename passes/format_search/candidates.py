@@ -116,7 +116,7 @@ class Static:
 
     def _axis(self, candidate: Candidate) -> int | None:
         fusion = self.plan.layers[candidate.nodes[0]]
-        return fusion.channels % candidate.tensor.dim() if self.inner.granularity == "channel" else None
+        return fusion.axis(candidate.tensor.dim(), self.inner.granularity == "channel")
 
     def quantizer(self, formats: Mapping[str, str], floats: Sequence[str] = ()) -> Quantize:
         return replace(

@@ -137,7 +137,7 @@ class Inserter:
         """Quantize the weight of a layer; return what is the layer now. read: of what it reads."""
         weight = weight_of(node, fusion)
         assert weight is not None and weight.constant is not None
-        axis = fusion.channels % len(weight.shape) if options.per_channel else None
+        axis = fusion.axis(len(weight.shape), options.per_channel)
         tensor = weight.constant.tensor.detach()
         source = node.arguments()[fusion.inputs[0]]
         bias = stored(node.arguments().get(fusion.bias))

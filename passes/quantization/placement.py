@@ -110,8 +110,8 @@ def _between_integers(fusion: Fusion, result: Value, needed: dict[Value, None]) 
 
 def tail_of(node: Node, profile: Profile) -> Value:
     """The result, behind the clips that go into its quantization."""
-    value = node.results[0]
-    while value.num_uses == 1 and value.users[0].name in profile.tails:
+    value, tails = node.results[0], profile.tails_of(node.name)
+    while value.num_uses == 1 and value.users[0].name in tails:
         value = value.users[0].results[0]
     return value
 

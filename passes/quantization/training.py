@@ -39,7 +39,7 @@ class TrainableInserter(Inserter):
         """Round the weight of a layer where it is read."""
         weight = weight_of(node, fusion)
         assert weight is not None and weight.constant is not None
-        axis = fusion.channels % len(weight.shape) if options.per_channel else None
+        axis = fusion.axis(len(weight.shape), options.per_channel)
         scales = weight_scales(weight.constant.tensor, options.format_, axis, options.search)
         names = weight.constant.names
         scale = self._scale(scales, f"{names[0] if names else weight.name}_scale")
