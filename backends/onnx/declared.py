@@ -1,8 +1,9 @@
 """The opset that a file says: the lowest that was wanted in which its operations can say what they mean.
 
-Most operators are the same in many opsets. Reductions name their axes by an attribute before opset 18 and by an input
-since; what `Resize` does without is an empty tensor before opset 13. They are turned into the older form where that is
-all that a lower opset takes.
+Most operators are the same in many opsets. Some changed in what is not used here: a softmax over the last dim, which
+before opset 13 was over all dims from there on, and a batch norm that does not train. Reductions name their axes by an
+attribute before opset 18 and by an input since; what `Resize` does without is an empty tensor before opset 13. They are
+turned into the older form where that is all that a lower opset takes.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ _REDUCTIONS = frozenset(
 )
 
 
+_SOFTMAXES = frozenset(["Softmax", "LogSoftmax", "Hardmax"])
+_FLOATS = frozenset([DType.F16, DType.F32, DType.F64])
+
+
 def declared_opset(body: Body, written: int, wanted: int) -> tuple[int, str]:
     """Return the lowest opset from `wanted` to `written` in which every operation means the same as in `written`, and
     the operator that keeps it from being lower ("" if none does). Operations are given the form of that opset."""
@@ -60,6 +65,8 @@ def declared_opset(body: Body, written: int, wanted: int) -> tuple[int, str]:
 
 
 def _can_be_said(operation: Operation, written: int, other: int) -> bool:
+    if _has_never_changed(operation):
+        return True
     if other < OPTIONAL_SCALES and _is_resize(operation):
         inputs = _with_empty_tensors(operation)
         return _means_the_same(
@@ -87,9 +94,23 @@ def _distinct(operations: Iterable[Operation]) -> Iterator[Operation]:
         types = tuple([None if t is None else (t.dtype, t.type is None) for t in operation.inputs])
         names = frozenset(operation.attributes)
         key = operation.domain, operation.op_type, names, types, len(operation.outputs), _has_fixed_axes(operation)
+        key = (*key, _has_never_changed(operation))
         if key not in seen or _nested(operation):
             seen.add(key)
             yield operation
+
+
+def _has_never_changed(operation: Operation) -> bool:
+    """True for an operation that means the same since `LOWEST_DECLARED`, though its operator has changed."""
+    if operation.domain or any(t is None or t.dtype not in _FLOATS for t in operation.inputs):
+        return False
+    if operation.op_type in _SOFTMAXES:
+        (source,) = operation.inputs
+        assert source is not None and source.shape is not None
+        return operation.attributes.get("axis") in (-1, len(source.shape) - 1)
+    plain = set(operation.attributes) <= {"epsilon", "momentum"} and len(operation.outputs) == 1
+    alike = len({tensor.dtype for tensor in operation.inputs if tensor is not None}) == 1
+    return operation.op_type == "BatchNormalization" and plain and alike
 
 
 def _has_fixed_axes(operation: Operation) -> bool:

@@ -139,7 +139,7 @@ def test_two_files_are_compared_where_they_diverge() -> None:
     weight = changed.graph.initializer[1]
     weight.raw_data = (onnx.numpy_helper.to_array(weight) + 1).astype(np.float32).tobytes()
     onnx.save(changed, "changed.onnx")
-    found = run("diff", "mlp.onnx", "changed.onnx").output
+    found = run("diff", "mlp.onnx", "changed.onnx", code=1).output
     assert "first" in found and "%b = Add(%h, %fc1/bias)" in found
     assert "x" in run("diff", "embedding.onnx", "embedding.onnx").output
 

@@ -103,3 +103,44 @@ def test_strings_are_why_there_is_no_proof(tmp_path: Path) -> None:
     path = save(tmp_path / "a.onnx", nodes, 17, inputs=inputs)
     found = run("compile", str(path), "-o", str(tmp_path / "out.onnx"))
     assert "no tensors of numbers (words)" in found
+
+
+def statistics(*names: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array([1.0, 2.0, 3.0], np.float32)))
+        for name in names
+    ]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "opset", "shape"),
+    [
+        ([helper.make_node("Softmax", ["x"], ["y"], axis=1)], 11, [2, 4]),
+        ([helper.make_node("LogSoftmax", ["x"], ["y"], axis=2)], 12, [2, 3, 4]),
+        (
+            [*statistics("s", "b", "m", "v"), helper.make_node("BatchNormalization", [*"xsbmv"], ["y"])],
+            11,
+            [2, 3, 4, 4],
+        ),
+        (
+            [helper.make_node("Split", ["x"], ["a", "b"], axis=1), helper.make_node("Add", ["a", "b"], ["y"])],
+            15,
+            [2, 4],
+        ),
+    ],
+)
+def test_opsets_are_not_raised_for_what_did_not_change(
+    tmp_path: Path, nodes: list[onnx.NodeProto], opset: int, shape: list[int]
+) -> None:
+    path = save(tmp_path / "a.onnx", nodes, opset, inputs=[("x", TensorProto.FLOAT, shape)])
+    found = run("compile", str(path), "-o", str(tmp_path / "out.onnx"))
+    made = onnx.load(tmp_path / "out.onnx")
+    onnx.checker.check_model(made, full_check=True)
+    assert made.opset_import[0].version == opset and "max error" in found
+
+
+def test_the_opset_is_raised_for_a_softmax_over_another_dim(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Softmax", ["x"], ["y"], axis=1)]
+    path = save(tmp_path / "a.onnx", nodes, 13, inputs=[("x", TensorProto.FLOAT, [2, 3, 4])])
+    with pytest.raises(GraphOptError, match=r"cannot be written in opset 11: .* needs opset 13"):
+        graphopt.compile(path, target="onnx", opset=11).to_onnx(tmp_path / "out.onnx")

@@ -22,11 +22,11 @@ return %z
 """
 
 
-def run(*words: str) -> str:
+def run(*words: str, code: int = 0) -> str:
     done = CliRunner().invoke(app, list(words))
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == code, done.output
     return done.output
 
 
@@ -70,7 +70,7 @@ def test_diff(tmp_path: Path) -> None:
     file, other = tmp_path / "graph.gir", tmp_path / "other.gir"
     file.write_text(GRAPH)
     other.write_text(GRAPH.replace("aten.exp", "aten.sigmoid"))
-    found = json.loads(run("diff", str(file), str(other), "--json"))
+    found = json.loads(run("diff", str(file), str(other), "--json", code=1))
     assert found["ops"] == {"aten.exp": [1, 0], "aten.sigmoid": [0, 1]}
     assert found["values"][found["first"]]["b"] == "%z = aten.sigmoid(%y)"
 
