@@ -17,6 +17,7 @@ from graphopt.ambient import autocast_inside
 from graphopt.compiled import CompiledModel
 from graphopt.engine_choice import require_available
 from graphopt.errors import CaptureError, GraphOptError, SerializationError, unknown_name
+from graphopt.hub import is_hub, load_hub
 from graphopt.ir import Graph
 from graphopt.lazy import CaptureCache
 from graphopt.onnx_models import SUFFIX, compile_onnx, is_onnx, trace_onnx
@@ -186,15 +187,25 @@ def compile(
     return CompiledModel(options, _build(model, tuple(args or ()), dict(kwargs or {}), options, dynamic_shapes))
 
 
-def load(source: str | os.PathLike[str] | IO[bytes], *, target: str | Target | None = None) -> CompiledModel:
+def load(
+    source: str | os.PathLike[str] | IO[bytes], *, target: str | Target | None = None, trust: bool = False
+) -> CompiledModel:
     """Load a saved model. Nothing is unpickled, and no engine is measured again.
 
+    source: its file; or `hub:PATH:entry`, a model of a PyTorch Hub repository that is local or cached. That is compiled
+        at once if its entry brings example inputs, else at its first call.
     target: load it for another target than the one it was saved for.
+    trust: run the code of a hub repository.
 
     Raises:
         SerializationError: not a saved model, damaged, or of an incompatible version.
+        GraphOptError: a hub repository that is not trusted, or has no such entry.
         TargetError: no engine of the target runs on this machine.
     """
+    if isinstance(source, str) and is_hub(source):
+        found = load_hub(source, trust=trust)
+        arguments = found if isinstance(found, tuple) else (found,)
+        return compile(*arguments, target=target or "cpu")
     if isinstance(source, str | os.PathLike) and os.fspath(source).endswith(SUFFIX):
         raise SerializationError(f"{os.fspath(source)} is an ONNX file; give it to graphopt.compile")
     graph, manifest = load_graph(source)

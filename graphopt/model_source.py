@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from graphopt.errors import GraphOptError, unknown_name
+from graphopt.hub import hub_inputs, is_hub, load_hub
 from graphopt.onnx_models import SUFFIX, trace_onnx
 from graphopt.onnx_values import parse_values
 from graphopt.passmanager.made_up import make_inputs
@@ -94,16 +95,19 @@ class ModelSource:
         return ModelSource(program.module(), args, dict(kwargs))
 
 
-def resolve_model(text: str, values: Sequence[str] = ()) -> ModelSource:
+def resolve_model(text: str, values: Sequence[str] = (), *, trust: bool = False) -> ModelSource:
     """Return the model that `text` names.
 
     text: the path of a `.gopt`, `.pt2` or `.onnx` file, or `module:function` (also `path/to/file.py:function`), where
-        the function takes no arguments and returns `(model, args)` or `(model, args, kwargs)`. The module is run.
-    values: inputs of an ONNX file, as `NAME=VALUE` (see `graphopt.onnx_values`).
+        the function takes no arguments and returns `(model, args)` or `(model, args, kwargs)`. The module is run. Or an
+        entry of a PyTorch Hub repository, `hub:PATH:entry` (see `graphopt.hub`), which is run if it is trusted.
+    values: inputs of an ONNX file, as `NAME=VALUE` (see `graphopt.onnx_values`), or of a hub entry that brings none.
 
     Raises:
         GraphOptError: no such file or function, the function returns something else, or the module fails.
     """
+    if is_hub(text):
+        return _of_hub(text, values, trust)
     path = Path(text)
     if values and path.suffix != SUFFIX:
         raise GraphOptError(f"--value gives the inputs of an ONNX file, and {text} is none")
@@ -120,6 +124,20 @@ def resolve_model(text: str, values: Sequence[str] = ()) -> ModelSource:
         )
     function = _function(load_module(name), attribute, text)
     return _checked(_called(function, text), text)
+
+
+def _of_hub(text: str, values: Sequence[str], trust: bool) -> ModelSource:
+    found = load_hub(text, trust=trust)
+    if not isinstance(found, tuple):
+        kwargs = hub_inputs(found, values)
+        if not kwargs:
+            raise GraphOptError(
+                f"{text} gives a model without example inputs; give them, as --value x=FILE.npy or "
+                "--value x='f32[1, 3, 224, 224]'"
+            )
+        return ModelSource(found, (), kwargs)
+    source = _checked(found, text)
+    return ModelSource(source.model, source.args, {**source.kwargs, **hub_inputs(found[0], values)})
 
 
 def load_module(name: str) -> ModuleType:

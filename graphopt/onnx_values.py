@@ -41,7 +41,7 @@ def _tensor(name: str, text: str, type_: onnx.TypeProto.Tensor) -> torch.Tensor:
     from graphopt.frontends.onnx.tensors import dtype_of
 
     dtype = dtype_of(type_.elem_type, f"input {name!r}").storage
-    data = _array(name, text) if text.endswith(".npy") else _literal(name, text, type_)
+    data = read_array(name, text) if text.endswith(".npy") else _literal(name, text, type_)
     try:
         tensor = torch.as_tensor(data)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -52,7 +52,12 @@ def _tensor(name: str, text: str, type_: onnx.TypeProto.Tensor) -> torch.Tensor:
     return tensor.to(dtype)
 
 
-def _array(name: str, text: str) -> Any:
+def read_array(name: str, text: str) -> Any:
+    """Read a `.npy` file that an option names.
+
+    Raises:
+        GraphOptError: the file cannot be read.
+    """
     import numpy as np
 
     try:

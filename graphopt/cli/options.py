@@ -22,7 +22,7 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A `.onnx`, `.pt2` or `.gopt` file, or `file.py:function` that returns `(model, args)`.",
+        help="A `.onnx`, `.pt2` or `.gopt` file, `file.py:function` that returns `(model, args)`, or `hub:PATH:entry`.",
     ),
 ]
 ValueOption = Annotated[
@@ -50,7 +50,10 @@ DynamicOption = Annotated[
     str | None,
     typer.Option("--dynamic", help="`batch`: the first dim of every input is dynamic. `auto`: every dim that can be."),
 ]
-TrustOption = Annotated[bool, typer.Option("--trust", help="Read a .pt2 file even where PyTorch's loader unpickles.")]
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust", help="Read a .pt2 file even where PyTorch's loader unpickles; run a hub entry."),
+]
 ValidateOption = Annotated[bool, typer.Option(help="Check the numbers after each pass.")]
 ChangesOption = Annotated[bool, typer.Option("--print-changes", help="Print a diff after each pass.")]
 PluginOption = Annotated[

@@ -24,7 +24,7 @@ def bench_table(
     """
     from graphopt.measure import compare_targets
 
-    source = resolve_model(text, values).opened(trust)
+    source = resolve_model(text, values, trust=trust).opened(trust)
     original = source.original() if source.is_onnx else None
     rows = compare_targets(
         source.model, source.args, source.kwargs, targets, passes=passes, rounds=rounds, original=original

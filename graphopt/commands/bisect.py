@@ -87,7 +87,7 @@ def bisect_model(
         GraphOptError: the model is bad before any pass; whatever tracing it or judging it raises.
     """
     options = make_options(target, passes=passes)
-    source = resolve_model(text, values).opened(trust)
+    source = resolve_model(text, values, trust=trust).opened(trust)
     graph = trace(source.model, source.args, source.kwargs, dynamic_shapes=dynamic_shapes, trust=trust)
     context = pass_context(graph, options, (source.args, source.kwargs))
     done = Bisection(f"{text}: {len(graph)} nodes")

@@ -48,7 +48,7 @@ def compile_to_file(
         raise GraphOptError(f"cannot write {output}: there is no folder {output.parent}")
     # Building the model may take long; what the options say is checked before.
     make_options(options.get("target", "cpu"), passes=options.get("passes", "default"))
-    source = resolve_model(text, values)
+    source = resolve_model(text, values, trust=options.get("trust", False))
     if source.is_saved:
         raise GraphOptError(f"{text} is compiled already; load it with graphopt.load")
     compiled = _measured(source, options) if measured else _compiled(source, options)

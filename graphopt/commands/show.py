@@ -18,7 +18,7 @@ def traced(
     text: str, *, passes: str, target: str, dynamic_shapes: Any, trust: bool, values: Sequence[str] = ()
 ) -> Graph:
     """Return the graph of the model that `text` names, after `passes`. values: inputs of an ONNX file."""
-    source = resolve_model(text, values)
+    source = resolve_model(text, values, trust=trust)
     if source.is_saved:
         graph, _ = load_graph(source.path)
     else:

@@ -58,7 +58,7 @@ def read_source(text: str, *, trust: bool = False, values: Sequence[str] = ()) -
         return Source(recorded.graph, _complete(recorded.samples))
     if path.suffix == ".gopt":
         return Source(_saved(path), None)
-    source = resolve_model(text, values).opened(trust)
+    source = resolve_model(text, values, trust=trust).opened(trust)
     return Source(source.model, source.args, source.kwargs)
 
 

@@ -23,6 +23,8 @@ ROUNDS = 5
 SECONDS_PER_ROUND = 0.15
 CONTENDERS = 1.5
 """Other settings are tried of engines that take at most this many times what the fastest does."""
+MIXABLE = 5.0
+"""An engine that takes at most this many times what the fastest does may be the fastest for a part."""
 CLOSE = 1.1
 """Candidates within this factor of the fastest are measured once more."""
 WORTH = 0.97
@@ -255,12 +257,15 @@ class _Choice:
 
     def _mixture(self, best: str) -> Mixture | None:
         """Several engines in one model, if that is right and faster than the best one alone."""
-        if not self.samples or len(self.loaded) < 2:
+        if not self.samples:
             return None
+        most = MIXABLE * self._seconds(best)
         runners = [
-            Runner(self.candidates[t], self.loaded[t], self._seconds(t), self.trials[t].load_seconds or 0.0)
-            for t in self._within(CONTENDERS)
+            Runner(self.candidates[title], self._seconds(title), trial.load_seconds or 0.0)
+            for title, trial in self.trials.items()
+            if self._seconds(title) <= most
         ]
+        runners.sort(key=lambda runner: runner.seconds)
         mixture = Mixture.find(self.graph, runners, self.samples[0][0], self.sizes, self.prepare)
         if mixture is None:
             return None

@@ -31,7 +31,6 @@ class Runner:
     """An engine that runs the whole graph rightly. seconds: of a run."""
 
     engine: Engine
-    executable: Executable
     seconds: float
     load_seconds: float
 
@@ -56,6 +55,8 @@ class Mixture:
 
         runners: the fastest first.
         """
+        if not runners:
+            return None
         best = runners[0]
         fit = {r.engine.name: r for r in reversed(runners) if r.load_seconds <= MOST_LOADING}
         if len(fit) < 2 or best.seconds < LEAST_SECONDS or not is_divisible(graph):

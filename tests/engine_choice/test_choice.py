@@ -41,6 +41,7 @@ return %d"""
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is fastest is not asked here, but where it is clear."""
     monkeypatch.setattr(choosing, "SECONDS_PER_ROUND", 0.002)
+    monkeypatch.setattr(choosing, "MIXABLE", 1e3)
 
 
 @pytest.fixture
