@@ -86,7 +86,6 @@ def test_gate_in_text(check, by: str) -> None:
         tensors={"v": v, "v_columns": v.t().contiguous()},
         context=PassContext(samples=[sample]),
         numeric=False,
-        idempotent=False,
     )
     assert check.result.details.to_dict()["gated"] == ["y"]
     assert len(graph) > 3

@@ -90,7 +90,6 @@ def test_region_between_input_and_pooling(check) -> None:
 return %r
 """,
         special=False,
-        idempotent=False,
     )
 
 
