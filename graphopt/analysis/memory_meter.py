@@ -33,10 +33,12 @@ class MemoryMeter:
         self.peaks: dict[str, int] = {}
         self._alive: list[_Held] = []
         self._stored: dict[str, int] = {}
+        self._constants: set[tuple[str, int]] = set()
         for value in graph.constants.values():
             if value.num_uses and value.constant is not None:
                 device = type_device(value.type) or "cpu"
                 self._stored[device] = self._stored.get(device, 0) + value.constant.tensor.nbytes
+                self._constants.add((device, value.constant.tensor.untyped_storage().data_ptr()))
         self._last = last_uses(graph)
 
     def run(self, *inputs: Any) -> dict[str, int]:
@@ -58,8 +60,9 @@ class MemoryMeter:
     def _enter(self, tensor: Any, type_: Type, until: Node | None = None) -> None:
         if isinstance(tensor, torch.Tensor):
             storage = tensor.untyped_storage()
-            device = type_device(type_) or "cpu"
-            self._alive.append(_Held(weakref.ref(tensor), until, (device, storage.data_ptr()), storage.nbytes()))
+            place = type_device(type_) or "cpu", storage.data_ptr()
+            if place not in self._constants:
+                self._alive.append(_Held(weakref.ref(tensor), until, place, storage.nbytes()))
 
     def _measure(self) -> None:
         self._alive = [held for held in self._alive if held.tensor() is not None]

@@ -64,11 +64,12 @@ REORDERING = frozenset(["permute", "transpose", "t", "movedim", "swapaxes", "exp
 
 
 def viewed_value(node: Node) -> Value | None:
-    """The value whose memory the results of a node share, or None. A reshape copies what was put in another order."""
+    """The value (a stored one, too) whose memory the results of a node share, or None. A reshape copies what was put in
+    another order."""
     if Trait.VIEW not in node.op.traits or not node._operands:
         return None
     base, name = node._operands[0], _base_name(node)
-    if base is None or base.constant is not None or name == "clone":
+    if base is None or name == "clone":
         return None
     producer = base.producer
     while name in ("reshape", "contiguous", "flatten") and producer is not None and Trait.VIEW in producer.op.traits:
@@ -136,7 +137,7 @@ def _owners(graph: Graph) -> tuple[dict[Value, Value], dict[Value, int]]:
     for value in graph.returned:
         if value.constant is None:
             last[owner.get(value, value)] = count
-    return owner, last
+    return owner, {value: position for value, position in last.items() if value.constant is None}
 
 
 def _add(held: dict[str, int], value: Value, table: TypeSizes, sign: int = 1) -> None:

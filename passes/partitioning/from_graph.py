@@ -82,7 +82,8 @@ def graph_problem(
 
 
 def _tensors(graph: Graph, order: dict[Node, int], sizes: TypeSizes) -> tuple[list[Value], list[Tensor]]:
-    """Inputs and what the graph updates come from the caller; then the results of each node."""
+    """Inputs and what the graph updates come from the caller; then the results of nodes. In the end a tensor without
+    bytes, which stands for all constants: a view of one takes nothing where it is made."""
     values = [*graph.inputs, *[graph.constants[name] for name in graph.mutations if name in graph.constants]]
     values += [result for node in graph for result in node.results]
     number = {value: index for index, value in enumerate(values)}
@@ -90,10 +91,10 @@ def _tensors(graph: Graph, order: dict[Node, int], sizes: TypeSizes) -> tuple[li
     for value in values:
         producer = CALLER if value.producer is None else order[value.producer]
         viewed = None if value.producer is None else viewed_value(value.producer)
-        base = -1 if viewed is None else number[viewed]
+        base = -1 if viewed is None else number.get(viewed, len(values))
         moves = not isinstance(value.type, ScalarType)
         tensors.append(Tensor(producer, sizes.bytes(value.type), _consumers(value, order), base, moves))
-    return values, tensors
+    return values, [*tensors, Tensor(CALLER, 0, ())]
 
 
 def _consumers(value: Value, order: dict[Node, int]) -> tuple[int, ...]:

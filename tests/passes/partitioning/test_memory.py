@@ -7,6 +7,7 @@ import torch
 
 import graphopt
 from graphopt import PassContext
+from graphopt.analysis.memory_meter import MemoryMeter
 from graphopt.analysis.placement import device_peaks
 from graphopt.calling import CallingConvention
 from graphopt.passes.partition import Partition
@@ -57,3 +58,24 @@ def test_predicted_and_allocated_peaks_agree(name: str) -> None:
     at_ends, _ = allocator_peaks(placed, inputs)
     for device in report.devices:
         assert at_ends.get(device.name, 0) == pytest.approx(device.peak_bytes, rel=0.1, abs=1024)
+
+
+def test_a_view_of_a_weight_takes_nothing_where_it_is_made() -> None:
+    text = """
+    input %x: f32[8, 64]
+    parameter %w: f32[64, 64]
+    %t = transpose.int(%w) {dim0=0, dim1=1}
+    %y = mm(%x, %t)
+    return %y"""
+    graph = graphopt.parse(text)
+    weight, rest = 64 * 64 * 4, 2 * 8 * 64 * 4
+    assert device_peaks(graph, {}) == {"cpu": weight + rest}
+    assert MemoryMeter(graph).run(torch.ones(8, 64)) == {"cpu": weight + rest}
+    for pin, gpu in (
+        ({"*": "gpu:0"}, weight + rest),
+        ({"aten.transpose.int": "cpu", "aten.mm": "gpu:0"}, weight + rest),
+    ):
+        placed = graph.clone()
+        report = Partition(described(1), pin=pin).run(placed, PassContext()).details
+        assert report is not None and report.devices[1].peak_bytes == gpu
+        assert MemoryMeter(placed).run(torch.ones(8, 64))["gpu:0"] == gpu
