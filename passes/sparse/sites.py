@@ -15,7 +15,7 @@ from graphopt.rewrite.pattern import Surroundings
 
 _ACTIVATIONS = {"aten.relu": "relu", "aten.silu": "silu", "aten.gelu": "gelu"}
 _DENSE = 0.6
-"""Share of weights from which on nothing is to be won."""
+"""Share of weights from which on nothing is to be won; the zeros outside of a convolution's groups count, too."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def find_site(node: Node, surroundings: Surroundings, outputs: frozenset[Value])
     spatial = 0 if node.op.base == "aten.linear" else weight.type.rank - 2  # type: ignore[union-attr]
     last, activation = _activation(node, outputs)
     site = Site(node, last, activation, weight, bias, spatial, int(node.attributes.get("groups", 1)))
-    if site.density > _DENSE:
+    if site.density / site.groups > _DENSE:
         return f"{site.density:.0%} of its weights are not zero"
     return site
 

@@ -7,7 +7,7 @@ input [N, C, …] or [C, …], in one to three spatial dims. W is the matrix [O,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from graphopt.ops.inference import Mismatch
 from graphopt.ops.inference.convolution import convolve
 from graphopt.ops.sparse.blocks import dense
 from graphopt.ops.sparse.geometry import Geometry, geometry
-from graphopt.ops.sparse.library import activated, register_sparse
+from graphopt.ops.sparse.library import activated, check_activation, register_sparse
 from graphopt.ops.sparse.linear import check_parts, runs_kernel
 from graphopt.ops.sparse.matrices import prepared
 from graphopt.ops.torch_dialects import register_torch_op
@@ -42,30 +42,41 @@ def _kernel(
     dilation: list[int],
     activation: str = "none",
 ) -> torch.Tensor:
-    images = input.detach() if input.dim() == len(kernel_size) + 2 else input.detach().unsqueeze(0)
-    place = geometry(images, kernel_size, stride, padding, dilation)
-    if not runs_kernel(input, values) or place.size >= _ADDRESSES or not input.numel() or min(place.outputs) < 1:
-        options = (kernel_size, stride, padding, dilation, activation)
+    options = (kernel_size, stride, padding, dilation, activation)
+    if not runs_kernel(input, values) or not input.numel():
         return reference(input, crow_indices, col_indices, values, bias, *options)
-    activated(input[:0], activation)  # refuses other names
-
-    def matrix(key: Any, inner: int, addresses: Callable[[], torch.Tensor | None]) -> SparseMatrix:
-        parts = (crow_indices, col_indices, values)
-        return prepared(*parts, key, lambda: SparseMatrix(*parts, inner, addresses()))
-
-    if place.is_product and (place.batch == 1 or images[0, 0].numel() >= _APART):
-        product = matrix(place.channels, place.channels, lambda: None)
-        rows = images.contiguous().reshape(place.batch, place.channels, -1)
-        found = [multiply(product, image, bias, activation) for image in rows]
-        result = (found[0].unsqueeze(0) if len(found) == 1 else torch.stack(found)).reshape(
-            place.batch, -1, *place.outputs
-        )
+    check_activation(activation)
+    parts = (crow_indices, col_indices, values)
+    images = input.detach() if input.dim() == len(kernel_size) + 2 else input.detach().unsqueeze(0)
+    pointwise = not any(padding) and all(n == 1 for n in (*kernel_size, *stride))
+    if pointwise and (len(images) == 1 or images[0, 0].numel() >= _APART):
+        found = _product(images, parts, bias, activation)
     else:
-        inner = place.channels * math.prod(place.kernel)
-        sparse = matrix(place, inner, place.addresses)
-        laid = place.laid_out(images)
-        result = place.cut(multiply(sparse, laid, bias, activation, columns=place.columns))
-    return result if images is input or input.dim() == result.dim() else result.squeeze(0)
+        place = geometry(images, kernel_size, stride, padding, dilation)
+        if place.size >= _ADDRESSES or min(place.outputs) < 1:
+            return reference(input, *parts, bias, *options)
+        found = _direct(images, place, parts, bias, activation)
+    return found if found.dim() == input.dim() else found.squeeze(0)
+
+
+Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _product(images: torch.Tensor, parts: Parts, bias: torch.Tensor | None, activation: str) -> torch.Tensor:
+    """Each output reads one place: W times each image as it is."""
+    channels = images.shape[1]
+    matrix = prepared(*parts, channels, lambda: SparseMatrix(*parts, channels))
+    found = [multiply(matrix, image, bias, activation) for image in images.contiguous().flatten(2)]
+    return (found[0].unsqueeze(0) if len(found) == 1 else torch.stack(found)).unflatten(2, images.shape[2:])
+
+
+def _direct(
+    images: torch.Tensor, place: Geometry, parts: Parts, bias: torch.Tensor | None, activation: str
+) -> torch.Tensor:
+    """W times the rows of the padded images that its columns start."""
+    inner = place.channels * math.prod(place.kernel)
+    matrix = prepared(*parts, place, lambda: SparseMatrix(*parts, inner, place.addresses()))
+    return place.cut(multiply(matrix, place.laid_out(images), bias, activation, columns=place.columns))
 
 
 def reference(

@@ -38,11 +38,6 @@ class Geometry:
         return tuple(-(-(n + 2 * p) // s) for n, s, p in zip(self.spatial, self.stride, self.padding))
 
     @property
-    def is_product(self) -> bool:
-        """Whether each output reads one place: a product with the image as it is."""
-        return all(n == 1 for n in (*self.kernel, *self.stride)) and not any(self.padding)
-
-    @property
     def columns(self) -> int:
         """How many outputs of a channel are computed, those in vain among them."""
         return self.batch * math.prod(self.lines)

@@ -28,9 +28,14 @@ def activated(x: torch.Tensor, activation: str) -> torch.Tensor:
     Raises:
         ValueError: there is none.
     """
+    check_activation(activation)
+    return ACTIVATIONS[activation](x)
+
+
+def check_activation(activation: str) -> None:
+    """Raise ValueError if there is no activation of a name."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"{activation!r} is no activation that is fused; there are {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[activation](x)
 
 
 def register_sparse(

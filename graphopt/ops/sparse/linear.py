@@ -1,7 +1,7 @@
 """`graphopt.sparse_linear`: act(X Wᵀ + b) with W [M, K] stored by its blocks that are not zero (see `blocks`).
 
-input [..., K] → [..., M]. In single precision on the CPU it runs the kernels of `graphopt.kernels`. In double precision,
-and where these cannot be made, it is PyTorch's product with a CSR matrix; in other precisions the dense product.
+input [..., K] → [..., M]. In single precision on the CPU it runs the kernels of `graphopt.kernels`; in double
+precision, and where these cannot be made, PyTorch's product with a CSR matrix; in other precisions the dense product.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from graphopt.kernels import SparseMatrix, multiply, unavailable
 from graphopt.ops.inference import Mismatch
 from graphopt.ops.inference.shapes import require_equal
 from graphopt.ops.sparse.blocks import as_rows, dense
-from graphopt.ops.sparse.library import activated, register_sparse
+from graphopt.ops.sparse.library import activated, check_activation, register_sparse
 from graphopt.ops.sparse.matrices import prepared
 from graphopt.ops.torch_dialects import register_torch_op
 
@@ -61,7 +61,7 @@ def _kernel(
     activation: str = "none",
 ) -> torch.Tensor:
     if runs_kernel(input, values):
-        activated(input[:0], activation)  # refuses other names
+        check_activation(activation)
         matrix = prepared(
             crow_indices,
             col_indices,
