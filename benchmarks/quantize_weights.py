@@ -32,6 +32,10 @@ SCHEMES = {
     "int4 gptq": "quantize-weights{rounding=gptq}",
     "int4 gptq, of the model": "quantize-weights{rounding=gptq, objective=model}",
     "int4 gptq, of the model, some int8": f"quantize-weights{{rounding=gptq, objective=model, formats={WORST}}}",
+    "int4 nearest, tuned": "quantize-weights{tuning=3}",
+    "int4 gptq, of the model, some int8, tuned": (
+        f"quantize-weights{{rounding=gptq, objective=model, formats={WORST}, tuning=3}}"
+    ),
     "int4 awq and gptq": "activation-aware-scaling,quantize-weights{rounding=gptq}",
     "int4 adaround": "quantize-weights{rounding=adaround, iterations=300}",
     "codebook of 4 bits": "palettize",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -24,6 +25,7 @@ from graphopt.passes.quantization.embeddings import Table, embedding_tables, qua
 from graphopt.passes.quantization.layer_formats import LayerFormats, settled, weight_names
 from graphopt.passes.quantization.products import StoredProduct, stored_products
 from graphopt.passes.quantization.rounding import GptqRounding, ModelGptqRounding, Rounding
+from graphopt.passes.quantization.scale_tuning import tune_scales
 from graphopt.passes.support.constants import drop_unused
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
@@ -43,6 +45,7 @@ class QuantizeWeights(Pass):
     objective: what gptq keeps: "layer", the output of each product alone, or "model", the outputs of the model, by the
         derivatives of their random sums by the weights; then embedding tables are rounded by it, too.
     search: choose scales by least squared error; otherwise they cover all numbers.
+    tuning: for how many rounds over calibration data scales then learn to keep the outputs of the model.
     embeddings: store embedding tables so, too, by blocks along their rows.
     half_scales: store scales in half precision where that has their range.
     smallest: weights of fewer elements stay. ignore: weights left in floating point, by name or glob.
@@ -61,6 +64,7 @@ class QuantizeWeights(Pass):
     objective: str = "layer"
     half_scales: bool = True
     search: bool = True
+    tuning: int = 0
     embeddings: bool = True
     smallest: int = 1024
     ignore: tuple[str, ...] = ()
@@ -71,8 +75,8 @@ class QuantizeWeights(Pass):
         if format_.is_float or format_.bits > 8:
             raise GraphOptError(f"{self.dtype} is no format of stored weights; choose int2 to int8, or uint2 to uint8")
         object.__setattr__(self, "formats", settled(self.formats, 8))
-        if self.block_size < 0 or self.samples < 1 or self.iterations < 1:
-            raise GraphOptError("block_size is 0 or a number of neighbours, samples and iterations at least 1")
+        if self.block_size < 0 or self.samples < 1 or self.iterations < 1 or self.tuning < 0:
+            raise GraphOptError("block_size and tuning are at least 0, samples and iterations at least 1")
         if self.rounding not in ("nearest", "gptq", "adaround"):
             raise unknown_name("value of rounding", self.rounding, ("nearest", "gptq", "adaround"))
         if self.objective not in ("layer", "model"):
@@ -89,7 +93,9 @@ class QuantizeWeights(Pass):
             products, tables, formats = self.chosen(graph)
             if not products and not tables:
                 return PassResult(False, notes=[_NOTHING])
-            rounding = self._rounding(graph, products, tables, context)
+            sets = self._sets(graph, context) if self.rounding != "nearest" or self.tuning else []
+            rounding = self._rounding(graph, products, tables, sets)
+            original = graph.clone() if self.tuning else graph
         rewriter = Rewriter(graph, context.listeners)
         stored: dict[tuple[Value, bool], _Stored] = {}
         errors = []
@@ -100,15 +106,23 @@ class QuantizeWeights(Pass):
                 errors.append(error)
             with rewriter.at(product.node, self.name):
                 self._replace(product, formats[product.weight], stored[key], rewriter)
+        scales = [scale for _, scale, _ in stored.values()]
         for table in tables:
             format_ = formats[table.weight]
             by = rounding if isinstance(rounding, ModelGptqRounding) else None
-            errors.append(quantize_table(table, format_, self.block_size, self.search, rewriter, self.name, by))
+            scale, error = quantize_table(table, format_, self.block_size, self.search, rewriter, self.name, by)
+            scales.append(scale)
+            errors.append(error)
         for weight in dict.fromkeys([weight for weight, _ in stored] + [table.weight for table in tables]):
             drop_unused(rewriter, weight)
         widths = " and ".join(dict.fromkeys(format_.name for format_ in formats.values()))
         notes = [f"{len(errors)} weights in {widths}, relative error {max(errors):.3g} at most"]
-        return PassResult(True, notes=notes + (rounding.notes if rounding is not None else []))
+        if rounding is not None:
+            notes += rounding.notes
+        if self.tuning:
+            with requested():
+                notes.append(tune_scales(rewriter, original, scales, sets, self.tuning))
+        return PassResult(True, notes=notes)
 
     def chosen(self, graph: Graph) -> tuple[list[StoredProduct], list[Table], dict[Value, Format]]:
         """What is quantized, and the format of each weight."""
@@ -126,17 +140,19 @@ class QuantizeWeights(Pass):
             formats,
         )
 
+    def _sets(self, graph: Graph, context: PassContext) -> list[list[Any]]:
+        if context.calibration is not None:
+            return [batch.inputs for batch in read_batches(graph, context.calibration, self.samples)]
+        if context.samples:
+            return [list(inputs) for inputs in context.samples[: self.samples]]
+        what = self.rounding if self.rounding != "nearest" else "tuning"
+        raise InputError(f"{self.name} needs data for {what}: give calibration=, or example inputs")
+
     def _rounding(
-        self, graph: Graph, products: list[StoredProduct], tables: list[Table], context: PassContext
+        self, graph: Graph, products: list[StoredProduct], tables: list[Table], sets: list[list[Any]]
     ) -> Rounding | None:
         if self.rounding == "nearest":
             return None
-        if context.calibration is not None:
-            sets = [batch.inputs for batch in read_batches(graph, context.calibration, self.samples)]
-        elif context.samples:
-            sets = [list(inputs) for inputs in context.samples[: self.samples]]
-        else:
-            raise InputError(f"{self.name} needs data for {self.rounding}: give calibration=, or example inputs")
         nodes = [product.node for product in products]
         if self.rounding == "adaround":
             return AdaRounding(graph, nodes, sets, self.iterations)

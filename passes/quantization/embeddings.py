@@ -57,8 +57,8 @@ def quantize_table(
     rewriter: Rewriter,
     name: str,
     rounding: Rounding | None = None,
-) -> float:
-    """Store a table in few bits and rewrite what reads it; return the relative error.
+) -> tuple[Value, float]:
+    """Store a table in few bits and rewrite what reads it; return its scales, and the relative error.
 
     name: of the pass. rounding: by what it is rounded; otherwise to the nearest.
     """
@@ -88,7 +88,7 @@ def quantize_table(
             last = rewriter.create("graphopt.dequantize", numbers, own, zeros_own, "uint8", axis, block)
         rewriter.replace(node, last.results)
     error = dequantized(q, scales, zero, 1, block) - rows
-    return float(error.norm() / rows.norm().clamp(min=torch.finfo(torch.float32).tiny))
+    return scale, float(error.norm() / rows.norm().clamp(min=torch.finfo(torch.float32).tiny))
 
 
 def _packed(numbers: torch.Tensor, parts: int) -> torch.Tensor:
