@@ -25,12 +25,13 @@ class Moments:
     """The second moments of what one layer reads.
 
     squares: [groups, columns], Σ x². gram: [groups, columns, columns], Σ x x^T, or None if it was not asked for.
-    count: how many positions were summed.
+    count: how many positions were summed. sums: [groups, columns], Σ x, where the gram is kept.
     """
 
     squares: torch.Tensor
     gram: torch.Tensor | None = None
     count: int = 0
+    sums: torch.Tensor | None = None
 
     def add(self, x: torch.Tensor) -> None:
         """Add positions, [groups, positions, columns]."""
@@ -40,6 +41,7 @@ class Moments:
             self.squares += x.square().sum(1)
         else:
             self.gram.baddbmm_(x.transpose(1, 2), x)
+            self.sums = x.sum(1) if self.sums is None else self.sums + x.sum(1)
 
     def finish(self) -> None:
         """Bring `squares` up to date, and refuse what no weight can be compared by.

@@ -1,0 +1,59 @@
+"""Truncated bases of matrices, by the eigenvectors of the smaller Gram matrix, in double precision.
+
+With B = U S Vᵀ the best approximation of rank r is U_r U_rᵀ B, and its squared error Σ_{i>r} s_i². If B = W L, then
+W_r = U_r U_rᵀ W: whitening needs no inverse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """shape: of the matrix. squares: of the singular values, the largest first. vectors: of the smaller Gram matrix."""
+
+    shape: tuple[int, int]
+    squares: torch.Tensor
+    vectors: torch.Tensor
+
+    @property
+    def values(self) -> np.ndarray[Any, Any]:
+        """The singular values, from the largest on."""
+        return np.asarray(self.squares.sqrt().cpu())
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the vectors are those of rows."""
+        return self.shape[0] <= self.shape[1]
+
+    def left(self, matrix: torch.Tensor, rank: int) -> torch.Tensor:
+        """An orthonormal basis U_r, [rows, r], of the matrix that the spectrum is of."""
+        if self.by_rows:
+            return self.vectors[:, :rank]
+        return torch.linalg.qr(matrix @ self.vectors[:, :rank]).Q
+
+    def tails(self) -> torch.Tensor:
+        """Σ_{i>r} s_i² for r from 0 on."""
+        return torch.cat([self.squares.flip(0).cumsum(0).flip(0), self.squares.new_zeros(1)])
+
+
+def spectrum(matrix: torch.Tensor) -> Spectrum:
+    """The spectrum of a matrix in double precision."""
+    rows, columns = matrix.shape
+    values, vectors = torch.linalg.eigh(matrix @ matrix.t() if rows <= columns else matrix.t() @ matrix)
+    return Spectrum((rows, columns), values.clamp(min=0).flip(0), vectors.flip(1))
+
+
+def unfolding(tensor: torch.Tensor, mode: int) -> torch.Tensor:
+    """The matrix [size of the mode, all others]."""
+    return tensor.movedim(mode, 0).flatten(1)
+
+
+def mode_product(tensor: torch.Tensor, matrix: torch.Tensor, mode: int) -> torch.Tensor:
+    """The tensor with a matrix [new, size] applied to one of its modes."""
+    return torch.tensordot(matrix, tensor, dims=([1], [mode])).movedim(0, mode)
