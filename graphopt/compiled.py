@@ -171,26 +171,38 @@ class CompiledModel(nn.Module):
         self._save(path)
 
     def to_onnx(
-        self, path: str | os.PathLike[str] | None = None, *, opset: int | None = None, external_data: bool | None = None
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        opset: int | None = None,
+        external_data: bool | None = None,
+        rules: str | None = None,
     ) -> onnx.ModelProto:
         """Emit the optimized graph as an ONNX model, and write it to `path` if one is given.
 
         opset: by default the one that the model was compiled with, that of the ONNX file which it was read from, or
             20. external_data: weights in a file beside the model, and in the result only where they are; by default
-            above 1.5 GiB.
+            above 1.5 GiB. rules: hold quantization to what an engine documents, "tensorrt", before the file is
+            written; by default to those of the target, if there are some.
 
         Raises:
-            EmissionError: an operator that ONNX cannot express.
+            EmissionError: an operator that ONNX cannot express, or rules that the quantization breaks.
+            UnknownNameError: no such rules.
             SerializationError: the file cannot be written.
         """
         from graphopt.backends.onnx.emission import Emission
         from graphopt.backends.onnx.save import save_emission
+        from graphopt.backends.onnx.tensorrt import RULES, hold_to
 
         program = self._require("to_onnx()")
         emission = Emission.of(program.current_graph(), self._options.opset if opset is None else opset)
         notes = program.report.passes.notes
         if emission.note and emission.note not in notes:
             notes.append(emission.note)
+        if rules is None:
+            rules = self._options.target.name if self._options.target.name in RULES else ""
+        if rules:
+            hold_to(rules, emission.to_model())
         if path is None:
             return emission.to_model()
         # Whose tensors train may have written to the pages that they are mapped from; an engine's are as in the file.

@@ -30,7 +30,7 @@ def compile_command(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="Where to write: `.gopt`, `.onnx`, or `.txt` (IR text, its weights beside it)."
+            "--output", "-o", help="Where to write: `.gopt`, `.onnx`, `.tflite`, `.mlpackage`, or `.txt` (IR text)."
         ),
     ],
     target: TargetOption = "onnxruntime",
@@ -46,6 +46,9 @@ def compile_command(
             help="Write the weights of an ONNX file beside it (default: above 1.5 GiB).",
         ),
     ] = None,
+    rules: Annotated[
+        str, typer.Option(help="Write nothing unless quantization keeps what an engine documents: tensorrt.")
+    ] = "",
     value: ValueOption = None,
     validate: ValidateOption = True,
     strict: Annotated[
@@ -84,6 +87,7 @@ def compile_command(
         measured=measure,
         values=value or (),
         external_data=external_data,
+        rules=rules,
         target=target,
         passes=passes,
         dynamic_shapes=dynamic,

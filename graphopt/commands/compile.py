@@ -17,7 +17,7 @@ from graphopt.onnx_models import SUFFIX, compile_onnx
 from graphopt.options import make_options
 from graphopt.passmanager import Provenance
 
-SUFFIXES = (".gopt", SUFFIX, ".txt")
+SUFFIXES = (".gopt", SUFFIX, ".txt", ".tflite", ".mlpackage")
 
 
 def compile_to_file(
@@ -27,12 +27,13 @@ def compile_to_file(
     measured: bool = False,
     values: Sequence[str] = (),
     external_data: bool | None = None,
+    rules: str = "",
     **options: Any,
 ) -> tuple[CompiledModel, str]:
     """Compile the model that `text` names and write it to `output`; the suffix says in what form.
 
     measured: put latencies, and the time and error of each node, into the report. values: inputs of an ONNX file.
-    external_data: of an ONNX file that is written.
+    external_data: of an ONNX file that is written. rules: that its quantization is held to (see `to_onnx`).
 
     Returns:
         The model; and for an ONNX file made from another what changed, with the proof that they compute the same.
@@ -52,6 +53,8 @@ def compile_to_file(
     if source.is_saved:
         raise GraphOptError(f"{text} is compiled already; load it with graphopt.load")
     compiled = _measured(source, options) if measured else _compiled(source, options)
+    if rules:
+        compiled.to_onnx(rules=rules)
     if output.suffix == ".gopt":
         compiled.save(output)
     elif output.suffix == SUFFIX and source.is_onnx:
@@ -59,6 +62,14 @@ def compile_to_file(
         return compiled, write_proved(source.path, output, compiled, external_data=external_data, proof=proof)
     elif output.suffix == SUFFIX:
         compiled.to_onnx(output, external_data=external_data)
+    elif output.suffix == ".tflite":
+        from graphopt.backends.litert import save_litert
+
+        save_litert(compiled.graph, output)
+    elif output.suffix == ".mlpackage":
+        from graphopt.backends.coreml import save_coreml
+
+        save_coreml(compiled.graph, output)
     else:
         write_graph(output, compiled.graph)
     return compiled, ""

@@ -10,24 +10,26 @@ poolings are found only if the result is quantized, too; products of matrices al
 only moves elements runs on integers if input and result have one scale. A ReLU or a clip in front of the quantization
 goes into it.
 
-TensorRT and OpenVINO fuse by themselves what stands between quantized inputs, so they want pairs at the inputs alone;
-TensorRT takes symmetric scales only. A depthwise convolution sums over no channels, so what it reads may have a scale
-for each, as OpenVINO takes it.
+TensorRT and OpenVINO fuse by themselves what stands between quantized inputs, so they want pairs at the inputs alone.
+TensorRT takes symmetric scales only, and puts the sum of a residual into the layer in front of it: what that gives
+stays a float, and the other branch is quantized. A depthwise convolution sums over no channels, so what it reads may
+have a scale for each, as OpenVINO takes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from graphopt.targets.device import Capability
 
 PAIR = "graphopt.quantize"
 
 
-def _rows(names: str, scales: str, granularity: str = "", symmetric: bool = False) -> tuple[Capability, ...]:
+def _rows(names: str, scales: str, granularity: str = "", **more: Any) -> tuple[Capability, ...]:
     """A row for each ATen operator of a list of names."""
     rows = (f"aten.{name}" for name in names.split())
-    return tuple(Capability(name, granularity=granularity, symmetric=symmetric, scales=scales) for name in rows)
+    return tuple(Capability(name, granularity=granularity, scales=scales, **more) for name in rows)
 
 
 _CONVOLUTIONS = "conv1d conv1d.padding conv2d conv2d.padding"
@@ -55,7 +57,7 @@ QUANTIZED: dict[str, tuple[Capability, ...]] = {
     ),
     "tensorrt": (
         Capability(PAIR, dtypes=("i8",), symmetric=True),
-        *_rows(f"{_CONVOLUTIONS} {_PRODUCTS}", "any", "channel", symmetric=True),
+        *_rows(f"{_CONVOLUTIONS} {_PRODUCTS}", "any", "channel", symmetric=True, fusion=("aten.add.Tensor",)),
         *_rows(_ARITHMETIC, "integer", symmetric=True),
     ),
 }

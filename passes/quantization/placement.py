@@ -72,7 +72,7 @@ def place(graph: Graph, profile: Profile, ignored: Callable[[Node], str | None])
             plan.reasons[node] = reason
             continue
         (plan.layers if is_layer else plan.others)[node] = fusion
-        operands = activations_of(node, fusion, is_layer)
+        operands = [v for v in activations_of(node, fusion, is_layer) if v is not _absorbed(node, profile)]
         needed.update(dict.fromkeys(operands))
         if fusion.result == "integer":
             needed[result] = None
@@ -85,6 +85,18 @@ def place(graph: Graph, profile: Profile, ignored: Callable[[Node], str | None])
     if profile.channelwise:
         plan.channelwise = {value: -1 - _spatial(value.users[0]) for value in plan.pairs if _by_channel(value, plan)}
     return plan
+
+
+def _absorbed(node: Node, profile: Profile) -> Value | None:
+    """What a sum reads of the layer that it goes into; None if it goes into none."""
+    for value in node.inputs:
+        layer = value.producer
+        fusion = None if layer is None else profile.fusions.get(layer.name)
+        if layer is None or fusion is None or node.name not in fusion.absorbs or value.num_uses != 1:
+            continue
+        if weight_of(layer, fusion) is not None:
+            return value
+    return None
 
 
 def _by_channel(value: Value, plan: Placement) -> bool:

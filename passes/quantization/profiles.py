@@ -21,7 +21,8 @@ class Fusion:
     inputs: parameters that are activations. weight: the parameter that is a stored weight, with its output channels
     along `channels`. bias: the parameter that is a bias. per_channel: whether each channel may have its scale.
     result: "integer": must be quantized; "any": may stay a float; "same": has the scale of the inputs.
-    tails: operators that go into this one, besides those that go into any quantization.
+    tails: operators that go into this one, besides those that go into any quantization. absorbs: sums that do, so that
+    what it gives them stays a float.
     """
 
     inputs: tuple[str, ...]
@@ -31,6 +32,7 @@ class Fusion:
     per_channel: bool = True
     result: str = "integer"
     tails: frozenset[str] = frozenset()
+    absorbs: frozenset[str] = frozenset()
 
     def axis(self, rank: int, per_channel: bool) -> int | None:
         """Along which axis a weight has scales; None if it has one."""
@@ -133,7 +135,14 @@ def profile_of(rows: Sequence[Capability], split_linear: bool = False) -> Profil
 
 
 def _fusion(operands: Fusion, row: Capability) -> Fusion:
-    return replace(operands, per_channel=row.granularity != "tensor", result=row.scales, tails=frozenset(row.fusion))
+    sums = frozenset(name for name in row.fusion if name in OPERANDS and len(OPERANDS[name].inputs) == 2)
+    return replace(
+        operands,
+        per_channel=row.granularity != "tensor",
+        result=row.scales,
+        tails=frozenset(row.fusion) - sums,
+        absorbs=sums,
+    )
 
 
 def _on_integers(row: Capability) -> bool:
