@@ -35,7 +35,7 @@ from graphopt.passmanager.options import check_names
 from graphopt.rewrite import Contract
 
 Options = Mapping[str, Any]
-Recipe = tuple[str, Options, Options, Options]
+Recipe = tuple[Any, ...]
 """What moves scales, and options for ranges, weights and biases."""
 SCALING = ("", "smooth-quant{insert=true, convolutions=true}", "cross-layer-equalization")
 RANGES: tuple[Options, ...] = ({}, {"power": 2.0}, {"power": 4.0})

@@ -280,12 +280,16 @@ class Quantize(Pass):
         )
 
     def _parameters(self, spread: Spread, split: ChannelSpreads | None, grid: Grid) -> Parameters:
-        if split is not None:
-            return Parameters.by_channel([self._parameters(one, None, grid) for one in split.channels], split.axis)
+        if split is None:
+            return Parameters(*self._affine(spread, grid))
+        scales, zeros = zip(*(self._affine(channel, grid) for channel in split.channels))
+        return Parameters(scales, zeros, split.axis)
+
+    def _affine(self, spread: Spread, grid: Grid) -> tuple[float, int]:
         if spread.is_empty:
-            return Parameters(1.0, 0)
+            return 1.0, 0
         low, high = choose_range(spread, self.method, grid, self.percentile, self.power)
-        return Parameters(*affine(low, high, grid.format_, grid.symmetric))
+        return affine(low, high, grid.format_, grid.symmetric)
 
     @staticmethod
     def _read(node: Node, plan: Placement, parameters: dict[Value, Parameters]) -> Parameters:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,12 +26,6 @@ class Parameters:
     scale: float | tuple[float, ...]
     zero_point: int | tuple[int, ...]
     axis: int | None = None
-
-    @classmethod
-    def by_channel(cls, found: Sequence[Parameters], axis: int) -> Parameters:
-        """Those of channels as those of the whole."""
-        scales, zeros = zip(*((one.scale, one.zero_point) for one in found))
-        return cls(scales, zeros, axis)
 
     def tensors(self, format_: Format) -> tuple[torch.Tensor, torch.Tensor]:
         """Scales and zero points as they are stored."""
