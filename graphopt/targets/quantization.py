@@ -58,7 +58,7 @@ QUANTIZED: dict[str, tuple[Capability, ...]] = {
     "tensorrt": (
         Capability(PAIR, dtypes=("i8",), symmetric=True),
         *_rows(f"{_CONVOLUTIONS} {_PRODUCTS}", "any", "channel", symmetric=True, fusion=("aten.add.Tensor",)),
-        *_rows(_ARITHMETIC, "integer", symmetric=True),
+        *_rows(_ARITHMETIC, "integer", symmetric=True, fusion=_CLIPS),
     ),
 }
 """By engine."""
