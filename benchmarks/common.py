@@ -26,7 +26,18 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript", "onnxsim", "onnxslim", "transformers", "numpy", "graphopt")
+PACKAGES = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "onnxscript",
+    "onnxsim",
+    "onnxslim",
+    "transformers",
+    "numpy",
+    "graphopt",
+)
 CHIP_FLAGS = ("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "amx_tile", "asimd", "sve")
 
 
@@ -162,6 +173,8 @@ def machine() -> dict[str, Any]:
     """What the figures depend on: chip, cores, memory, accelerator, versions. No names of hosts."""
     import torch
 
+    from graphopt.targets.cpuinfo import chip_name
+
     installed = {}
     for name in PACKAGES:
         try:
@@ -183,27 +196,11 @@ def machine() -> dict[str, Any]:
     return described
 
 
-def chip_name() -> str:
-    """The processor's name as the system gives it."""
-    return cpuinfo_field("model name") or platform.processor() or platform.machine()
-
-
 def chip_features() -> list[str]:
     """The vector and integer extensions that decide which kernels run."""
-    flags = set((cpuinfo_field("flags") or cpuinfo_field("Features") or "").split())
-    return [flag for flag in CHIP_FLAGS if flag in flags]
+    from graphopt.targets.cpuinfo import chip_flags
 
-
-def cpuinfo_field(name: str) -> str:
-    """A field of /proc/cpuinfo, empty where there is none."""
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
-        return ""
-    for line in path.read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return ""
+    return [flag for flag in CHIP_FLAGS if flag in chip_flags()]
 
 
 def memory_gib() -> float:

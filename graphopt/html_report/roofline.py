@@ -5,17 +5,10 @@ time ≥ max(F / peak, B / bandwidth)        attainable FLOP/s = min(peak, bandw
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-
-from graphopt.timing import median_seconds
-
-_SECONDS = 0.1
-_SIDE = 1024
-_COPIED = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -45,24 +38,15 @@ class Peaks:
 
 
 def measure_peaks(device: str = "cpu") -> Peaks:
-    """Measure a device in about 0.3 s: single-precision FLOP/s by a product of matrices, bandwidth by a large copy."""
-    a, b, out = (torch.zeros(_SIDE, _SIDE, device=device) for _ in range(3))
-    source, copy = (torch.zeros(_COPIED, dtype=torch.uint8, device=device) for _ in range(2))
-    with torch.no_grad():
-        product = median_seconds(_finished(lambda: torch.mm(a, b, out=out), device), _SECONDS)
-        copied = median_seconds(_finished(lambda: copy.copy_(source), device), _SECONDS)
-    threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
-    text = f"measured: f32 {_SIDE}×{_SIDE} matrix product, copy of {_COPIED >> 20} MiB{threads}"
-    return Peaks(2 * _SIDE**3 / product, 2 * _COPIED / copied, device, text)
+    """What a device was measured to do, in single precision; of the CPU once on each machine, see
+    `graphopt.targets.machine`."""
+    from graphopt.targets.machine import COPIED, PRODUCT, cpu_device, measure_rates
 
-
-def _finished(call: Callable[[], Any], device: str) -> Callable[[], Any]:
-    """The call, and a wait for the device."""
-    if not device.startswith("cuda"):
-        return call
-
-    def run() -> None:
-        call()
-        torch.cuda.synchronize(device)
-
-    return run
+    if device == "cpu":
+        found = cpu_device()
+        flops, bandwidth, threads = found.peak["f32"], found.bandwidth, f", {torch.get_num_threads()} threads"
+    else:
+        rates = measure_rates(device)
+        flops, bandwidth, threads = rates["f32"], rates["bandwidth"], ""
+    text = f"measured: f32 {PRODUCT}×{PRODUCT} matrix product, copy of {COPIED >> 20} MiB{threads}"
+    return Peaks(flops, bandwidth, device, text)

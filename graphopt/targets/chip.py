@@ -6,16 +6,11 @@ Kernels of x86 without the instructions called VNNI multiply unsigned by signed 
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 from graphopt.errors import unknown_name
-
-CPUINFO = Path("/proc/cpuinfo")
-X86 = ("x86_64", "amd64", "i386", "i686")
+from graphopt.targets.cpuinfo import chip_flags
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ def get_chip(name: str = "", features: Collection[str] = ()) -> Chip:
     (True, False, 'vnni')
     """
     if not name:
-        return chip_with(features or _features())
+        return chip_with(features or chip_flags())
     if name not in CHIPS:
         raise unknown_name("chip", name, CHIPS, f"Known chips: {', '.join(CHIPS)}.")
     return CHIPS[name]
@@ -51,20 +46,3 @@ def chip_with(features: Collection[str]) -> Chip:
     if any("vnni" in feature for feature in features):
         return CHIPS["vnni"]
     return CHIPS["avx2" if any(feature.startswith(("avx", "sse", "ssse")) for feature in features) else "other"]
-
-
-def flags_of(cpuinfo: str, machine: str) -> frozenset[str]:
-    """Return the flags that Linux lists; x86 of which nothing is known is taken to have AVX2 alone.
-
-    >>> sorted(flags_of("flags : avx2 avx_vnni", "x86_64")), sorted(flags_of("", "AMD64"))
-    (['avx2', 'avx_vnni'], ['avx2'])
-    """
-    lines = (line.partition(":") for line in cpuinfo.splitlines() if line.startswith(("flags", "Features")))
-    found = frozenset(word for _, _, words in lines for word in words.split())
-    return found or frozenset({"avx2"} if machine.lower() in X86 else ())
-
-
-@lru_cache(maxsize=1)
-def _features() -> frozenset[str]:
-    """The features of this machine."""
-    return flags_of(CPUINFO.read_text() if CPUINFO.is_file() else "", platform.machine())

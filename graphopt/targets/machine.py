@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import os
-import platform
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
+from functools import cache, partial
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import torch
 
+from graphopt.ir import DType
+from graphopt.targets.cpuinfo import chip_flags, chip_name
 from graphopt.targets.device import Device
 from graphopt.targets.machine_cache import cached
 from graphopt.targets.sheets import CUDA_GPUS, TYPICAL_GPU
 
+PRODUCT, COPIED = 768, 32 << 20
+"""The side of the matrices and the bytes of the copy that are measured."""
 FEATURES = ("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "sve")
 
 
 def cpu_device() -> Device:
     """This machine's CPU. Its rates are measured by the first process that asks, in about half a second."""
-    rates = cached(f"cpu-{torch.get_num_threads()}-threads", _measure_cpu)
+    rates = cached(f"cpu-{torch.get_num_threads()}-threads", partial(measure_rates, dtypes=("f32", "f64")))
     return Device(
         "cpu",
         "cpu",
@@ -54,14 +57,13 @@ def cuda_device(index: int) -> Device:
 @cache
 def cpu_features() -> tuple[str, ...]:
     """The instruction sets that decide which kernels run."""
-    flags = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
-    return tuple(name for name in FEATURES if name in flags)
+    return tuple(name for name in FEATURES if name in chip_flags())
 
 
 def fingerprint() -> dict[str, Any]:
     """What measured times depend on: chip, cores, threads, PyTorch."""
     return {
-        "chip": _chip(),
+        "chip": chip_name(),
         "features": list(cpu_features()),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -69,40 +71,28 @@ def fingerprint() -> dict[str, Any]:
     }
 
 
-@cache
-def _chip() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _cpuinfo(field: str) -> str:
-    path = Path("/proc/cpuinfo")
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        key, _, value = line.partition(":")
-        if key.strip() == field:
-            return value.strip()
-    return ""
-
-
-def _measure_cpu() -> dict[str, float]:
-    """FLOP/s of a large product of matrices, bytes/s of a large copy, seconds of a call on a few numbers."""
-    size = 768
+def measure_rates(device: str = "cpu", dtypes: Sequence[str] = ("f32",)) -> dict[str, float]:
+    """FLOP/s of a large product of matrices by dtype, bytes/s of a large copy (`bandwidth`), seconds of a call on a few
+    numbers (`launch`), measured on a device of PyTorch."""
+    size = PRODUCT
     rates = {}
-    for name, dtype in (("f32", torch.float32), ("f64", torch.float64)):
-        a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
-        rates[name] = 2 * size**3 / _seconds(lambda a=a, b=b: torch.mm(a, b))
-    large = torch.ones(1 << 23)
-    target = torch.empty_like(large)
-    rates["bandwidth"] = 2 * large.nbytes / _seconds(lambda: target.copy_(large))
-    few = torch.ones(4)
-    rates["launch"] = _seconds(lambda: torch.relu(few), 200)
+    for name in dtypes:
+        a, b = (torch.ones(size, size, dtype=DType(name).torch, device=device) for _ in range(2))
+        rates[name] = 2 * size**3 / _seconds(partial(torch.mm, a, b), device)
+    large, target = (torch.ones(COPIED, dtype=torch.uint8, device=device) for _ in range(2))
+    rates["bandwidth"] = 2 * COPIED / _seconds(partial(target.copy_, large), device)
+    rates["launch"] = _seconds(partial(torch.relu, torch.ones(4, device=device)), device, 200)
     return rates
 
 
-def _seconds(call: Any, times: int = 7) -> float:
-    call()
+def _seconds(call: Callable[[], Any], device: str, times: int = 7) -> float:
+    """The median time of a call, and of a wait for the device."""
+    wait = torch.cuda.synchronize if device.startswith("cuda") else None
     taken = []
-    for _ in range(times):
+    for _ in range(times + 1):
         start = perf_counter()
         call()
+        if wait is not None:
+            wait(device)
         taken.append(perf_counter() - start)
-    return median(taken)
+    return median(taken[1:])

@@ -85,6 +85,7 @@ def test_an_engine_that_is_missing_here_gives_way_to_another(tmp_path: Path, mon
     fast.save(tmp_path / "model.gopt")
     assert graphopt.load(tmp_path / "model.gopt").engine == "onnxruntime"
     monkeypatch.setattr(OnnxRuntimeEngine, "missing", lambda self: "not installed; pip install onnxruntime")
+    monkeypatch.setattr("graphopt.backends.openvino.engine.OpenVinoEngine.missing", lambda self: "not installed")
     monkeypatch.setattr("graphopt.backends.fx.engines.InductorEngine.missing", lambda self: "no compiler")
     loaded = graphopt.load(tmp_path / "model.gopt")
     assert loaded.engine == "eager"

@@ -17,7 +17,8 @@ from graphopt.passes.quantize import Quantize
 from graphopt.passes.quantize_weights import QuantizeWeights
 from graphopt.passmanager import PassContext, PassManager
 from graphopt.targets import Target, get_chip
-from graphopt.targets.chip import CPUINFO, chip_with, flags_of
+from graphopt.targets.chip import chip_with
+from graphopt.targets.cpuinfo import CPUINFO, flags_of
 from graphopt.targets.device import Device
 from tests.passes.test_quantize import SMALL, data, ops, quantized
 
