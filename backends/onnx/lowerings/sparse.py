@@ -28,11 +28,32 @@ def _lower_sparse_linear(e: Emitter, a: Call) -> Tensor:
 
 @lowers("graphopt.sparse_conv")
 def _lower_sparse_conv(e: Emitter, a: Call) -> Tensor:
+    """In as many groups as the zeros leave."""
     channels = a.input.dims[-len(a.kernel_size) - 1]
     if not isinstance(channels, int):
         raise Declined("the number of channels is not static")
-    a.weight, a.groups = _dense(e, a, (channels, *a.kernel_size)), 1
+    whole = _dense(e, a, (channels, *a.kernel_size))
+    assert whole.data is not None
+    a.groups = _groups(whole.data)
+    a.weight = whole if a.groups == 1 else e.derived(whole, "grouped", lambda data: _diagonal(data, a.groups))
     return _activated(e, a, convolve(e, a, a.input, len(a.kernel_size)))
+
+
+def _groups(weight: torch.Tensor) -> int:
+    """The most groups of channels outside of which a weight [O, C, …] is zero."""
+    outputs, inputs = weight.shape[:2]
+    row, channel = (weight != 0).flatten(2).any(2).nonzero(as_tuple=True)
+    for groups in range(math.gcd(outputs, inputs), 1, -1):
+        divides = outputs % groups == inputs % groups == 0
+        if divides and bool((row // (outputs // groups) == channel // (inputs // groups)).all()):
+            return groups
+    return 1
+
+
+def _diagonal(weight: torch.Tensor, groups: int) -> torch.Tensor:
+    """[O, C, …] → [O, C / groups, …]: what each group reads."""
+    blocks = weight.unflatten(0, (groups, -1)).unflatten(2, (groups, -1))
+    return torch.cat([blocks[group, :, group] for group in range(groups)])
 
 
 def _dense(e: Emitter, a: Call, columns: tuple[int, ...]) -> Tensor:

@@ -40,7 +40,7 @@ def compress(matrix: torch.Tensor, height: int = 1) -> Compressed:
     live = (blocks != 0).any(1)
     row, column = live.nonzero(as_tuple=True)
     starts = torch.zeros(rows // height + 1, dtype=torch.int32)
-    starts[1:] = live.sum(1).cumsum(0)
+    starts[1:] = torch.bincount(row, minlength=rows // height).cumsum(0)
     return Compressed(starts, column.int(), blocks[row, :, column].contiguous())
 
 
@@ -84,5 +84,5 @@ def block_counts(matrix: torch.Tensor) -> dict[int, int]:
             break
         if height > 1:
             live = live.reshape(-1, 2, matrix.shape[1]).any(1)
-        found[height] = int(live.sum())
+        found[height] = int(torch.count_nonzero(live))
     return found
