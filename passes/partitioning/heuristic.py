@@ -23,7 +23,7 @@ from graphopt.passes.partitioning.coarse import fuse
 from graphopt.passes.partitioning.evaluation import cost, is_feasible, overrun
 from graphopt.passes.partitioning.latency_relaxation import MOST_NODES, LatencyRelaxation
 from graphopt.passes.partitioning.problem import Ints, Objective, Problem
-from graphopt.passes.partitioning.program import Solution, solve_program
+from graphopt.passes.partitioning.program import Solution, relax_program, solve_program
 from graphopt.passes.partitioning.search import Search
 from graphopt.passes.partitioning.stage_cuts import StageCuts
 from graphopt.passes.partitioning.starts import ALL_ORDERS, heft, pieces, single_devices, stage_orders
@@ -198,6 +198,8 @@ class _Latency(_Heuristic):
             rounded = relaxed.round(self.at(0.6))
             if rounded is not None:
                 starts.append((rounded, "rounded by integer program"))
+        else:
+            self._move_serial()
         for start, name in starts:
             self.offer(start, name)
         if self.is_done:
@@ -215,9 +217,15 @@ class _Latency(_Heuristic):
             self.bound = max(self.bound, relaxed.bound)
             if relaxed.shares is not None or not np.isfinite(self.bound):
                 return relaxed
-        _, bound = lower_bound(self.problem, self.objective, self.at(0.4))
+        _, bound = relax_program(self.problem, "work", self.at(0.3) - monotonic())
         self.bound = max(self.bound, bound)
         return None
+
+    def _move_serial(self) -> None:
+        """What is good one thing at a time is a start, too: overlapping only shortens it."""
+        shares, _ = relax_program(self.problem, "serial", self.at(0.65) - monotonic())
+        if shares is not None:
+            self.move(shares.argmax(axis=1), self.at(0.75), "rounded relaxation of the sum, moves")
 
     def _lists(self) -> Iterator[tuple[Ints, str]]:
         for ranked in (True, False):

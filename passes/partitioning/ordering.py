@@ -29,14 +29,14 @@ def solve_with_order(
 
     fixed: keep the given order.
     """
-    given = np.arange(problem.nodes)
+    given, deadline = np.arange(problem.nodes), monotonic() + time_limit
     scheduled = _scheduled(problem) if objective == "latency" and problem.devices > 1 and not fixed else None
+    left = max(deadline - monotonic(), 0.0)
     if scheduled is None:
-        return solve(problem, objective, time_limit=time_limit, seed=seed), given
+        return solve(problem, objective, time_limit=left, seed=seed), given
     if problem.nodes > EXACT:
-        return solve(problem.reordered(scheduled), objective, time_limit=time_limit, seed=seed), scheduled
-    deadline = monotonic() + time_limit
-    first = solve(problem, objective, time_limit=time_limit / 2, seed=seed)
+        return solve(problem.reordered(scheduled), objective, time_limit=left, seed=seed), scheduled
+    first = solve(problem, objective, time_limit=left / 2, seed=seed)
     second = solve(problem.reordered(scheduled), objective, time_limit=deadline - monotonic(), seed=seed)
     better = isinstance(second, Split) and (isinstance(first, NoSplit) or second.cost < first.cost)
     return (second, scheduled) if better else (first, given)
@@ -44,11 +44,11 @@ def solve_with_order(
 
 def _scheduled(problem: Problem) -> Ints | None:
     """The order of the schedule by HEFT that ends first, if it ends before what the given order starts from."""
-    value, best = np.inf, None
-    for assignment in (*single_devices(problem), *[found for found, _ in _schedules(problem)]):
+    value, best, schedules = np.inf, None, list(_schedules(problem))
+    for assignment in (*single_devices(problem), *[found for found, _ in schedules]):
         if is_feasible(problem, assignment):
             value = min(value, cost(problem, assignment, "latency"))
-    for assignment, order in _schedules(problem):
+    for assignment, order in schedules:
         other = problem.reordered(order)
         if is_feasible(other, assignment[order]):
             found = cost(other, assignment[order], "latency")
