@@ -15,6 +15,7 @@ from graphopt.ir import DType
 KINDS = ("cpu", "cuda", "tpu", "fpga", "npu")
 LAYOUTS = ("contiguous", "channels_last")
 GRANULARITIES = ("", "tensor", "channel", "block")
+SPILLS = ("", "host", "disk")
 SCALES = ("", "integer", "any", "same")
 _NAME = re.compile(r"[A-Za-z_]\w*(:\d+)?")
 _DTYPES = frozenset(d.value for d in DType)
@@ -37,6 +38,8 @@ class Device:
     multiples: what widths are best multiples of, by dtype. layouts: memory formats, the preferred one first.
     features: instruction sets and units that decide which kernels run, as `avx2`.
     local: whether it is a device of this machine, so that times that were measured here count.
+    engine: what runs its part of a model, as `onnxruntime`; "" is PyTorch.
+    spill: where weights go that it has no room for, `host` or `disk`; they come in before they are read. "": nowhere.
     power: watts while it works. energy: joules that it may use in a run; None is no limit.
 
     Raises:
@@ -58,6 +61,8 @@ class Device:
     local: bool = False
     power: float | None = None
     energy: float | None = None
+    engine: str = ""
+    spill: str = ""
 
     def __post_init__(self) -> None:
         what = f"device {self.name!r}"
@@ -76,6 +81,9 @@ class Device:
             raise refuse(what, "launch", "seconds, 0 or more", self.launch)
         _words(what, "layouts", self.layouts, LAYOUTS)
         _words(what, "features", self.features)
+        if not isinstance(self.engine, str):
+            raise refuse(what, "engine", "the name of an engine", self.engine)
+        _one_of(what, "spill", self.spill, SPILLS)
         if not isinstance(self.local, bool):
             raise refuse(what, "local", "true or false", self.local)
         for name, value, unit in (("power", self.power, "watts"), ("energy", self.energy, "joules")):
