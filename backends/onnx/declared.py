@@ -93,8 +93,8 @@ def _distinct(operations: Iterable[Operation]) -> Iterator[Operation]:
     for operation in operations:
         types = tuple([None if t is None else (t.dtype, t.type is None) for t in operation.inputs])
         names = frozenset(operation.attributes)
-        key = operation.domain, operation.op_type, names, types, len(operation.outputs), _has_fixed_axes(operation)
-        key = (*key, _has_never_changed(operation))
+        form = _has_fixed_axes(operation), _has_never_changed(operation)
+        key = operation.domain, operation.op_type, names, types, len(operation.outputs), form
         if key not in seen or _nested(operation):
             seen.add(key)
             yield operation

@@ -40,9 +40,9 @@ class _StageProgram:
         self.rows.add([(always, 1.0)], 1.0, 1.0)
         beyond = np.arange(stages + 1) > possible.argmax(axis=1)[:, None]
         self.inside = np.where(beyond, always, never)
-        for node in np.flatnonzero(self.free):
+        for node in np.flatnonzero(self.free).tolist():
             self.inside[node, 1:stages] = [self.rows.variable(whole=True) for _ in range(stages - 1)]
-        for node in np.flatnonzero(self.free):
+        for node in np.flatnonzero(self.free).tolist():
             for stage in range(stages):
                 self.rows.add(self._here(node, stage), 0.0, 1.0 if possible[node, stage] else 0.0)
 
@@ -53,7 +53,9 @@ class _StageProgram:
         """What placed nodes bring to a stage, and the terms of the others."""
         here = np.isfinite(self.work[:, stage])
         terms = [
-            (v, sign * float(amounts[i])) for i in np.flatnonzero(here & self.free) for v, sign in self._here(i, stage)
+            (v, sign * float(amounts[i]))
+            for i in np.flatnonzero(here & self.free).tolist()
+            for v, sign in self._here(i, stage)
         ]
         return float(amounts[here & ~self.free].sum()), terms
 

@@ -81,7 +81,7 @@ class _Process:
         left = np.array([log(s.seconds / on_line(coefficients, s)) for s in samples])
         self._mean = float(left.mean())
         covariance = _kernel(self._places, self._places) + NOISE * np.eye(len(samples))
-        self._weights: Floats = np.linalg.solve(covariance, left - self._mean)
+        self._weights = np.asarray(np.linalg.solve(covariance, left - self._mean), dtype=np.float64)
 
     def seconds(self, sample: Sample) -> float:
         near = _kernel(_place(sample)[None], self._places)[0]
