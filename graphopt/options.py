@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from graphopt.device_targets import placing_passes, uses_devices
 from graphopt.errors import GraphOptError, unknown_name
 from graphopt.passmanager import Budget, Pipeline
 from graphopt.targets import Target, get_target, target_names
@@ -68,13 +69,17 @@ def make_options(
         raise GraphOptError(f"target {resolved.name!r} runs no engine; leave engines out, or use target='cpu'")
     chosen = (engines,) if isinstance(engines, str) else tuple(engines or resolved.engines)
     trains = resolved.trainable if trainable is None else trainable
+    limit = _budget(budget)
     low = (rest.get("opset") or NEWEST_OPERATORS) < NEWEST_OPERATORS
+    pipeline = resolve_passes(passes, "onnx" if low and resolved.name == "onnxruntime" else resolved.name, trains)
+    if passes == "default" and uses_devices(resolved):
+        pipeline = placing_passes(pipeline, resolved, limit)
     return CompileOptions(
         target=resolved,
-        passes=resolve_passes(passes, "onnx" if low and resolved.name == "onnxruntime" else resolved.name, trains),
+        passes=pipeline,
         engines=chosen,
         trainable=trains,
-        budget=_budget(budget),
+        budget=limit,
         **rest,
     )
 

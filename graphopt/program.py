@@ -16,6 +16,7 @@ import torch
 from graphopt.ambient import without_autocast
 from graphopt.analysis import bind_sizes
 from graphopt.calling import Arguments, CallingConvention
+from graphopt.device_targets import device_engine, uses_devices
 from graphopt.engine_choice import (
     AtFirstRun,
     EngineChoice,
@@ -57,7 +58,7 @@ class Program:
 
     source: notices changes of the model that the engine's weights were taken from. samples: the inputs that it was
     checked on, flat, where these were made up or kept for a later check. folder: of an ONNX file, with the data that
-    its tensors are mapped from. plan: which engines run which nodes.
+    its tensors are mapped from. plan: which engines run which nodes. simulate: the CPU stands for devices.
     """
 
     graph: Graph
@@ -69,6 +70,7 @@ class Program:
     samples: Sequence[Any] | None = None
     folder: Folder | None = None
     plan: Plan | None = None
+    simulate: bool = False
     convention: CallingConvention = field(init=False)
     _emitted: torch.fx.GraphModule | None = field(default=None, init=False, repr=False)
 
@@ -177,13 +179,15 @@ def _build(graph: Graph, options: CompileOptions, arguments: Arguments | None, l
     if options.target.name == ONNX and options.validate is False and not context.samples:
         return _written_first(optimized, options, report, source)
     with _stage(seconds, "engines"), stage(options.instruments, "engines"):
-        engines = [_engine(name, options.share_weights) for name in options.engines]
+        engines = _engines(options)
         # What a lossy pass changed on purpose is no fault of an engine.
         asked = optimized if any(r.promise == Contract.LOSSY.label for r in passes.kept) else graph
         choice = _choose(optimized, engines, asked, context.samples, options)
     report.engines, report.after, report.engine = choice.trials, choice.graph, choice.name
     passes.notes += choice.notes
-    return Program(choice.graph, report, choice.name, choice.executable, source=source, plan=choice.plan)
+    found = Program(choice.graph, report, choice.name, choice.executable, source=source, plan=choice.plan)
+    found.simulate = options.simulate
+    return found
 
 
 def _choose(
@@ -208,6 +212,13 @@ def _written_first(graph: Graph, options: CompileOptions, report: CompileReport,
     report.after, report.engine = graph, name
     engine = _engine(name, options.share_weights)
     return Program(graph, report, name, AtFirstRun(partial(choose_engine, graph, [engine])), source=source)
+
+
+def _engines(options: CompileOptions) -> list[Engine]:
+    """The candidates; devices have an engine of their own."""
+    if uses_devices(options.target):
+        return [device_engine(options)]
+    return [_engine(name, options.share_weights) for name in options.engines]
 
 
 def _engine(name: str, share_weights: bool) -> Engine:
@@ -263,10 +274,10 @@ def load_program(graph: Graph, options: CompileOptions, engine: str | None, fact
     planned = _planned(graph, options, facts.get("plan"), report)
     if planned is not None:
         return planned
-    names = sorted(options.engines, key=lambda name: name != engine)
-    choice = choose_engine(graph, [get_engine(name) for name in names])
+    engines = sorted(_engines(options), key=lambda candidate: candidate.name != engine)
+    choice = choose_engine(graph, engines)
     report.engines, report.after, report.engine = choice.trials, graph, choice.name
-    return Program(graph, report, choice.name, choice.executable, plan=choice.plan)
+    return Program(graph, report, choice.name, choice.executable, plan=choice.plan, simulate=options.simulate)
 
 
 def _planned(graph: Graph, options: CompileOptions, given: Any, report: CompileReport) -> Program | None:
@@ -300,12 +311,14 @@ def saved_options(manifest: Mapping[str, Any]) -> CompileOptions:
     """
     if "target" not in manifest:
         raise SerializationError("the file holds a graph alone; give graphopt.load a target")
-    return make_options(manifest["target"], manifest["trainable"], opset=manifest["opset"])
+    simulate = manifest.get("simulate", False)
+    return make_options(manifest["target"], manifest["trainable"], opset=manifest["opset"], simulate=simulate)
 
 
 def program_facts(program: Program) -> dict[str, Any]:
     """Return what the saved form says of a program besides its graph."""
-    facts = {"engine": program.engine_name, "report": program.report.compiled or program.report.to_dict()}
+    facts: dict[str, Any] = {"engine": program.engine_name, "simulate": program.simulate}
+    facts |= {"report": program.report.compiled or program.report.to_dict()}
     return facts if program.plan is None else {**facts, "plan": program.plan.to_json()}
 
 

@@ -37,10 +37,6 @@ class Watching(TorchDispatchMode):
         super().__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        _thread.watching = None
-
     @staticmethod
     def current() -> Watching:
         """What watches this thread."""
@@ -87,8 +83,7 @@ class Watching(TorchDispatchMode):
         kwargs = kwargs or {}
         self.check((args, kwargs), str(func))
         if isinstance(func, HigherOrderOperator):
-            with _disable_current_modes():
-                result = func(*args, **kwargs)
+            result = self._run_regions(func, args)
         else:
             result = func(*args, **kwargs)
         for tensor in pytree.tree_leaves(result):
@@ -96,6 +91,17 @@ class Watching(TorchDispatchMode):
                 self.ledger.enter(tensor, self.device, self.clock.stamp())
         self.ledger.measure(inside=True)
         return result
+
+    def _run_regions(self, operator: HigherOrderOperator, args: Any) -> Any:
+        """Run what control flow says, and watch it."""
+        with self:
+            if operator.name() == "cond":
+                predicate, yes, no, operands = args
+                return (yes if bool(predicate) else no)(*operands)
+            go_on, body, carried, captured = args
+            while bool(go_on(*carried, *captured)):
+                carried = body(*carried, *captured)
+            return tuple(carried)
 
 
 class _NodeByNode(torch.fx.Interpreter):
