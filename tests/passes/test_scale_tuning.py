@@ -13,7 +13,8 @@ from graphopt.errors import GraphOptError, InputError
 from graphopt.ir import verify
 from graphopt.passes.quantize_weights import QuantizeWeights
 from graphopt.passmanager import PassContext
-from tests.passes.figures import decibels, decibels_of_minilm
+from tests.passes.figures import decibels
+from tests.zoo.trained import trained_lenet
 
 NET = """
 input %i: i64[N, 6]
@@ -103,6 +104,21 @@ def test_bad_input() -> None:
         tuned(1).run(integers, PassContext(calibration=[tokens(4)]))
 
 
-def test_minilm() -> None:
-    plain, better = decibels_of_minilm(f"default,quantize-weights{{dtype=uint3{more}}}" for more in ("", ", tuning=1"))
-    assert better > plain
+def test_a_trained_network() -> None:
+    trained = trained_lenet()
+    x = trained.data.images[:100]
+    found = []
+    for rounds in (0, 3):
+        small = graphopt.compile(
+            trained.module,
+            (x[:4],),
+            target="fx",
+            trainable=False,
+            dynamic_shapes="batch",
+            passes=f"default,quantize-weights{{dtype=uint2, tuning={rounds}}}",
+            calibration=trained.data.train_images[:128].split(8),
+            validate=False,
+        )
+        with torch.no_grad():
+            found.append(decibels(trained.module(x), small(x)))
+    assert found[1] > found[0] + 0.5
