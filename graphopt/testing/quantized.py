@@ -2,7 +2,7 @@
 
     x_q = Q(x),  and then again and again  y_q = Q(clip(f(D(a_q), D(b_q), D(W_q), D(bias_q))))
 
-Every y_q is an output. Half of the graphs have powers of two as scales, so that ties in rounding do occur. Output scales
+Every y_q is an output. Half of the graphs have powers of two as scales, so that ties in rounding occur. Output scales
 are about three deviations of what integers that are spread evenly give, so that few saturate.
 """
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from graphopt.errors import GraphOptError
 from graphopt.ir import Graph, Node, Value
 from graphopt.ops.quantization import Format, find_format
-from graphopt.passes.support.globs import check_globs, first_fitting, names_of
+from graphopt.passes.support.globs import check_globs, first_fitting, names_of, parted
 
 FLOAT = "float"
 """In the place of a format: the layer is left in floating point."""
@@ -81,8 +81,8 @@ def node_names(node: Node) -> list[str]:
 
 
 def weight_names(value: Value) -> list[str]:
-    """What a stored tensor goes by: its name in the graph, and those in the model."""
-    return [] if value.constant is None else [value.name, *value.constant.names]
+    """What a stored tensor goes by: its name in the graph, and those in the model; all, if it was made of several."""
+    return [] if value.constant is None else [*dict.fromkeys((value.name, *parted(value.name))), *value.constant.names]
 
 
 def graph_names(graph: Graph) -> list[str]:

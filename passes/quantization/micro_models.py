@@ -31,6 +31,9 @@ SECONDS = 0.004
 LEAST = 3
 """Runs in a round, at least."""
 
+SURE, CLEAR = 2, 1.15
+"""After so many rounds, what takes so many times as long as the fastest is out of the race."""
+
 
 ANY_PARAMETERS = Parameters(0.05, 0)
 ANY_WEIGHTS = WeightOptions(find_format("int8"), True, False)
@@ -127,14 +130,17 @@ class MicroModels:
 
 def best_seconds(engine: Engine, graphs: Sequence[Timed], rounds: int = ROUNDS) -> list[float]:
     """Return the seconds that a run of each graph takes: they run in turn, and the best round's median counts, since a
-    busy machine only makes things slower."""
+    busy machine only makes things slower. What is clearly slower than the fastest after a few rounds runs no more."""
     loaded = [(engine.load(one.graph), one.inputs) for one in graphs]
     for executable, inputs in loaded:
         executable.run(inputs)
     best = [float("inf")] * len(loaded)
-    for _ in range(rounds):
-        for index, (executable, inputs) in enumerate(loaded):
-            best[index] = min(best[index], _median(executable, inputs))
+    for turn in range(rounds):
+        near = [index for index, seconds in enumerate(best) if turn < SURE or seconds <= CLEAR * min(best)]
+        if len(near) == 1 < len(best):
+            break
+        for index in near:
+            best[index] = min(best[index], _median(*loaded[index]))
     return best
 
 

@@ -16,6 +16,7 @@ import torch
 
 from graphopt.ir import Node, TensorType, Value
 from graphopt.passes.support.evaluation import stored_tensor
+from graphopt.passes.support.globs import joined
 from graphopt.rewrite import Contract, Match, Rewriter, Rule, aten, var
 from graphopt.rewrite.pattern import Surroundings
 from graphopt.rewrite.rule import Replacement
@@ -50,17 +51,21 @@ class MergeLinears(Rule):
         weights = [_weight(node) for node in layers]
         first = root._operands[1]
         assert first is not None and isinstance(first.type, TensorType)
-        weight = rewriter.constant(torch.cat(weights), f"{first.name}_merged", device=first.type.device)
+        name = joined([node._operands[1].name for node in layers])  # type: ignore[union-attr]
+        weight = rewriter.constant(torch.cat(weights), name, device=first.type.device)
         biases = [_bias(node) for node in layers]
         bias: Value | None = None
         if any(b is not None for b in biases):
             parts = [w.new_zeros(len(w)) if b is None else stored_tensor(b) for w, b in zip(weights, biases)]
-            bias = rewriter.constant(torch.cat(parts), f"{first.name}_merged_bias", device=first.type.device)
+            bias = rewriter.constant(torch.cat(parts), f"{name}_bias", device=first.type.device)
         # Right behind x: the root need not be the first of the layers.
         behind = x.producer._next if x.producer is not None else next(iter(rewriter.graph))
         with rewriter.at(behind, self.name):
-            merged = rewriter.create("aten.linear", x, weight, bias).result
-            pieces = rewriter.create("aten.split_with_sizes", merged, tuple(map(len, weights)), -1).results
+            merged = rewriter.create("aten.linear", x, weight, bias)
+            pieces = rewriter.create("aten.split_with_sizes", merged.result, tuple(map(len, weights)), -1).results
+        # Passes pick layers by their modules: this one stands in all of them.
+        scope = joined([node.location.scope for node in layers])
+        merged.location = root.location._replace(scope=scope).via(self.name)
         for node, piece in zip(layers[1:], pieces[1:]):
             rewriter.replace(node, [piece])
         return pieces[0]
