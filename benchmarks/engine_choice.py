@@ -52,13 +52,13 @@ def bert() -> Source:
     return BertModel(config).eval(), (), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def packaged(package: str, file: str, *inputs: torch.Tensor) -> Callable[[], Source]:
+def packaged(package: str, file: str, *inputs: torch.Tensor, **named: torch.Tensor) -> Callable[[], Source]:
     """An ONNX file that an installed package has."""
 
     def source() -> Source:
         spec = find_spec(package)
         assert spec is not None and spec.origin is not None, f"this model needs `pip install {package}`"
-        return str(Path(spec.origin).parent / file), inputs, {}
+        return str(Path(spec.origin).parent / file), inputs, named
 
     return source
 
@@ -81,9 +81,9 @@ SUBJECTS: dict[str, Callable[[], Source]] = {
     "silero-vad": packaged(
         "silero_vad",
         "data/silero_vad_op18_ifless.onnx",
-        torch.rand(1, 576, generator=torch.Generator().manual_seed(0)) - 0.5,
-        torch.zeros(2, 1, 128),
-        torch.tensor(16000),
+        input=torch.rand(1, 576, generator=torch.Generator().manual_seed(0)) - 0.5,
+        state=torch.zeros(2, 1, 128),
+        sr=torch.tensor(16000),
     ),
 }
 
@@ -92,7 +92,7 @@ def compiled(source: Source, target: str, engines: tuple[str, ...] | None = None
     model, args, kwargs = source
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return graphopt.compile(model, args, kwargs, target=target, engines=engines)
+        return graphopt.compile(model, args, kwargs, target=target, engines=engines, validate="end")
 
 
 def second_compile(source: Source, engines: tuple[str, ...]) -> dict[str, float]:

@@ -32,10 +32,12 @@ class OnnxRuntimeEngine:
     threads: how many one run uses; None leaves it to PyTorch's setting. optimization: which of ONNX Runtime's own graph
     optimizations run: "off", "basic", "extended" or "all". share_weights: read the caller's tensors in place instead of
     copying them once; then they must not change while the executable lives. opset: the version of the operators.
+    spinning: let threads that wait keep their cores busy; it pays unless another engine has work for them.
     """
 
     threads: int | None = None
     optimization: str = "all"
+    spinning: bool = True
     share_weights: bool = False
     opset: int = 20
     name: str = "onnxruntime"
@@ -47,12 +49,16 @@ class OnnxRuntimeEngine:
 
     @property
     def settings(self) -> str:
-        """The number of threads, where it is not PyTorch's."""
-        return threads_text(self.threads)
+        """The number of threads, where it is not PyTorch's, and whether they don't spin."""
+        return ", ".join(filter(None, [threads_text(self.threads), "" if self.spinning else "no spinning"]))
 
     def variants(self, graph: Graph) -> Sequence[OnnxRuntimeEngine]:
         """One thread, which saves small models the waiting for others."""
         return () if self.threads or torch.get_num_threads() == 1 else (replace(self, threads=1),)
+
+    def beside_others(self) -> OnnxRuntimeEngine:
+        """As it should be where other engines run parts of the same model: its threads don't spin."""
+        return replace(self, spinning=False)
 
     def missing(self) -> str | None:
         """Return why ONNX Runtime cannot run here and what remedies it, or None."""

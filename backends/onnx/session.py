@@ -67,6 +67,8 @@ def _session(
 ) -> onnxruntime.InferenceSession:
     options = session_options(LEVELS[engine.optimization], engine.threads)
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # 4 would round activations to int8
+    if not engine.spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if weights:
         options.add_external_initializers(list(weights), [_value(t) for t in weights.values()])
     try:

@@ -257,8 +257,8 @@ class _Choice:
 
     def _mixture(self, best: str) -> Mixture | None:
         """Several engines in one model, if that is right and faster than the best one alone."""
-        if not self.samples:
-            return None
+        if self.trials[best].milliseconds is None:
+            return None  # nothing else ran, or nothing was timed
         most = MIXABLE * self._seconds(best)
         runners = [
             Runner(self.candidates[title], self._seconds(title), trial.load_seconds or 0.0)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import Any
 
 from graphopt.engine_choice.parts import GraphPart, cuts, is_divisible, split
 from graphopt.engine_choice.path import cheapest, hand_over
-from graphopt.engine_choice.plan import Plan, Prepare, Share, load_parts, settings_of
+from graphopt.engine_choice.plan import Plan, Prepare, Share, beside_others, load_parts, settings_of
 from graphopt.errors import GraphOptError
 from graphopt.ir import Graph
 from graphopt.targets import Engine, Executable
@@ -55,10 +55,12 @@ class Mixture:
 
         runners: the fastest first.
         """
-        if not runners:
-            return None
         best = runners[0]
-        fit = {r.engine.name: r for r in reversed(runners) if r.load_seconds <= MOST_LOADING}
+        fit = {
+            r.engine.name: replace(r, engine=beside_others(r.engine))
+            for r in reversed(runners)
+            if r.load_seconds <= MOST_LOADING
+        }
         if len(fit) < 2 or best.seconds < LEAST_SECONDS or not is_divisible(graph):
             return None
         ends = [*cuts(graph, sizes), len(graph)]

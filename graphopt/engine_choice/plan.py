@@ -10,7 +10,7 @@ from typing import Any
 from graphopt.engine_choice.parts import Chain, GraphPart, split
 from graphopt.errors import SerializationError, TargetError
 from graphopt.ir import Graph
-from graphopt.targets import Engine, Executable, Tunable
+from graphopt.targets import Engine, Executable, Neighbourly, Tunable
 from graphopt.targets.registry import get_engine
 
 Prepare = Callable[[str, Graph], Graph]
@@ -79,6 +79,11 @@ def settings_of(engine: Engine) -> str:
     return engine.settings if isinstance(engine, Tunable) else ""
 
 
+def beside_others(engine: Engine) -> Engine:
+    """An engine as it should be where others run parts of the same model."""
+    return engine.beside_others() if isinstance(engine, Neighbourly) else engine
+
+
 def with_settings(engine: Engine, settings: str, graph: Graph) -> Engine:
     """Return the variant of an engine with these settings.
 
@@ -86,6 +91,7 @@ def with_settings(engine: Engine, settings: str, graph: Graph) -> Engine:
         TargetError: there is none for this graph.
     """
     variants = [engine, *(engine.variants(graph) if isinstance(engine, Tunable) else ())]
+    variants += [beside_others(variant) for variant in variants]
     found = next((variant for variant in variants if settings_of(variant) == settings), None)
     if found is None:
         raise TargetError(f"engine {engine.name!r} has no settings {settings!r} for this graph")

@@ -2,7 +2,7 @@
 
 from graphopt.targets.chip import Chip, get_chip
 from graphopt.targets.device import Capability, Device, Link
-from graphopt.targets.engine import Engine, Executable, Kernel, ShowsKernels, Tunable
+from graphopt.targets.engine import Engine, Executable, Kernel, Neighbourly, ShowsKernels, Tunable
 from graphopt.targets.names import get_target, require_devices, target_names
 from graphopt.targets.registry import engine_names, get_engine, register_engine
 from graphopt.targets.target import Target
@@ -17,6 +17,7 @@ __all__ = [
     "Kernel",
     "ShowsKernels",
     "Link",
+    "Neighbourly",
     "Target",
     "Tunable",
     "engine_names",

@@ -62,6 +62,15 @@ class Tunable(Engine, Protocol):
         ...
 
 
+@runtime_checkable
+class Neighbourly(Engine, Protocol):
+    """An engine whose threads can leave the cores to others."""
+
+    def beside_others(self) -> Engine:
+        """Return the engine as it should be where other engines run parts of the same model."""
+        ...
+
+
 @dataclass(frozen=True)
 class Kernel:
     """What an engine runs: the name of its operator, and of the values that it reads and gives."""

@@ -168,6 +168,25 @@ class _Spoiled:
         return [output * 1.01 for output in self.inner.run(inputs)]
 
 
+def test_a_single_right_engine_is_not_mixed_with_wrong_ones() -> None:
+    class Wrong(EagerEngine):
+        name = "wrong"
+
+        def load(self, graph: Graph) -> Executable:
+            return _Spoiled(super().load(graph))
+
+    graph, x = parse(GRAPH), torch.randn(8, 32)
+    found = choose_engine(graph, [Wrong(), EagerEngine()], samples(graph, x))
+    assert found.name == "eager" and [trial.engine for trial in found.trials] == ["wrong", "eager"]
+
+
+def test_beside_others_threads_of_onnx_runtime_do_not_spin() -> None:
+    graph, x = parse(GRAPH), torch.randn(8, 32)
+    plan = Plan((Share(2, "eager"), Share(4, "onnxruntime", "no spinning")))
+    executable, _ = load_plan(plan, graph)
+    torch.testing.assert_close(executable.run([x]), EagerEngine().load(graph).run([x]), rtol=1e-5, atol=1e-5)
+
+
 def test_plans_as_json() -> None:
     plan = Plan((Share(3, "eager"), Share(9, "onnxruntime", "1 thread")))
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
