@@ -5,17 +5,19 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+Name = TypeVar("Name")
 
 
-def interleaved_medians(calls: Mapping[str, Callable[[], Any]], rounds: int, seconds: float) -> dict[str, float]:
+def interleaved_medians(calls: Mapping[Name, Callable[[], Any]], rounds: int, seconds: float) -> dict[Name, float]:
     """Return the seconds per call of each candidate: the median over rounds of its median in a round.
 
     rounds: the candidates run in turn this many times, each round from another one on, for the one that runs behind a
     slow neighbour pays for its caches. seconds: about how long each runs in a round.
     """
     names = list(calls)
-    taken: dict[str, list[float]] = {name: [] for name in names}
+    taken: dict[Name, list[float]] = {name: [] for name in names}
     for index in range(rounds):
         shift = index % max(len(names), 1)
         for name in names[shift:] + names[:shift]:

@@ -80,18 +80,16 @@ def choose_engine(
     Raises:
         TargetError: no candidate can run the graph; the message says why for each.
     """
-    kept = None
+    kept, why = None, ""
     if inputs is not None and len(engines) > 1 and is_kept(engines):
         kept = KeptChoice(graph, inputs, engines, callable(samples), prepare is not None)
-        found = kept.read()
-        if not isinstance(found, str):
-            recalled = _recalled(kept, *found, graph, engines, prepare)
-            if isinstance(recalled, EngineChoice):
-                return recalled
-            found = recalled
+        recalled = _recalled(kept, graph, engines, prepare)
+        if isinstance(recalled, EngineChoice):
+            return recalled
+        why = recalled
     choice = _Choice(graph, engines, samples() if callable(samples) else samples, prepare or _as_it_is).run()
     if kept is not None:
-        choice.notes += [found] if found else []
+        choice.notes += [why] if why else []
         kept.write(choice.plan, choice.trials)
     return choice
 
@@ -100,15 +98,12 @@ def _as_it_is(name: str, graph: Graph) -> Graph:
     return graph
 
 
-def _recalled(
-    kept: KeptChoice,
-    plan: Plan,
-    trials: list[EngineTrial],
-    graph: Graph,
-    engines: Sequence[Engine],
-    prepare: Prepare | None,
-) -> EngineChoice | str:
-    """Load what was chosen before; the reason if that fails."""
+def _recalled(kept: KeptChoice, graph: Graph, engines: Sequence[Engine], prepare: Prepare | None) -> EngineChoice | str:
+    """Load what was chosen before; or say why that cannot be, "" if nothing was."""
+    found = kept.read()
+    if isinstance(found, str):
+        return found
+    plan, trials = found
     by_name = {engine.name: engine for engine in engines}
     start = time.perf_counter()
     try:

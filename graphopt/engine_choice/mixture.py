@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
+from itertools import groupby, permutations
 from typing import Any
 
 from graphopt.engine_choice.parts import GraphPart, cuts, is_divisible, split
-from graphopt.engine_choice.path import cheapest, hand_over
+from graphopt.engine_choice.path import cheapest, joining
 from graphopt.engine_choice.plan import Plan, Prepare, Share, beside_others, load_parts, settings_of
 from graphopt.errors import GraphOptError
 from graphopt.ir import Graph
@@ -67,9 +68,9 @@ class Mixture:
         parts = split(graph, ends)
         if len(parts) < 2:
             return None
-        alone = _times(parts, graph, fit, inputs, prepare)
-        over = {name: hand_over(alone[name], fit[name].seconds) for name in fit}
-        path, seconds = cheapest(alone, over)
+        alone, over = _measured(parts, graph, fit, inputs, prepare)
+        joined = {name: joining(alone[name], fit[name].seconds) for name in fit}
+        path, seconds = cheapest(alone, joined, over)
         if len(set(path)) < 2 or seconds > PROMISING * best.seconds:
             return None
         shares = [
@@ -83,32 +84,53 @@ class Mixture:
         return Mixture(plan, chain, time.perf_counter() - start)
 
 
-def _times(
+def _measured(
     parts: Sequence[GraphPart],
     graph: Graph,
     fit: Mapping[str, Runner],
     inputs: Sequence[Any],
     prepare: Prepare,
-) -> dict[str, list[float]]:
-    """Seconds of each part alone in each engine, on what the part before gives; infinite where it does not run."""
+) -> tuple[dict[str, list[float]], dict[tuple[str, str], float]]:
+    """Seconds of each part alone in each engine, on what the part before gives, infinite where it does not run; and of
+    changing from one engine to another, between the first two parts."""
     values = dict(zip(graph.inputs, inputs))
-    found: dict[str, list[float]] = {name: [] for name in fit}
-    for part in parts:
+    alone: dict[str, list[float]] = {name: [] for name in fit}
+    over = dict.fromkeys(permutations(fit, 2), 0.0)
+    before: dict[str, Callable[[], Any]] = {}
+    for number, part in enumerate(parts):
         taken = [values[value] for value in part.inputs]
-        loaded: dict[str, Executable] = {}
-        given: list[Any] = []
-        for name, runner in fit.items():
-            form = prepare(name, part.graph)
-            try:
-                if runner.engine.unsupported(form) is None:
-                    executable = runner.engine.load(form)
-                    given = executable.run(taken)
-                    loaded[name] = executable
-            except GraphOptError:  # what runs as a whole need not run in parts
-                continue
+        loaded, given = _loaded(part, fit, taken, prepare)
         calls = {name: partial(one.run, taken) for name, one in loaded.items()}
         medians = interleaved_medians(calls, ROUNDS, SECONDS_PER_ROUND)
-        for name, times in found.items():
-            times.append(medians.get(name, float("inf")))
+        for name, times in alone.items():
+            times.append(medians.get(name, math.inf))
+        if number == 1:
+            both = {(a, b): partial(_both, before[a], calls[b]) for a, b in over if a in before and b in calls}
+            for (a, b), seconds in interleaved_medians(both, ROUNDS, SECONDS_PER_ROUND).items():
+                over[a, b] = max(0.0, seconds - alone[a][0] - alone[b][1])
+        before = calls
         values.update(zip(part.outputs, given))
-    return found
+    return alone, over
+
+
+def _loaded(
+    part: GraphPart, fit: Mapping[str, Runner], taken: Sequence[Any], prepare: Prepare
+) -> tuple[dict[str, Executable], list[Any]]:
+    """A part in each engine that runs it, and what it gives."""
+    loaded: dict[str, Executable] = {}
+    given: list[Any] = []
+    for name, runner in fit.items():
+        form = prepare(name, part.graph)
+        try:
+            if runner.engine.unsupported(form) is None:
+                executable = runner.engine.load(form)
+                given = executable.run(taken)
+                loaded[name] = executable
+        except GraphOptError:  # what runs as a whole need not run in parts
+            continue
+    return loaded, given
+
+
+def _both(first: Callable[[], Any], second: Callable[[], Any]) -> None:
+    first()
+    second()

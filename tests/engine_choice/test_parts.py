@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby, product
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import graphopt
 from graphopt.analysis import Interpreter
 from graphopt.engine_choice.parts import Chain, cuts, is_divisible, split
-from graphopt.engine_choice.path import cheapest, hand_over
+from graphopt.engine_choice.path import cheapest, joining
 from graphopt.ir import Graph, verify
 from graphopt.ops import parse
 from graphopt.passmanager.compare import exact_difference
@@ -102,22 +102,27 @@ def rows_of(parts: int) -> st.SearchStrategy[list[list[float]]]:
     return st.lists(st.lists(times, min_size=parts, max_size=parts), min_size=2, max_size=3)
 
 
-@given(st.integers(1, 4).flatmap(rows_of), st.lists(st.floats(0, 0.1), min_size=3, max_size=3))
-def test_the_path_is_the_cheapest_of_all(rows: list[list[float]], over: list[float]) -> None:
+@given(
+    st.integers(1, 4).flatmap(rows_of),
+    st.lists(st.floats(0, 0.1), min_size=3, max_size=3),
+    st.lists(st.floats(0, 3.0), min_size=9, max_size=9),
+)
+def test_the_path_is_the_cheapest_of_all(rows: list[list[float]], saved: list[float], changes: list[float]) -> None:
     alone = {f"e{i}": row for i, row in enumerate(rows)}
-    overs = {name: over[i] for i, name in enumerate(alone)}
+    joined = {name: saved[i] for i, name in enumerate(alone)}
+    over = {pair: changes[i] for i, pair in enumerate(product(alone, repeat=2))}
 
-    def cost(path: tuple[str, ...]) -> float:
+    def cost(path: Sequence[str]) -> float:
         total = sum(alone[name][part] for part, name in enumerate(path))
-        return total - sum(overs[name] * (len(list(group)) - 1) for name, group in groupby(path))
+        return total + sum(-joined[a] if a == b else over[a, b] for a, b in pairwise(path))
 
-    path, found = cheapest(alone, overs)
+    path, found = cheapest(alone, joined, over)
     assert found == pytest.approx(min(map(cost, product(alone, repeat=len(rows[0])))))
-    assert found == pytest.approx(cost(tuple(path)))
+    assert found == pytest.approx(cost(path))
 
 
-def test_a_hand_over_is_never_negative() -> None:
-    assert hand_over([1.0, 1.0], 3.0) == 0.0 and hand_over([2.0], 1.0) == 1.0
+def test_joining_never_costs() -> None:
+    assert joining([1.0, 1.0], 3.0) == 0.0 and joining([2.0], 1.0) == 1.0
 
 
 class _Interpreted:
