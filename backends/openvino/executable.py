@@ -34,20 +34,26 @@ def load(graph: Graph, engine: OpenVinoEngine) -> OpenVinoExecutable:
     """
     opset = opset_for(graph, engine.opset)
     emission = Emission(build(graph, Emitter(opset)), opset, graph.name)
-    core = openvino.Core()
+    config = _config(engine)
     try:
-        if sum(emission.sizes) <= EXTERNAL_ABOVE:
-            compiled = core.compile_model(
-                core.read_model(emission.to_model().SerializeToString()), "CPU", _config(engine)
-            )
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "model.onnx"
-                save_emission(emission, path)
-                compiled = core.compile_model(core.read_model(path), "CPU", _config(engine))
+        return OpenVinoExecutable(graph, _compiled(emission, config))
+    except (RuntimeError, ValueError):
+        # Its generator of fused kernels fails on some graphs that it runs well without.
+        config["SNIPPETS_MODE"] = "DISABLE"
+    try:
+        return OpenVinoExecutable(graph, _compiled(emission, config))
     except (RuntimeError, ValueError) as error:
         raise EmissionError(f"OpenVINO cannot load the graph: {_short(error)}") from error
-    return OpenVinoExecutable(graph, compiled)
+
+
+def _compiled(emission: Emission, config: dict[str, Any]) -> openvino.CompiledModel:
+    core = openvino.Core()
+    if sum(emission.sizes) <= EXTERNAL_ABOVE:
+        return core.compile_model(core.read_model(emission.to_model().SerializeToString()), "CPU", config)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        save_emission(emission, path)
+        return core.compile_model(core.read_model(path), "CPU", config)
 
 
 def _config(engine: OpenVinoEngine) -> dict[str, Any]:

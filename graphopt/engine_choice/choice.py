@@ -261,18 +261,20 @@ class _Choice:
             if self._seconds(title) <= most
         ]
         runners.sort(key=lambda runner: runner.seconds)
-        mixture = Mixture.find(self.graph, runners, self.samples[0][0], self.sizes, self.prepare)
-        if mixture is None:
-            return None
-        trial = EngineTrial(mixture.plan.name, settings=mixture.plan.settings, load_seconds=mixture.load_seconds)
-        trial.planned_bytes = self._planned_bytes(self.graph)
-        self.trials[trial.engine] = trial
+        trial = EngineTrial("several")
         try:
+            mixture = Mixture.find(self.graph, runners, self.samples[0][0], self.sizes, self.prepare)
+            if mixture is None:
+                return None
+            trial.engine, trial.settings = mixture.plan.name, mixture.plan.settings
+            trial.load_seconds, trial.planned_bytes = mixture.load_seconds, self._planned_bytes(self.graph)
             wrong = self._wrong(mixture.executable)
-        except GraphOptError as error:
-            wrong = str(error)
-        if wrong is not None:
-            trial.reason = f"wrong numbers: {wrong}"
+        except Exception as error:  # what runs as a whole need not load or run in parts
+            trial.reason = f"{type(error).__name__}: {error}"
+        else:
+            trial.reason = "" if wrong is None else f"wrong numbers: {wrong}"
+        self.trials[trial.engine] = trial
+        if trial.reason:
             return None
         self.loaded[trial.engine] = mixture.executable
         self._time([trial.engine], best)

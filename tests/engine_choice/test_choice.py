@@ -160,6 +160,19 @@ def test_a_mixture_that_is_wrong_is_out(monkeypatch: pytest.MonkeyPatch) -> None
     assert any("wrong numbers" in trial.reason for trial in found.trials)
 
 
+def test_a_mixture_that_does_not_load_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, x = parse(GRAPH), torch.randn(8, 32)
+
+    def fail(*args: Any) -> Mixture | None:
+        raise RuntimeError("no such loop")
+
+    monkeypatch.setattr(choosing.Mixture, "find", staticmethod(fail))
+    engines = [Slow("slow-sin", "aten.sin", 4e-3), Slow("slow-exp", "aten.exp", 4e-3)]
+    found = choose_engine(graph, engines, samples(graph, x))
+    assert len(found.plan.shares) == 1
+    assert found.trials[-1].reason == "RuntimeError: no such loop" and not found.trials[-1].chosen
+
+
 class _Spoiled:
     def __init__(self, inner: Executable) -> None:
         self.inner = inner

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 import graphopt
 from graphopt.backends.onnx import OnnxRuntimeEngine
 from graphopt.backends.openvino import OpenVinoEngine, engine as engine_module
+from graphopt.engine_choice.parts import Chain, cuts, split
 from graphopt.errors import EmissionError, GraphOptError, InputError, TargetError
 from graphopt.ops import parse
 from graphopt.targets import Engine, get_engine
@@ -54,6 +55,18 @@ def test_real_models_at_another_size(name: str) -> None:
     assert fast.engine == "openvino"
     args, kwargs = entry.inputs(batch=3)
     for got, want in zip(pytree.tree_leaves(fast(*args, **kwargs)), pytree.tree_leaves(model(*args, **kwargs))):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_parts_on_which_its_kernel_generator_fails() -> None:
+    entry = MODELS["minilm"]
+    args, kwargs = entry.inputs(batch=1)
+    made = graphopt.compile(entry.build(), args, kwargs, target="eager", validate=False)
+    whole = made.graph
+    flat = made._program.convention.flatten(args, kwargs)  # type: ignore[union-attr]
+    parts = split(whole, [*cuts(whole, {}), len(whole)])
+    chain = Chain(whole, parts, [OpenVinoEngine().load(part.graph) for part in parts])
+    for got, want in zip(chain.run(flat), made._program.run(flat)):  # type: ignore[union-attr]
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
