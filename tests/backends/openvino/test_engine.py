@@ -11,7 +11,8 @@ from torch.utils import _pytree as pytree
 
 import graphopt
 from graphopt.backends.onnx import OnnxRuntimeEngine
-from graphopt.backends.openvino import OpenVinoEngine, engine as engine_module
+from graphopt.backends.openvino import OpenVinoEngine
+from graphopt.backends.openvino import engine as engine_module
 from graphopt.engine_choice.parts import Chain, cuts, split
 from graphopt.errors import EmissionError, GraphOptError, InputError, TargetError
 from graphopt.ops import parse
