@@ -22,10 +22,10 @@ from graphopt.ops.quantization import find_format
 from graphopt.ops.quantization.arithmetic import dequantized, quantized
 from graphopt.passes.quantization.blocks import block_parameters
 from graphopt.passes.scaling.moving import apply, bounded
-from graphopt.passes.scaling.observing import batches_of
 from graphopt.passes.scaling.readers import Inputs, Reader, by_channel, inputs_of, readers_of
 from graphopt.passes.scaling.report import kept_notes
 from graphopt.passes.scaling.spaces import Space, Spaces
+from graphopt.passes.support.data import batches_of
 from graphopt.passes.support.evaluation import stored_tensor
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter

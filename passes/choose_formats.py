@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from graphopt.analysis import graph_cost
-from graphopt.errors import GraphOptError, InputError, requested, unknown_name
+from graphopt.errors import GraphOptError, requested, unknown_name
 from graphopt.ir import Graph
 from graphopt.ops.quantization import find_format
 from graphopt.passes.format_search.candidates import (
@@ -27,7 +27,7 @@ from graphopt.passes.format_search.choosing import LATENCY, Choice, Problem, Tim
 from graphopt.passes.format_search.metric import Metric, cheapest_within
 from graphopt.passes.format_search.report import Point, SearchReport
 from graphopt.passes.format_search.sensitivity import MEASURES, Errors, measure
-from graphopt.passes.pruning.criteria.batches import input_names, read_batches
+from graphopt.passes.pruning.criteria.batches import input_names
 from graphopt.passes.quantization.layer_formats import FLOAT, settled
 from graphopt.passes.quantization.preparation import pools_for_means
 from graphopt.passes.quantization.profiles import profile_for
@@ -36,6 +36,7 @@ from graphopt.passes.quantization.speed import measure as measure_speed
 from graphopt.passes.quantization.speed import why_unmeasured
 from graphopt.passes.quantize import Quantize
 from graphopt.passes.quantize_weights import QuantizeWeights
+from graphopt.passes.support.data import batches_of
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.passmanager.options import check_names
 from graphopt.rewrite import Contract, Rewriter
@@ -188,11 +189,7 @@ class _Search:
         self.metric: Metric | None = None
 
     def _read(self, context: PassContext) -> list[list[Any]]:
-        if context.calibration is not None:
-            return [batch.inputs for batch in read_batches(self.graph, context.calibration, self._most())]
-        if not context.samples:
-            raise InputError(f"{self.asked.name} needs data to run the model on: give calibration=, or example inputs")
-        return [list(inputs) for inputs in context.samples]
+        return batches_of(self.graph, context, self._most(), self.asked.name)
 
     def _most(self) -> int:
         """As many batches as the quantizer could use, each being of one sample at least."""

@@ -27,7 +27,7 @@ from graphopt.passes.pruning.criteria.batches import input_names
 from graphopt.passes.quantization.calibrate import samples_of
 from graphopt.passes.quantization.report import QuantizationReport, Trial
 from graphopt.passes.quantize import Quantize
-from graphopt.passes.scaling.observing import batches_of
+from graphopt.passes.support.data import batches_of
 from graphopt.passes.support.folds import fold_of
 from graphopt.passes.support.noise import decibels, energies
 from graphopt.passmanager import Pass, PassContext, PassResult, as_pipeline

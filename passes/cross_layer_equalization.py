@@ -18,9 +18,9 @@ from graphopt.passes.scaling.absorption import absorb_biases
 from graphopt.passes.scaling.clips import clip_limits
 from graphopt.passes.scaling.equalizing import Equalizer
 from graphopt.passes.scaling.moving import apply
-from graphopt.passes.scaling.observing import batches_of
 from graphopt.passes.scaling.report import kept_notes
 from graphopt.passes.scaling.spaces import Spaces
+from graphopt.passes.support.data import batches_of
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
 

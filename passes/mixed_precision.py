@@ -18,7 +18,6 @@ import torch
 from graphopt.analysis import run_graph
 from graphopt.errors import GraphOptError, TypeInferenceError, requested, unknown_name
 from graphopt.ir import DType, Graph, Node, Value
-from graphopt.passes.pruning.criteria.batches import read_batches
 from graphopt.passes.quantization.precision import (
     FOLLOWING,
     FORMATS,
@@ -30,6 +29,7 @@ from graphopt.passes.quantization.precision import (
     reaches,
 )
 from graphopt.passes.support.constants import drop_unused, take_name
+from graphopt.passes.support.data import some_batches
 from graphopt.passes.support.globs import check_globs, first_fitting, names_of
 from graphopt.passes.support.noise import decibels
 from graphopt.passmanager import Pass, PassContext, PassResult
@@ -116,9 +116,7 @@ class MixedPrecision(Pass):
             lowering.lower(node)
 
     def _sets(self, graph: Graph, context: PassContext) -> list[Sequence[Any]]:
-        if context.calibration is not None:
-            return [batch.inputs for batch in read_batches(graph, context.calibration, self.samples)]
-        return [list(inputs) for inputs in context.samples[: self.samples]]
+        return some_batches(graph, context, self.samples)
 
     def _check_names(self, graph: Graph) -> None:
         known = sorted({name for node in graph for name in names_of(node)})

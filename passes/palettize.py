@@ -9,17 +9,16 @@ the file; the products stay in floating point.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
-from graphopt.errors import GraphOptError, InputError, requested
+from graphopt.errors import GraphOptError, requested
 from graphopt.ir import Graph
-from graphopt.passes.pruning.criteria.batches import read_batches
 from graphopt.passes.quantization.palettes import Grain, palette, signal_to_noise
 from graphopt.passes.quantization.palettized import StoredWeight, Writer
+from graphopt.passes.support.data import batches_of
 from graphopt.passes.support.globs import check_globs, first_fitting
 from graphopt.passes.weight_pruning.layers import Layer, find_layers
 from graphopt.passes.weight_pruning.moments import measure
@@ -135,15 +134,9 @@ class Palettize(Pass):
 
     def _importance(self, graph: Graph, layers: list[Layer], context: PassContext) -> dict[Layer | None, torch.Tensor]:
         """The mean square of what each number of a weight meets, in the weight's shape."""
-        given: Iterable[Any] | None = context.calibration
-        if not (self.weighted or (self.weighted is None and given is not None)):
+        if not (self.weighted or (self.weighted is None and context.calibration is not None)):
             return {}
-        if given is not None:
-            sets = [batch.inputs for batch in read_batches(graph, given, self.samples)]
-        elif context.samples:
-            sets = [list(inputs) for inputs in context.samples[: self.samples]]
-        else:
-            raise InputError(f"{self.name} needs data to weight errors: give calibration=, or leave weighted out")
+        sets = batches_of(graph, context, self.samples, self.name, "to weight errors")
         found = measure(graph, layers, sets, gram=False)
         return {
             layer: layer.from_matrices(moments.squares[:, None].expand(layer.matrix_shape))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from graphopt.errors import GraphOptError, InputError, requested, unknown_name
+from graphopt.errors import GraphOptError, requested, unknown_name
 from graphopt.ir import Graph, Node, Value
 from graphopt.ops.quantization import Format, find_format
 from graphopt.passes.quantization.adaround import AdaRounding
@@ -32,6 +32,7 @@ from graphopt.passes.quantization.rounding import GptqRounding, Rounding
 from graphopt.passes.quantization.speed import Guard
 from graphopt.passes.quantization.spread import ChannelSpreads, Spread, merged
 from graphopt.passes.quantization.training import TrainableInserter
+from graphopt.passes.support.data import require_data
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
 from graphopt.targets import get_chip
@@ -262,9 +263,8 @@ class Quantize(Pass):
     ) -> tuple[dict[Value, Spread], dict[Value, ChannelSpreads], _Samples]:
         sources = plan.sources()
         wanted = list(dict.fromkeys(value for members in sources.values() for value in members))
+        require_data(context, self.name)
         data: Iterable[Any] = context.calibration if context.calibration is not None else context.samples
-        if context.calibration is None and not context.samples:
-            raise InputError(f"{self.name} needs data to run the model on: give calibration=, or example inputs")
         histograms = self.method not in NEED_BOUNDS_ALONE
         kept = (
             self.samples if self.rounding != "nearest" else CORRECTION_SAMPLES if self.correct_bias else REPORT_SAMPLES

@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 
-from graphopt.errors import GraphOptError, InputError, requested, unknown_name
+from graphopt.errors import GraphOptError, requested, unknown_name
 from graphopt.ir import DType, Graph, Value
 from graphopt.ops.quantization import Format, find_format
 from graphopt.ops.quantization.arithmetic import dequantized, quantized
-from graphopt.passes.pruning.criteria.batches import read_batches
 from graphopt.passes.quantization.adaround import AdaRounding
 from graphopt.passes.quantization.blocks import block_parameters, in_half_precision
 from graphopt.passes.quantization.embeddings import Table, embedding_tables, quantize_table
@@ -27,6 +26,7 @@ from graphopt.passes.quantization.products import StoredProduct, stored_products
 from graphopt.passes.quantization.rounding import GptqRounding, ModelGptqRounding, Rounding
 from graphopt.passes.quantization.scale_tuning import tune_scales
 from graphopt.passes.support.constants import drop_unused
+from graphopt.passes.support.data import batches_of
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
 
@@ -141,12 +141,8 @@ class QuantizeWeights(Pass):
         )
 
     def _sets(self, graph: Graph, context: PassContext) -> list[list[Any]]:
-        if context.calibration is not None:
-            return [batch.inputs for batch in read_batches(graph, context.calibration, self.samples)]
-        if context.samples:
-            return [list(inputs) for inputs in context.samples[: self.samples]]
         what = self.rounding if self.rounding != "nearest" else "tuning"
-        raise InputError(f"{self.name} needs data for {what}: give calibration=, or example inputs")
+        return batches_of(graph, context, self.samples, self.name, f"for {what}")
 
     def _rounding(
         self, graph: Graph, products: list[StoredProduct], tables: list[Table], sets: list[list[Any]]

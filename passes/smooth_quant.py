@@ -22,10 +22,10 @@ from graphopt.passes.quantization.clipping import Grid, affine, choose_range
 from graphopt.passes.quantization.spread import Spread
 from graphopt.passes.quantization.weights import weight_scales
 from graphopt.passes.scaling.moving import apply, bounded
-from graphopt.passes.scaling.observing import batches_of
 from graphopt.passes.scaling.readers import Inputs, Reader, by_channel, inputs_of, readers_of
 from graphopt.passes.scaling.report import kept_notes
 from graphopt.passes.scaling.spaces import Space, Spaces
+from graphopt.passes.support.data import batches_of
 from graphopt.passmanager import Pass, PassContext, PassResult
 from graphopt.rewrite import Contract, Rewriter
 

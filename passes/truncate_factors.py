@@ -8,18 +8,19 @@ made superfluous goes. With calibration data the components are those of A B L, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from graphopt.errors import GraphOptError, InputError, requested
-from graphopt.ir import Graph, Value
+from graphopt.errors import GraphOptError, requested
+from graphopt.ir import Graph, Node, Value
 from graphopt.passes.decomposition.options import steps
 from graphopt.passes.decomposition.pairs import Pair, pair_at
 from graphopt.passes.decomposition.problem import as_matrix, cholesky
 from graphopt.passes.pruning import options
-from graphopt.passes.pruning.criteria.batches import read_batches
 from graphopt.passes.support.constants import drop_unused, take_name
+from graphopt.passes.support.data import batches_of
 from graphopt.passes.support.globs import check_globs, first_fitting
 from graphopt.passes.weight_pruning.layers import Layer, Reader
 from graphopt.passes.weight_pruning.moments import measure
@@ -95,11 +96,7 @@ class TruncateFactors(Pass):
     def _data(self, graph: Graph, context: PassContext) -> list[list[object]]:
         if self.data_aware is False or (self.data_aware is None and context.calibration is None):
             return []
-        if context.calibration is not None:
-            return [batch.inputs for batch in read_batches(graph, context.calibration, self.samples)]
-        if not context.samples:
-            raise InputError(f"{self.name} needs data to weigh errors by: give calibration=, or data_aware=false")
-        return [list(inputs) for inputs in context.samples[: self.samples]]
+        return batches_of(graph, context, self.samples, self.name, "to weigh errors by")
 
     def _is_chosen(self, names: list[str]) -> bool:
         if first_fitting(self.ignore, names) is not None:
@@ -146,8 +143,8 @@ def reduced(
     return values.square(), turn * scale.unsqueeze(1), (own.Q @ left) / scale
 
 
-def _pair(node: object, graph: Graph) -> Pair:
-    found = pair_at(node, graph)  # type: ignore[arg-type]
+def _pair(node: Node, graph: Graph) -> Pair:
+    found = pair_at(node, graph)
     assert isinstance(found, Pair)
     return found
 
@@ -183,10 +180,16 @@ def _store(pair: Pair, weights: tuple[torch.Tensor, torch.Tensor], turn: torch.T
         assert old.constant is not None
         news.append((old, rewriter.constant_like(old, tensor.to(old.constant.tensor.dtype).contiguous())))
     replaced = dict(news)
-    for node in (pair.first, pair.second):
-        with rewriter.at(node, TruncateFactors.name):
-            operands = [replaced.get(value, value) if value is not None else None for value in node.operands]
-            rewriter.replace(node, [rewriter.rebuild(node, operands).result])
+    with rewriter.at(pair.second, TruncateFactors.name):
+        first = rewriter.rebuild(pair.first, _exchanged(pair.first, replaced))
+        between = {pair.first.result: first.result, **replaced}
+        second = rewriter.rebuild(pair.second, _exchanged(pair.second, between))
+    rewriter.replace(pair.second, [second.result])
+    rewriter.erase(pair.first)
     for old, new in news:
         drop_unused(rewriter, old)
         take_name(rewriter, new, old.name)
+
+
+def _exchanged(node: Node, others: Mapping[Value, Value]) -> list[Value | None]:
+    return [None if value is None else others.get(value, value) for value in node.operands]

@@ -12,23 +12,8 @@ from graphopt.analysis import watch_values
 from graphopt.analysis.channels.atoms import Ids
 from graphopt.errors import InputError
 from graphopt.ir import Graph, Value
-from graphopt.passes.pruning.criteria.batches import read_batches
-from graphopt.passmanager import PassContext
 
 Watcher = Callable[[torch.Tensor], None]
-
-
-def batches_of(graph: Graph, context: PassContext, limit: int, name: str) -> list[list[Any]]:
-    """The inputs of at most `limit` batches: calibration data, or else the sample inputs. name: of the pass.
-
-    Raises:
-        InputError: there is neither, or data that does not fit.
-    """
-    if context.calibration is not None:
-        return [batch.inputs for batch in read_batches(graph, context.calibration, limit)]
-    if not context.samples:
-        raise InputError(f"{name} needs data to run the model on: give calibration=, or example inputs")
-    return [list(inputs) for inputs in context.samples[:limit]]
 
 
 def observe(graph: Graph, watchers: dict[Value, list[Watcher]], batches: Iterable[Sequence[Any]]) -> None:
