@@ -3,7 +3,7 @@
 As JSON (`to_dict`), form 1: `model`, `target`, `engine`; `engines`, a row for each that was tried; `seconds` of each
 stage; `passes`, see `graphopt.passmanager.Report`; `graphs`, `before` and `after`, see `graphopt.html_report.facts`.
 `pruning`, if channels were pruned, see `graphopt.passes.pruning.report`; `quantization`, if layers were quantized, see
-`graphopt.passes.quantization.report`.
+`graphopt.passes.quantization.report`; `decomposition`, if layers were, see `graphopt.passes.decomposition.report`.
 `opaque`, if there are such nodes: how many of each operator of ONNX that no PyTorch operator expresses.
 Where it was asked for: `measured`, latencies; `attribution`, where errors come from; `histories`, by the name of a
 result the steps that made or changed its node; `peaks`, what the machine can do; `compiled`, the report that a loaded
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from graphopt.debugging import ErrorAttribution
     from graphopt.html_report import Peaks
     from graphopt.measure import Measurement
+    from graphopt.passes.decomposition.report import DecompositionReport
     from graphopt.passes.pruning.report import PruningReport
     from graphopt.passes.quantization.report import QuantizationReport
 
@@ -105,6 +106,26 @@ class CompileReport:
         return next((one for one in reversed(details) if isinstance(one, QuantizationReport)), None)
 
     @property
+    def decomposition(self) -> DecompositionReport:
+        """What was decomposed, by the pass that did so last.
+
+        Raises:
+            GraphOptError: nothing was.
+        """
+        found = self._decomposed()
+        if found is None:
+            raise GraphOptError("nothing was decomposed: decompose did not run, or found nothing to decompose")
+        return found
+
+    def _decomposed(self) -> DecompositionReport | None:
+        details = [record.details for record in self.passes.kept if record.details is not None]
+        if not details:
+            return None
+        from graphopt.passes.decomposition.report import DecompositionReport
+
+        return next((one for one in reversed(details) if isinstance(one, DecompositionReport)), None)
+
+    @property
     def opaque(self) -> list[Node]:
         """The nodes of the result that are operators of ONNX which no PyTorch operator expresses."""
         return [] if self.after is None else [node for node in walk(self.after) if is_opaque(node)]
@@ -136,6 +157,8 @@ class CompileReport:
             found["pruning"] = pruned.to_dict()
         if (quantized := self._quantized()) is not None:
             found["quantization"] = quantized.to_dict()
+        if (decomposed := self._decomposed()) is not None:
+            found["decomposition"] = decomposed.to_dict()
         if self.measured:
             found["measured"] = [asdict(row) for row in self.measured]
         if self.attribution is not None:

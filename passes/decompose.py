@@ -162,6 +162,8 @@ class Decompose(Pass):
             names = [value.name for value in replace_layer(site, one.chain, one.shift, rewriter, self.name)]
             report.layers.append(_figures(site, one, operator, shown[site], spectra[site], names))
             report.remarks += one.notes
+        failed = [one for one in curves if one.options and one.site in choice]
+        report.remarks += [f"{one.site.name}: {why}" for one in failed for why in one.reasons]
         report.macs = before[0], CostModel(bindings).graph(graph, peak=False).macs
         report.parameters = before[1], _stored(graph)
         if original is not None and report.layers:
@@ -228,7 +230,7 @@ class Decompose(Pass):
             if clock is not None:
                 found = clock.measure(found, self.latency is not None)
             if not found.options:
-                left[site.name] = found.cheapest_reason
+                left[site.name] = found.why_not
             curves.append(found)
         if self.rank is not None and not any(one.options for one in curves):
             full = max(max(METHODS["svd"].full(one.site.shape)) for one in curves)
@@ -325,7 +327,7 @@ class Decompose(Pass):
             if option.seconds is None:
                 measured = clock.measure(Curve(one.site, [option], []), True)
                 if not measured.options:
-                    left[one.site.name] = measured.cheapest_reason
+                    left[one.site.name] = measured.why_not
                     continue
                 one.seconds, option = measured.seconds, measured.options[0]
             if one.seconds is None or option.seconds is None or option.seconds < GAIN * one.seconds:

@@ -74,6 +74,7 @@ def _merged(pair: Pair, cost: CostModel) -> tuple[torch.Tensor, torch.Tensor | N
 
 def _replace(pair: Pair, weight: torch.Tensor, bias: torch.Tensor | None, rewriter: Rewriter, name: str) -> Node:
     first, second = pair.first, pair.second
+    stored = [value for node in (first, second) for value in node.operands[1:3] if value is not None]
     old = pair.weights[1]
     new = rewriter.constant_like(old, weight.contiguous())
     old_bias = pair.biases[1]
@@ -85,16 +86,11 @@ def _replace(pair: Pair, weight: torch.Tensor, bias: torch.Tensor | None, rewrit
         merged = rewriter.rebuild(kept, (first.operands[0], new, added))
     rewriter.replace(second, [merged.result])
     rewriter.erase(first)
-    drop_unused(rewriter, *pair_constants(pair, first, second))
+    drop_unused(rewriter, *stored)
     take_name(rewriter, new, old.name)
     if added is not None and old_bias is not None:
         take_name(rewriter, added, old_bias.name)
     return merged
-
-
-def pair_constants(pair: Pair, first: Node, second: Node) -> list[Value]:
-    """What two layers have stored."""
-    return [value for node in (first, second) for value in node.operands[1:3] if value is not None]
 
 
 def _new_bias(weight: Value, bias: torch.Tensor, rewriter: Rewriter) -> Value:

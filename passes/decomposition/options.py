@@ -47,7 +47,7 @@ class Curve:
     seconds: float | None = None
 
     @property
-    def cheapest_reason(self) -> str:
+    def why_not(self) -> str:
         """Why there is no option."""
         return "; ".join(dict.fromkeys(self.reasons)) or "no rank costs less than the layer"
 
@@ -66,19 +66,22 @@ def curve(
     found: list[Option] = []
     notes = list(reasons)
     for method in methods:
-        full = method.full(site.shape)
-        ranks = [
-            r for r in method.grid(problems, site.shape, [steps(n, multiple) for n in full]) if pays(site, method, r)
-        ]
-        if not method.is_cheap(problems[0].second is not None):
-            ranks = thinned(ranks, LOOKS)
         try:
-            errors = method.errors(problems, site.shape, ranks) if ranks else {}
+            found += _looked_at(site, problems, method, multiple)
         except GraphOptError as error:
             notes.append(str(error))
-            continue
-        found += [Option(method.name, r, error, work(site, method, r)) for r, error in errors.items()]
+    if not found and len(notes) > len(reasons):  # all methods failed
+        found = _looked_at(site, problems, METHODS["svd"], multiple)
     return Curve(site, sorted(found, key=lambda o: (cost(o), o.error)), notes)
+
+
+def _looked_at(site: Site, problems: Sequence[Problem], method: Method, multiple: int) -> list[Option]:
+    allowed = [steps(full, multiple) for full in method.full(site.shape)]
+    ranks = [r for r in method.grid(problems, site.shape, allowed) if pays(site, method, r)]
+    if not method.is_cheap(problems[0].second is not None):
+        ranks = thinned(ranks, LOOKS)
+    errors = method.errors(problems, site.shape, ranks) if ranks else {}
+    return [Option(method.name, r, error, work(site, method, r)) for r, error in errors.items()]
 
 
 def given(

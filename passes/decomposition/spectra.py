@@ -32,10 +32,10 @@ class Spectrum:
         return self.shape[0] <= self.shape[1]
 
     def left(self, matrix: torch.Tensor, rank: int) -> torch.Tensor:
-        """An orthonormal basis U_r, [rows, r], of the matrix that the spectrum is of."""
-        if self.by_rows:
-            return self.vectors[:, :rank]
-        return torch.linalg.qr(matrix @ self.vectors[:, :rank]).Q
+        """An orthonormal basis U_r, [rows, r], of the matrix that the spectrum is of; its largest entries positive."""
+        found = self.vectors[:, :rank] if self.by_rows else torch.linalg.qr(matrix @ self.vectors[:, :rank]).Q
+        largest = found.gather(0, found.abs().argmax(0, keepdim=True))
+        return torch.where(largest < 0, -found, found)
 
     def tails(self) -> torch.Tensor:
         """Σ_{i>r} s_i² for r from 0 on."""
