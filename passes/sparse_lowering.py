@@ -102,7 +102,7 @@ class _Run:
         if first_fitting(self.options.ignore, [site.name]) is not None:
             self.decline(site.node, "it is to be ignored")
             return
-        if is_two_of_four(site.matrix) and not forced:
+        if is_two_of_four(site) and not forced:
             self.decline(site.node, "2:4 stays a mask: no kernel of a CPU gains by it")
             return
         sizes = sizes_of(site, self.bindings)

@@ -18,6 +18,10 @@ _DENSE = 0.6
 """Share of weights from which on nothing is to be won; the zeros outside of a convolution's groups count, too."""
 
 
+_TWO_OF_FOUR = 0.375
+"""Share of weights above which most fours that hold two at most hold two."""
+
+
 @dataclass(frozen=True)
 class Site:
     """act(W x + b) at a node. last: the activation's node, or the layer's own. spatial: dims of a convolution, or 0."""
@@ -156,13 +160,14 @@ def format_name(height: int) -> str:
     return "CSR" if height == 1 else f"BSR {height}x1"
 
 
-def is_two_of_four(matrix: torch.Tensor) -> bool:
+def is_two_of_four(site: Site) -> bool:
     """Whether of any four neighbours in a row two at most are not zero, and most of the time two are."""
-    if matrix.shape[1] % 4:
+    matrix = site.matrix
+    if matrix.shape[1] % 4 or not _TWO_OF_FOUR < site.density <= 0.5:
         return False
     live = (matrix != 0).view(torch.uint8)
     counts = live[:, 0::4] + live[:, 1::4] + live[:, 2::4] + live[:, 3::4]
-    return bool((counts <= 2).all()) and float(counts.float().mean()) > 1.5
+    return bool((counts <= 2).all())
 
 
 __all__ = ["HEIGHTS", "Site", "find_site", "format_name", "is_two_of_four"]
