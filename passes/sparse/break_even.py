@@ -179,7 +179,9 @@ def _copied(graph: Graph, value: Value) -> Value:
         return graph.add_constant(value.name, value.type, value.constant)
     type_ = value.type
     assert isinstance(type_, TensorType)
-    return Rewriter(graph).constant(torch.zeros([int(d) for d in type_.shape]), value.name)  # a bias that is computed
+    return Rewriter(graph).constant(
+        torch.zeros([evaluate(dim, {}) for dim in type_.shape]), value.name
+    )  # a bias that is computed
 
 
 def bindings_of(graph: Graph, samples: Any) -> dict[str, int]:

@@ -34,9 +34,10 @@ def _lower_sparse_conv(e: Emitter, a: Call) -> Tensor:
         raise Declined("the number of channels is not static")
     whole = _dense(e, a, (channels, *a.kernel_size))
     assert whole.data is not None
-    a.groups = _groups(whole.data)
-    a.weight = whole if a.groups == 1 else e.derived(whole, "grouped", lambda data: _diagonal(data, a.groups))
-    return _activated(e, a, convolve(e, a, a.input, len(a.kernel_size)))
+    groups = _groups(whole.data)
+    weight = whole if groups == 1 else e.derived(whole, "grouped", lambda data: _diagonal(data, groups))
+    dense_call = Call(a.node, {**vars(a), "weight": weight, "groups": groups})
+    return _activated(e, a, convolve(e, dense_call, a.input, len(a.kernel_size)))
 
 
 def _groups(weight: torch.Tensor) -> int:

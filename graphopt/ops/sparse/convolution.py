@@ -42,9 +42,9 @@ def _kernel(
     dilation: list[int],
     activation: str = "none",
 ) -> torch.Tensor:
-    options = (kernel_size, stride, padding, dilation, activation)
+    options = (kernel_size, stride, padding, dilation)
     if not runs_kernel(input, values) or not input.numel():
-        return reference(input, crow_indices, col_indices, values, bias, *options)
+        return reference(input, crow_indices, col_indices, values, bias, *options, activation)
     check_activation(activation)
     parts = (crow_indices, col_indices, values)
     images = input.detach() if input.dim() == len(kernel_size) + 2 else input.detach().unsqueeze(0)
@@ -54,7 +54,7 @@ def _kernel(
     else:
         place = geometry(images, kernel_size, stride, padding, dilation)
         if place.size >= _ADDRESSES or min(place.outputs) < 1:
-            return reference(input, *parts, bias, *options)
+            return reference(input, crow_indices, col_indices, values, bias, *options, activation)
         found = _direct(images, place, parts, bias, activation)
     return found if found.dim() == input.dim() else found.squeeze(0)
 

@@ -68,10 +68,10 @@ class Geometry:
         n = len(self.spatial)
         if all(s == 1 for s in self.stride):
             inner = target.reshape(self.channels, self.batch, *self.lines)
-            inner[(..., *(slice(p, p + size) for p, size in zip(self.padding, self.spatial)))] = images.transpose(0, 1)
+            _within(inner, self.padding, self.spatial)[:] = images.transpose(0, 1)
             return found
         padded = images.new_zeros(self.batch, self.channels, *(q * s for q, s in zip(self.lines, self.stride)))
-        padded[(..., *(slice(p, p + size) for p, size in zip(self.padding, self.spatial)))] = images
+        _within(padded, self.padding, self.spatial)[:] = images
         phases = padded.reshape(
             self.batch, self.channels, *(m for q, s in zip(self.lines, self.stride) for m in (q, s))
         )
@@ -82,7 +82,14 @@ class Geometry:
     def cut(self, found: torch.Tensor) -> torch.Tensor:
         """[O, columns] → [B, O, …], without what was computed in vain."""
         whole = found.view(found.shape[0], self.batch, *self.lines)
-        return whole[(..., *(slice(size) for size in self.outputs))].transpose(0, 1).contiguous()
+        return _within(whole, [0] * len(self.outputs), self.outputs).transpose(0, 1).contiguous()
+
+
+def _within(x: torch.Tensor, starts: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
+    """A part of the last dims, as a view."""
+    for dim, (start, size) in enumerate(zip(starts, sizes), x.dim() - len(sizes)):
+        x = x.narrow(dim, start, size)
+    return x
 
 
 def geometry(

@@ -50,7 +50,7 @@ def prepared(
         found = entry.made[key] = make()
         if len(entry.made) > _KEPT:
             entry.made.popitem(last=False)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _stamp(tensor: torch.Tensor) -> tuple[int, int]:
