@@ -162,8 +162,7 @@ class Decompose(Pass):
             names = [value.name for value in replace_layer(site, one.chain, one.shift, rewriter, self.name)]
             report.layers.append(_figures(site, one, operator, shown[site], spectra[site], names))
             report.remarks += one.notes
-        failed = [one for one in curves if one.options and one.site in choice]
-        report.remarks += [f"{one.site.name}: {why}" for one in failed for why in one.reasons]
+        report.remarks += [f"{one.site.name}: {why}" for one in curves for why in one.failures]
         report.macs = before[0], CostModel(bindings).graph(graph, peak=False).macs
         report.parameters = before[1], _stored(graph)
         if original is not None and report.layers:

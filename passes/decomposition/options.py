@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -38,13 +38,15 @@ class Option:
 class Curve:
     """What a layer can become, and why methods cannot.
 
-    options: that cost less than the layer, by rising cost. seconds: the layer's own, if they were measured.
+    options: that cost less than the layer, by rising cost. seconds: the layer's own, if they were measured. failures:
+    of methods that should have worked.
     """
 
     site: Site
     options: list[Option]
     reasons: list[str]
     seconds: float | None = None
+    failures: list[str] = field(default_factory=list)
 
     @property
     def why_not(self) -> str:
@@ -64,15 +66,17 @@ def curve(
 ) -> Curve:
     """All that is worth a look, with errors."""
     found: list[Option] = []
-    notes = list(reasons)
+    failures = []
     for method in methods:
         try:
             found += _looked_at(site, problems, method, multiple)
         except GraphOptError as error:
-            notes.append(str(error))
-    if not found and len(notes) > len(reasons):  # all methods failed
+            failures.append(f"{method.name} failed: {error}")
+    if failures and not found:
+        failures[-1] += "; the SVD takes its place"
         found = _looked_at(site, problems, METHODS["svd"], multiple)
-    return Curve(site, sorted(found, key=lambda o: (cost(o), o.error)), notes)
+    ordered = sorted(found, key=lambda o: (cost(o), o.error))
+    return Curve(site, ordered, list(reasons), failures=failures)
 
 
 def _looked_at(site: Site, problems: Sequence[Problem], method: Method, multiple: int) -> list[Option]:

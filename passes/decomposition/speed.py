@@ -68,7 +68,7 @@ class Clock:
             slowest = max((option.work.macs for option in faster), default=0)
             unmeasured = [o for o in curve.options if o not in looked_at and o.work.macs <= slowest]
             faster = sorted([*faster, *unmeasured], key=lambda o: o.work.macs)
-        return Curve(site, faster, reasons, own)
+        return Curve(site, faster, reasons, own, curve.failures)
 
     def _key(self, site: Site, option: Option | None) -> Any:
         source, bias = operands(site, site.nodes[0])
