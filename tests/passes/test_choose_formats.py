@@ -17,6 +17,8 @@ from torch import nn
 import graphopt
 from graphopt.analysis import graph_cost, run_graph
 from graphopt.errors import GraphOptError, InputError, UnknownNameError
+from graphopt.ir import verify
+from graphopt.ops.quantization import find_format
 from graphopt.passes.choose_formats import ChooseFormats
 from graphopt.passes.format_search.candidates import Static, WeightOnly
 from graphopt.passes.format_search.choosing import Problem, Timing
@@ -413,3 +415,44 @@ def test_lenet_keeps_its_accuracy() -> None:
     assert point.costs["bops"] < 0.0625  # below 8 bits everywhere
     assert top1(compiled) >= search.baseline - 0.01 and accuracy(trained.module, trained.data) > 0.9
     assert point.value == top1(compiled)
+
+
+@settings(deadline=None, max_examples=6)
+@given(st.data())
+def test_what_is_written_is_the_best_choice_within_the_budget(draw: st.DataObject) -> None:
+    """Over random chains: the graph is well-typed, it holds what was chosen, and no other choice has less error."""
+    widths = draw.draw(st.lists(st.sampled_from((16, 24, 40)), min_size=3, max_size=4))
+    budget = draw.draw(st.sampled_from((0.2, 0.3, 0.45, 0.7, 1.0)))
+    names = [f"w{i}" for i in range(len(widths) - 1)]
+    text = [f"input %x0: f32[N, {widths[0]}]"]
+    text += [f"parameter %{name}: f32[{out}, {inp}]" for name, inp, out in zip(names, widths, widths[1:])]
+    for index, name in enumerate(names):
+        text += [f"%y{index} = linear(%x{index}, %{name})", f"%x{index + 1} = relu(%y{index})"]
+    graph = graphopt.parse("\n".join([*text, f"return %x{len(names)}"]))
+    original = graph.clone()
+    x = torch.randn(12, widths[0], generator=torch.Generator().manual_seed(draw.draw(st.integers(0, 99))))
+    options: Mapping[str, Any] = {"smallest": 1, "block_size": 8, "rounding": "nearest", "search": False}
+    pass_ = ChooseFormats(scheme="weights", size=budget, sensitivity="sqnr", formats=FORMATS, quantizer=options)
+    scheme = WeightOnly(QuantizeWeights(**options), original, [x])
+    sizes = {
+        (one.name, format_): 4.0 * one.tensor.numel() if format_ == "float" else scheme.bytes(one, find_format(format_))
+        for one in scheme.candidates
+        for format_ in FORMATS
+    }
+    limit = budget * graph_cost(original).constant_bytes * (1 + 1e-9)
+    choices = list(itertools.product(FORMATS, repeat=len(names)))
+    fitting = [choice for choice in choices if sum(sizes[pair] for pair in zip(names, choice)) <= limit]
+    if not fitting:
+        with pytest.raises(GraphOptError, match="cannot be reached"):
+            pass_.run(graph, context(x))
+        return
+    search = pass_.run(graph, context(x)).details.search
+    verify(graph)
+    tensors = [(value.constant.tensor, value.dtype) for value in graph.constants.values()]  # type: ignore[union-attr]
+    assert sum(tensor.numel() * dtype.bits / 8 for tensor, dtype in tensors) <= limit  # type: ignore[union-attr]
+    least = min(
+        sum(search.errors[name].get(format_, 0.0) for name, format_ in zip(names, choice)) for choice in fitting
+    )
+    (point,) = [point for point in search.points if point.chosen]
+    assert point.error == pytest.approx(least, rel=1e-6, abs=1e-12)
+    assert point.error == pytest.approx(sum(search.errors[name].get(search.formats[name], 0.0) for name in names))

@@ -137,3 +137,32 @@ def test_pruned_and_quantized_is_smaller_than_either_and_each_step_states_its_er
     convolution = next(node for node in graph if node.name == "aten.conv2d")
     assert convolution.result.shape[1] < 3
     assert any(node.name == "graphopt.quantize" for node in graph)
+
+
+@pytest.mark.parametrize("number", [0.0, 3.0, -2.0])
+def test_constant_batches_have_a_scale(number: float) -> None:
+    """What never varies is rounded to itself, or nearly; what is zero throughout has a scale all the same."""
+    graph = small()
+    x = torch.full((4, 2, 6, 6), number)
+    (wanted,) = run_graph(graph, x)
+    Quantize(correct_bias=False).run(graph, PassContext(target="onnxruntime", calibration=[x]))
+    scales = [node.operands[1].constant.tensor for node in graph if node.name == "graphopt.quantize"]  # type: ignore[union-attr]
+    assert scales and all(bool((scale > 0).all()) and bool(scale.isfinite().all()) for scale in scales)
+    (found,) = run_graph(graph, x)
+    assert bool(((found - wanted).abs() <= 0.03 * wanted.abs().max() + 1e-3).all())
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_channels_of_zeros_stay_zeros(granularity: str) -> None:
+    graph = small()
+    w, b = (graph.constants[name].constant.tensor for name in "wb")  # type: ignore[union-attr]
+    w[1], b[1] = 0.0, 0.0
+    x = torch.randn(8, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    Quantize(correct_bias=False, granularity=granularity).run(graph, PassContext(target="onnxruntime", calibration=[x]))
+    convolution = next(node for node in graph if node.name == "aten.conv2d")
+    stored = convolution.operands[1].producer.operands  # type: ignore[union-attr]
+    assert not bool(stored[0].constant.tensor[1].any())  # type: ignore[union-attr]
+    assert bool((stored[1].constant.tensor > 0).all())  # type: ignore[union-attr]
+    graph.set_outputs([convolution.result])
+    (found,) = run_graph(graph, x)
+    assert not bool(found[:, 1].any()) and bool(found.isfinite().all())
