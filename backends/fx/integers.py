@@ -6,6 +6,8 @@ Q(m(D(x)))                 →  m(x), where m moves elements, and Q has the scal
 
 from __future__ import annotations
 
+from typing import Any
+
 from graphopt.analysis.integer_layers import IntegerLayer, affine_of, integer_layer
 from graphopt.ir import Graph, Node, Trait, Value
 from graphopt.rewrite import Rewriter
@@ -50,7 +52,7 @@ def _lower(layer: IntegerLayer, rewriter: Rewriter) -> None:
         if layer.transposed:
             weight = rewriter.constant(layer.weight.constant.tensor.t().contiguous(), f"{weight.name}_transposed")
         bias = None if layer.bias is None else rewriter.constant(layer.bias, f"{layer.node.result.name}_bias")
-        options: dict[str, object] = {"scale": layer.source.scale, "zero_point": layer.source.zero_point}
+        options: dict[str, Any] = {"scale": layer.source.scale, "zero_point": layer.source.zero_point}
         options |= {"low": layer.low, "high": layer.high}
         if layer.result is not None:
             options["output_dtype"] = layer.result.format

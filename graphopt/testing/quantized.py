@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -45,7 +46,7 @@ class QuantizedGraph:
 
     def inputs(self, seed: int) -> torch.Tensor:
         """Numbers for the input: half steps, so that ties occur."""
-        shape = [int(d) for d in self.graph.inputs[0].shape]  # type: ignore[union-attr]
+        shape = [int(d) for d in self.graph.inputs[0].shape]
         generator = torch.Generator().manual_seed(seed)
         return torch.randint(-280, 280, shape, generator=generator) * (self.scale / 2)
 
@@ -113,7 +114,7 @@ class _Drawer:
 
     # Nodes
 
-    def _create(self, name: str, *args: object, **kwargs: object) -> Node:
+    def _create(self, name: str, *args: Any, **kwargs: Any) -> Node:
         return self.rewriter.create(name, *args, **kwargs)
 
     def _constant(self, tensor: torch.Tensor, dtype: DType | None = None) -> Value:

@@ -68,8 +68,9 @@ def kernels_used(
 def _product_of(node: Node, found: Mapping[Node, IntegerLayer | str]) -> IntegerLayer | str:
     """What was found of the product in front of the sum that a layer ends with."""
     for value in node.operands:
-        if value is not None and value.producer in found:
-            return found[value.producer]
+        producer = None if value is None else value.producer
+        if producer is not None and producer in found:
+            return found[producer]
     return "no kernel was looked for"
 
 

@@ -137,7 +137,7 @@ def _pack(weight: torch.Tensor, key: tuple[Any, ...], pack: Callable[..., torch.
     with _lock:
         found = _packed.get(weight)
         if found is not None and found[0] == key:
-            return found[1]  # type: ignore[no-any-return]
+            return found[1]
     packed = pack(weight.contiguous(), *how)
     with _lock:
         _packed[weight] = key, packed
