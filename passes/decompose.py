@@ -29,7 +29,6 @@ from graphopt.passes.decomposition.methods import METHODS
 from graphopt.passes.decomposition.options import Curve, Option, applicable, curve, evbmf_option, given
 from graphopt.passes.decomposition.report import DecomposedLayer, DecompositionReport, Point, sampled
 from graphopt.passes.decomposition.sites import Site, find_sites
-from graphopt.passes.decomposition.spectra import spectrum
 from graphopt.passes.decomposition.speed import GAIN, Clock, whole_seconds, why_unmeasured
 from graphopt.passes.pruning import options
 from graphopt.passes.pruning.criteria.batches import read_batches
@@ -225,7 +224,7 @@ class Decompose(Pass):
         for site, inputs in evidence:
             problems = problems_of(site, inputs, self.correct_bias and can_shift(site))
             found = self._curve(site, problems, multiple)
-            spectra[site] = sampled(spectrum(problems[0].whitened()).values.tolist())
+            spectra[site] = sampled(problems[0].squares.sqrt().tolist())
             if clock is not None:
                 found = clock.measure(found, self.latency is not None)
             if not found.options:

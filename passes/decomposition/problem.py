@@ -22,6 +22,7 @@ from math import prod
 import torch
 
 from graphopt.errors import GraphOptError
+from graphopt.passes.decomposition.spectra import singular_squares
 
 DAMPING = 1e-7
 """Added to the diagonal of Σ, times its mean, and ten times as much after each failure."""
@@ -80,6 +81,11 @@ class Problem:
     def whitened(self) -> torch.Tensor:
         """W L, [out, kernel · in]."""
         return self.matrix if self.root is None else self.matrix @ self.root
+
+    @cached_property
+    def squares(self) -> torch.Tensor:
+        """The squares of the singular values of W L, the largest first."""
+        return singular_squares(self.whitened())
 
     def whitened_channels(self) -> torch.Tensor:
         """W with L applied to its input channels, [out, in, *kernel]."""

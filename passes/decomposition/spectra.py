@@ -39,7 +39,7 @@ class Spectrum:
 
     def tails(self) -> torch.Tensor:
         """Σ_{i>r} s_i² for r from 0 on."""
-        return torch.cat([self.squares.flip(0).cumsum(0).flip(0), self.squares.new_zeros(1)])
+        return tails(self.squares)
 
 
 def spectrum(matrix: torch.Tensor) -> Spectrum:
@@ -47,6 +47,18 @@ def spectrum(matrix: torch.Tensor) -> Spectrum:
     rows, columns = matrix.shape
     values, vectors = torch.linalg.eigh(matrix @ matrix.t() if rows <= columns else matrix.t() @ matrix)
     return Spectrum((rows, columns), values.clamp(min=0).flip(0), vectors.flip(1))
+
+
+def singular_squares(matrix: torch.Tensor) -> torch.Tensor:
+    """The squares of the singular values, the largest first; without vectors that is several times faster."""
+    rows, columns = matrix.shape
+    values = torch.linalg.eigvalsh(matrix @ matrix.t() if rows <= columns else matrix.t() @ matrix)
+    return values.clamp(min=0).flip(0)
+
+
+def tails(squares: torch.Tensor) -> torch.Tensor:
+    """Σ_{i>r} s_i² for r from 0 on."""
+    return torch.cat([squares.flip(0).cumsum(0).flip(0), squares.new_zeros(1)])
 
 
 def unfolding(tensor: torch.Tensor, mode: int) -> torch.Tensor:

@@ -18,7 +18,7 @@ from graphopt.passes.decomposition.evbmf import evbmf_rank
 from graphopt.passes.decomposition.factors import Factor
 from graphopt.passes.decomposition.methods.base import Approximation, Ranks, blank
 from graphopt.passes.decomposition.problem import Problem, Shape, as_weight
-from graphopt.passes.decomposition.spectra import spectrum
+from graphopt.passes.decomposition.spectra import spectrum, tails
 
 
 class Svd:
@@ -42,10 +42,9 @@ class Svd:
         return [Factor(blank(rank, shape.in_, *shape.kernel), axes=axes), Factor(blank(shape.out, rank, *ones))]
 
     def errors(self, problems: Sequence[Problem], shape: Shape, wanted: Iterable[Ranks]) -> dict[Ranks, float]:
-        tails = sum(spectrum(problem.whitened()).tails() for problem in problems)
-        assert isinstance(tails, torch.Tensor)
-        whole = float(tails[0]) or 1.0
-        return {ranks: float(tails[ranks[0]]) / whole for ranks in wanted}
+        lost = tails(torch.stack([problem.squares for problem in problems]).sum(0))
+        whole = float(lost[0]) or 1.0
+        return {ranks: float(lost[ranks[0]]) / whole for ranks in wanted}
 
     def grid(self, problems: Sequence[Problem], shape: Shape, steps: Sequence[Sequence[int]]) -> list[Ranks]:
         return [(rank,) for rank in steps[0]]
