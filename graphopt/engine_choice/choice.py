@@ -262,6 +262,7 @@ class _Choice:
         ]
         runners.sort(key=lambda runner: runner.seconds)
         trial = EngineTrial("several")
+        mixture: Mixture | None = None
         try:
             mixture = Mixture.find(self.graph, runners, self.samples[0][0], self.sizes, self.prepare)
             if mixture is None:
@@ -274,7 +275,7 @@ class _Choice:
         else:
             trial.reason = "" if wrong is None else f"wrong numbers: {wrong}"
         self.trials[trial.engine] = trial
-        if trial.reason:
+        if trial.reason or mixture is None:
             return None
         self.loaded[trial.engine] = mixture.executable
         self._time([trial.engine], best)

@@ -79,8 +79,8 @@ class Mixture:
         ]
         plan = Plan(tuple(shares))
         start = time.perf_counter()
-        joined = split(graph, [share.end for share in shares])
-        chain = load_parts(plan, joined, graph, lambda name: fit[name].engine, prepare)
+        merged = split(graph, [share.end for share in shares])
+        chain = load_parts(plan, merged, graph, lambda name: fit[name].engine, prepare)
         return Mixture(plan, chain, time.perf_counter() - start)
 
 
@@ -100,7 +100,7 @@ def _measured(
     for number, part in enumerate(parts):
         taken = [values[value] for value in part.inputs]
         loaded, given = _loaded(part, fit, taken, prepare)
-        calls = {name: partial(one.run, taken) for name, one in loaded.items()}
+        calls: dict[str, Callable[[], Any]] = {name: partial(one.run, taken) for name, one in loaded.items()}
         medians = interleaved_medians(calls, ROUNDS, SECONDS_PER_ROUND)
         for name, times in alone.items():
             times.append(medians.get(name, math.inf))
