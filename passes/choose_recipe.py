@@ -43,7 +43,7 @@ RANGES: tuple[Options, ...] = ({}, {"power": 2.0}, {"power": 4.0})
 WEIGHTS: tuple[Options, ...] = ({}, {"rounding": "gptq"}, {"weights": "mse"})
 BIASES: tuple[Options, ...] = ({}, {"correct_bias": False})
 
-NOTHING_TO_COMPARE = "no output is a float, so there is nothing to compare recipes by, and the first is applied"
+NOTHING_TO_COMPARE = "no sample has an output that is a float, so recipes cannot be compared, and the first is applied"
 _log = logging.getLogger(__name__)
 
 
@@ -97,7 +97,7 @@ class ChooseRecipe(Pass):
             search = _Search(self, graph, context)
             results = [pass_.run(graph, search.context) for pass_ in search.best()]
         applied = results[-1]
-        notes = [] if search.wanted[0] else [NOTHING_TO_COMPARE]
+        notes = [] if search.comparable else [NOTHING_TO_COMPARE]
         notes += [note for result in results for note in result.notes]
         if isinstance(applied.details, QuantizationReport):
             applied.details.trials = search.trials
@@ -120,6 +120,11 @@ class _Search:
         self.wanted = [self._outputs(graph, inputs) for inputs in self.held]
         self.trials: list[Trial] = []
         self._graphs: dict[str, Graph] = {}
+
+    @property
+    def comparable(self) -> bool:
+        """Whether there is anything to judge recipes by: a sample, and an output that is a float."""
+        return bool(self.wanted and self.wanted[0])
 
     def best(self) -> list[Pass]:
         """The passes of the recipe that is chosen."""
@@ -169,7 +174,7 @@ class _Search:
 
     def _noise(self, graph: Graph) -> torch.Tensor:
         """Each sample's noise as a share of the signal in all samples, the mean over outputs, [samples]."""
-        if not self.wanted[0]:
+        if not self.comparable:
             return torch.zeros(len(self.held))
         found = [
             [energies([w], [y]) for w, y in zip(wanted, self._outputs(graph, inputs))]

@@ -241,7 +241,7 @@ class Decompose(Pass):
         methods = methods or [METHODS["svd"]]
         name = first_fitting(self.ranks, [site.name])
         if name is not None or self.rank is not None:
-            ranks = self.ranks[name] if name is not None else (self.rank,)
+            ranks = self.ranks[name] if name is not None else (self.rank or 0,)
             found, why = given(site, problems, methods, ranks, name or "rank")
             if name == site.name and not found and "full rank" in why:
                 raise GraphOptError(f"{site.name}: {why}")

@@ -116,7 +116,7 @@ class MixedPrecision(Pass):
             lowering.lower(node)
 
     def _sets(self, graph: Graph, context: PassContext) -> list[Sequence[Any]]:
-        return some_batches(graph, context, self.samples)
+        return list(some_batches(graph, context, self.samples))
 
     def _check_names(self, graph: Graph) -> None:
         known = sorted({name for node in graph for name in names_of(node)})

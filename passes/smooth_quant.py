@@ -123,8 +123,8 @@ class SmoothQuant(Pass):
     ) -> tuple[float | None, str]:
         """The best alpha, None if none is better than to leave the space as it is, and a note.
 
-        What it does is measured on one half of the samples, with scales and ranges from the other: a scale that fits the
-        data too well is one that new data exceed.
+        What it does is measured on one half of the samples, with scales and ranges from the other: a scale that fits
+        the data too well is one that new data exceed.
         """
         judge = _Judge(readers, inputs, self)
         seen = by_channel(space, readers, [given.folds[0].largest for given in inputs])

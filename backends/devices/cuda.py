@@ -116,7 +116,7 @@ class CudaDriver:
 
     def semi_structured(self, weight: torch.Tensor) -> torch.Tensor:
         """Compressed values and their positions."""
-        return torch.sparse.to_sparse_semi_structured(weight)  # type: ignore[no-any-return]
+        return torch.sparse.to_sparse_semi_structured(weight)
 
     def has(self, kernel: str, device: str) -> bool:
         """By compute capability."""

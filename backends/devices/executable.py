@@ -110,8 +110,12 @@ class _Run:
             if before is not None:
                 behind = [] if before < 0 else [self.events[before]]
                 waits.append(self._submit(owner._fetching[step.device], partial(self._bring, number, step), behind))
-            work = self._copy if isinstance(step, Transfer) else self._compute
-            self.events.append(self._submit(owner._by_step[number], partial(work, number, step), waits))
+            work: Callable[[], None]
+            if isinstance(step, Transfer):
+                work = partial(self._copy, number, step)
+            else:
+                work = partial(self._compute, number, step)
+            self.events.append(self._submit(owner._by_step[number], work, waits))
 
     def finish(self) -> list[Any]:
         """Wait for all steps; return the outputs, and write back what the graph updates.

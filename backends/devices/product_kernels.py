@@ -3,8 +3,8 @@
     int8_product(x, W, c, s, b)      = (x Wᵀ − c) · s + b          c = z Σₖ Wₖ, with the zero point z of x
     float8_product(x, W, s_x, s, b)  = (x Wᵀ · s_x) · s + b
 
-Kernels want sizes that are multiples of 8 or 16, and more than 16 rows: weights are stored so, what is read is filled up
-with zeros, and what is too much is cut off. Integers are exact: sums stay in 32 bits up to 2¹⁷ columns.
+Kernels want sizes that are multiples of 8 or 16, and more than 16 rows: weights are stored so, what is read is filled
+up with zeros, and what is too much is cut off. Integers are exact: sums stay in 32 bits up to 2¹⁷ columns.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ from graphopt.backends.devices.ledger import Ledger
 from graphopt.backends.devices.watching import Watching, watched_call
 from graphopt.targets import Device
 
+_PLAYED = tuple(kernel for kernel in KERNELS if kernel != "inductor")
+
 
 class SimulatedDriver:
     """Devices of any kind.
@@ -28,9 +30,7 @@ class SimulatedDriver:
     kernels: which of `KERNELS` they have, CPUs none. ledger: which tensor is where, and how much each device holds.
     """
 
-    def __init__(
-        self, devices: Sequence[Device], kernels: Sequence[str] = tuple(k for k in KERNELS if k != "inductor")
-    ) -> None:
+    def __init__(self, devices: Sequence[Device], kernels: Sequence[str] = _PLAYED) -> None:
         self.kernels = frozenset(kernels)
         self.ledger = Ledger(device.name for device in devices)
         self._hosts = frozenset(device.name for device in devices if device.kind == "cpu")

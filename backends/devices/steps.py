@@ -1,8 +1,8 @@
 """A placed graph as steps: what one device computes at a stretch, and copies between devices.
 
 Steps stand in the order of the graph, and so do the nodes of a device: what a device holds at once is what the order of
-the graph says. A device's nodes are cut where something is copied to it, so that only what comes behind waits, and where
-something is copied away, so that the copy starts at once. Every step depends on steps before it alone.
+the graph says. A device's nodes are cut where something is copied to it, so that only what comes behind waits, and
+where something is copied away, so that the copy starts at once. Every step depends on steps before it alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from graphopt.analysis.placement import node_device, type_device
 from graphopt.backends.fx.names import parameter_names
 from graphopt.backends.fx.sizes import free_symbols
 from graphopt.ir import Constant, Graph, Node, ScalarKind, ScalarType, Symbol, Value
+from graphopt.ir.dim_expr import from_symbol
 from graphopt.ir.types import on_device
 from graphopt.ops.copy import COPY
 
@@ -82,7 +83,7 @@ def _value_device(value: Value, device: Mapping[Node, str], home: str) -> str:
 
 
 def _runs(graph: Graph, device: Mapping[Node, str], limit: Limit) -> Iterator[list[Node]]:
-    """Groups of nodes in an order in which they can run: each copy alone, what one device runs at a stretch together."""
+    """Groups of nodes in an order in which they can run: each copy alone, what a device runs at a stretch together."""
     running: dict[str, list[Node]] = {}
     read: dict[str, int] = {}
     for node in graph:
@@ -122,7 +123,7 @@ def _compute(graph: Graph, nodes: Sequence[Node], device: str, names: Mapping[st
     part.set_outputs([values[value] for value in given])
     symbols = free_symbols(part)
     for symbol in symbols:
-        part.add_input(symbol.name, ScalarType(ScalarKind.INT, symbol))
+        part.add_input(symbol.name, ScalarType(ScalarKind.INT, from_symbol(symbol)))
     return Compute(device, part, tuple(nodes), tuple(taken), symbols, tuple(weights), tuple(given))
 
 

@@ -51,8 +51,8 @@ class Store:
         if most > room:
             raise TargetError(
                 f"{device.name} has {room:,} bytes for weights beside live values, and weights of two steps in a row, "
-                f"the second brought in while the first runs, take {most:,}; {most - room:,} bytes more of memory would "
-                "do"
+                f"the second brought in while the first runs, take {most:,}; {most - room:,} bytes more of memory "
+                "would do"
             )
         kept: set[Stored] = set()
         left = room - most

@@ -82,10 +82,8 @@ class Watching(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self.check((args, kwargs), str(func))
-        if isinstance(func, HigherOrderOperator):
-            result = self._run_regions(func, args)
-        else:
-            result = func(*args, **kwargs)
+        nested = isinstance(func, HigherOrderOperator)
+        result = self._run_regions(func, args) if nested else func(*args, **kwargs)
         for tensor in pytree.tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
                 self.ledger.enter(tensor, self.device, self.clock.stamp())

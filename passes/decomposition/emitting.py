@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -77,10 +78,10 @@ def _convolution(
     rewriter: Rewriter, site: Site, value: Value, weight: Value, factor: Factor, bias: Value | None
 ) -> Value:
     rank, geometry = len(site.shape.kernel), _restricted(site.geometry, factor.axes, len(site.shape.kernel))
-    common = {"stride": geometry.stride, "padding": geometry.padding, "dilation": geometry.dilation}
+    common: dict[str, Any] = {"stride": geometry.stride, "padding": geometry.padding, "dilation": geometry.dilation}
     if factor.transposed:
         name = f"aten.conv_transpose{rank}d" + ("" if rank == 1 else ".input")
-        extra = {"output_padding": geometry.output_padding, "groups": factor.groups}
+        extra: dict[str, Any] = {"output_padding": geometry.output_padding, "groups": factor.groups}
         return rewriter.create(name, value, weight, bias, **common, **extra).result
     return rewriter.create(f"aten.conv{rank}d", value, weight, bias, **common, groups=factor.groups).result
 

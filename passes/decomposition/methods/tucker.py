@@ -56,7 +56,8 @@ class Tucker:
         whole = float(kept[-1, -1]) or 1.0
         pairs = [(a, b) for a in steps[0] for b in steps[1]]
         cost = {pair: parameters(self.layout(shape, pair)) for pair in pairs}
-        best, found = -1.0, []
+        best = -1.0
+        found: list[Ranks] = []
         for pair in sorted(pairs, key=cost.__getitem__):
             energy = float(kept[pair[1] - 1, pair[0] - 1]) / whole
             if energy > best + 1e-9:

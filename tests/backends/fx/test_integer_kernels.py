@@ -1,4 +1,4 @@
-"""Integer kernels of PyTorch in FX modules: exact sums, at most a step of rounding, and reasons where there are none."""
+"""Integer kernels of PyTorch in FX modules: exact sums, a step of rounding at most, and reasons where none can be."""
 
 from __future__ import annotations
 
