@@ -38,17 +38,19 @@ class Form(Enum):
 
 
 class Stored:
-    """A stored tensor and its form. One tensor in one form is one, however many constants hold it."""
+    """A stored tensor and its form. The same elements in one form are one, however many constants hold them."""
 
     def __init__(self, tensor: torch.Tensor, form: Form = Form.PLAIN) -> None:
         self.tensor, self.form = tensor, form
         self.size = tensor.nbytes
+        # By where the elements lie: parts of a graph hold views of a tensor of their own.
+        self._key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, form)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Stored) and self.tensor is other.tensor and self.form is other.form
+        return isinstance(other, Stored) and self._key == other._key
 
     def __hash__(self) -> int:
-        return hash((id(self.tensor), self.form))
+        return hash(self._key)
 
 
 @dataclass(frozen=True)
