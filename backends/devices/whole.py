@@ -17,11 +17,13 @@ def on_one_device(graph: Graph, device: str, host: str) -> Graph:
     ... input %x: f32[2]
     ... %y = aten.relu(%x)
     ... return %y'''), "cuda:0", "cpu"))
-    input %x: f32[2]
-    %x_1: f32[2]@cuda:0 = graphopt.copy(%x) {device="cuda:0"}
-    %y: f32[2]@cuda:0 = aten.relu(%x_1)
-    %y_1: f32[2] = graphopt.copy(%y) {device="cpu"}
-    return %y_1
+    graph main {
+      input %x: f32[2]
+      %x_1: f32[2]@cuda:0 = graphopt.copy(%x) {device="cuda:0"} @ <- "one device"
+      %y: f32[2]@cuda:0 = aten.relu(%x_1)
+      %y_1: f32[2] = graphopt.copy(%y) {device="cpu"} @ <- "one device"
+      return %y_1
+    }
     """
     copy = graph.clone()
     rewriter = Rewriter(copy)
